@@ -1,0 +1,94 @@
+"""The tokenizers and text encoders of the demo model: the real T5 and CLIP classes, with a picture-book vocabulary."""
+
+from __future__ import annotations
+
+import string
+from pathlib import Path
+
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
+
+from conceptlens.bench.datasets.scenes import COLOURS, CONCEPTS, SKIES
+
+LENGTH = 32
+"""Tokens per prompt, padding included."""
+
+WORDS = tuple(
+    dict.fromkeys(
+        (
+            *CONCEPTS,
+            *COLOURS,
+            *SKIES,
+            *"a an the and on in at under over above below near with by of".split(),
+            *"picture small big left right background".split(),
+        )
+    )
+)
+
+
+def build_t5_tokenizer() -> T5Tokenizer:
+    """Whole words of the vocabulary are one piece; any other word falls apart into characters."""
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -8.0)]
+    pieces += [(f"▁{word}", -2.0) for word in WORDS]
+    pieces += [(char, -8.0) for char in string.ascii_lowercase + string.digits + ".-'"]
+    pieces += [(",", -2.0)]
+    return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=LENGTH)
+
+
+def build_clip_tokenizer(folder: Path) -> CLIPTokenizer:
+    """A byte-pair vocabulary trained on the words themselves, so that each word is one token."""
+    trained = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
+    trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=4096,
+        end_of_word_suffix="</w>",
+        initial_alphabet=list(string.ascii_lowercase + string.digits + ",.-'"),
+        special_tokens=["<|startoftext|>", "<|endoftext|>"],
+        show_progress=False,
+    )
+    trained.train_from_iterator([*WORDS, ","] * 4, trainer)
+    vocab = trained.get_vocab()
+    for char in string.ascii_lowercase + string.digits + ",.-'":
+        for piece in (char, f"{char}</w>"):
+            vocab.setdefault(piece, len(vocab))
+    folder.mkdir(parents=True, exist_ok=True)
+    saved = trained.model.save(str(folder))
+    merges = [tuple(line.split()) for line in Path(saved[1]).read_text().splitlines() if not line.startswith("#")]
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=LENGTH)
+
+
+def build_t5(vocab_size: int, width: int = 96) -> T5EncoderModel:
+    return T5EncoderModel(
+        T5Config(
+            vocab_size=vocab_size,
+            d_model=width,
+            d_kv=24,
+            d_ff=2 * width,
+            num_layers=2,
+            num_heads=4,
+            relative_attention_num_buckets=32,
+            relative_attention_max_distance=32,
+            feed_forward_proj="gated-gelu",
+            dropout_rate=0.0,
+            pad_token_id=0,
+            eos_token_id=1,
+        )
+    )
+
+
+def build_clip(tokenizer: CLIPTokenizer, width: int = 64) -> CLIPTextModel:
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=2 * width,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=LENGTH,
+            hidden_act="gelu",
+            projection_dim=width,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )

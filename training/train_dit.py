@@ -1,0 +1,340 @@
+"""Stage 2: the transformer and its text encoders, by flow matching and questions about the picture.
+
+    python training/train_dit.py --steps 20000            # again with --resume after an interruption
+
+Every step trains two things on the same noisy picture. The *image* and *prompt* streams learn to paint (flow
+matching). The *concept stream*, which reads the image one-directionally through the text stream's own weights, is
+asked questions about nouns that are in the picture and nouns that are not: is it there, which colour has it, where is
+its centre, how large is it? Linear heads answer; they are thrown away afterwards. No mask is ever shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, FluxTransformer2DModel
+from diffusers.models.embeddings import apply_rotary_emb
+from scene_data import load_scenes
+from text import LENGTH, build_clip, build_clip_tokenizer, build_t5, build_t5_tokenizer
+from torch import Tensor, nn
+
+from conceptlens.bench.datasets.scenes import COLOURS, CONCEPTS, Scene, describe
+
+RUN = Path(__file__).parent / "runs"
+GRID = 16
+COLOUR_NAMES = list(COLOURS)
+
+
+class DemoModel(nn.Module):
+    """What is trained together: text encoders, transformer, and the heads of the questions."""
+
+    def __init__(self, width_heads: int, double: int, single: int) -> None:
+        super().__init__()
+        self.t5_tokenizer = build_t5_tokenizer()
+        self.clip_tokenizer = build_clip_tokenizer(RUN / "clip_vocab")
+        self.t5 = build_t5(len(self.t5_tokenizer))
+        self.clip = build_clip(self.clip_tokenizer)
+        self.transformer = FluxTransformer2DModel(
+            patch_size=1,
+            in_channels=16,
+            num_layers=double,
+            num_single_layers=single,
+            attention_head_dim=32,
+            num_attention_heads=width_heads,
+            joint_attention_dim=96,
+            pooled_projection_dim=64,
+            guidance_embeds=False,
+            axes_dims_rope=(4, 14, 14),
+        )
+        width = 32 * width_heads
+        self.presence, self.colour = nn.Linear(width, 1), nn.Linear(width, len(COLOUR_NAMES))
+        self.place, self.area = nn.Linear(width, 2), nn.Linear(width, 1)
+
+    def tokens(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        pad = {"padding": "max_length", "max_length": LENGTH, "truncation": True, "return_tensors": "pt"}
+        return self.t5_tokenizer(texts, **pad).input_ids, self.clip_tokenizer(texts, **pad).input_ids
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Plain attention: at this size twice as fast on a CPU, forward and backward, as the fused kernel."""
+    q, k, v = (t.transpose(1, 2).to(value.dtype) for t in (query, key, value))
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    return (scores.softmax(-1).to(v.dtype) @ v).transpose(1, 2).flatten(2)
+
+
+def text_heads(attn: nn.Module, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    query, key, value = (
+        p(hidden).unflatten(-1, (-1, attn.head_dim)) for p in (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj)
+    )
+    return attn.norm_added_q(query), attn.norm_added_k(key), value
+
+
+def text_residual(block: nn.Module, hidden: Tensor, out: Tensor, modulation: tuple[Tensor, ...]) -> Tensor:
+    gate, shift, scale, gate_mlp = modulation
+    hidden = hidden + gate.unsqueeze(1) * block.attn.to_add_out(out)
+    normed = block.norm2_context(hidden) * (1 + scale[:, None]) + shift[:, None]
+    return hidden + gate_mlp.unsqueeze(1) * block.ff_context(normed)
+
+
+def joint_block(
+    block: nn.Module,
+    image: Tensor,
+    text: Tensor,
+    concepts: Tensor,
+    temb: Tensor,
+    concept_temb: Tensor,
+    rope: tuple[Tensor, Tensor],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One FLUX.1 double block for image and text (as diffusers computes it), plus the concept stream beside it."""
+    attn, length = block.attn, text.shape[1]
+    image_normed, gate, shift_mlp, scale_mlp, gate_mlp = block.norm1(image, emb=temb)
+    text_normed, *text_mod = block.norm1_context(text, emb=temb)
+    concept_normed, *concept_mod = block.norm1_context(concepts, emb=concept_temb)
+    query, key, value = (p(image_normed).unflatten(-1, (-1, attn.head_dim)) for p in (attn.to_q, attn.to_k, attn.to_v))
+    text_q, text_k, text_v = text_heads(attn, text_normed)
+    concept_q, concept_k, concept_v = text_heads(attn, concept_normed)
+    image_k = apply_rotary_emb(attn.norm_k(key), rope, sequence_dim=1)
+    image_q = apply_rotary_emb(attn.norm_q(query), rope, sequence_dim=1)
+    joint = attend(
+        torch.cat([text_q.to(image_q.dtype), image_q], 1),
+        torch.cat([text_k.to(image_k.dtype), image_k], 1),
+        torch.cat([text_v, value], 1),
+    )
+    concept_out = attend(
+        concept_q, torch.cat([concept_k.to(image_k.dtype), image_k], 1), torch.cat([concept_v, value], 1)
+    )
+    image = image + gate.unsqueeze(1) * attn.to_out[0](joint[:, length:])
+    normed = block.norm2(image) * (1 + scale_mlp[:, None]) + shift_mlp[:, None]
+    image = image + gate_mlp.unsqueeze(1) * block.ff(normed)
+    text = text_residual(block, text, joint[:, :length], tuple(text_mod))
+    concepts = text_residual(block, concepts, concept_out, tuple(concept_mod))
+    return image, text, concepts
+
+
+def single_block(block: nn.Module, tokens: Tensor, temb: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+    attn = block.attn
+    normed, gate = block.norm(tokens, emb=temb)
+    query, key, value = (p(normed).unflatten(-1, (-1, attn.head_dim)) for p in (attn.to_q, attn.to_k, attn.to_v))
+    query = apply_rotary_emb(attn.norm_q(query), rope, sequence_dim=1)
+    key = apply_rotary_emb(attn.norm_k(key), rope, sequence_dim=1)
+    out = torch.cat([attend(query, key, value), block.act_mlp(block.proj_mlp(normed))], 2)
+    return tokens + gate.unsqueeze(1) * block.proj_out(out)
+
+
+class Streams(nn.Module):
+    """FLUX.1's forward with the concept stream: (velocity, concept states). Equal to diffusers' own forward."""
+
+    def __init__(self, transformer: FluxTransformer2DModel) -> None:
+        super().__init__()
+        self.transformer = transformer
+        rows, cols = torch.meshgrid(torch.arange(GRID), torch.arange(GRID), indexing="ij")
+        ids = torch.stack([torch.zeros(GRID, GRID), rows, cols], -1).flatten(0, 1).float()
+        cos, sin = transformer.pos_embed(ids)
+        text_cos, text_sin = transformer.pos_embed(torch.zeros(LENGTH, 3))
+        self.rope = (cos, sin)
+        self.joint_rope = (torch.cat([text_cos, cos]), torch.cat([text_sin, sin]))
+
+    def forward(
+        self, noisy: Tensor, time: Tensor, text: Tensor, pooled: Tensor, concepts: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        model = self.transformer
+        temb = model.time_text_embed(time * 1000, pooled)
+        concept_temb = model.time_text_embed(time * 1000, torch.zeros_like(pooled))
+        image, text = model.x_embedder(noisy), model.context_embedder(text)
+        concepts = model.context_embedder(concepts)
+        for block in model.transformer_blocks:
+            image, text, concepts = joint_block(block, image, text, concepts, temb, concept_temb, self.rope)
+        tokens = torch.cat([text, image], 1)
+        for block in model.single_transformer_blocks:
+            tokens = single_block(block, tokens, temb, self.joint_rope)
+        return model.proj_out(model.norm_out(tokens[:, LENGTH:], temb)), concepts
+
+
+@dataclass
+class Questions:
+    """Concepts asked of one batch, with the answers. (batch, asked) each, -100 where a question makes no sense."""
+
+    concepts: Tensor
+    present: Tensor
+    colour: Tensor
+    place: Tensor
+    area: Tensor
+
+
+def ask(rng: np.random.Generator, facts: list[dict[str, tuple]], asked: int) -> Questions:
+    """For each picture, `asked` nouns in random order: most that are there, then others that are not."""
+    batch = len(facts)
+    concepts = torch.zeros(batch, asked, dtype=torch.long)
+    present = torch.zeros(batch, asked)
+    colour = torch.full((batch, asked), -100)
+    place, area = torch.zeros(batch, asked, 2), torch.zeros(batch, asked)
+    for row, fact in enumerate(facts):
+        there = [c for c in fact if rng.random() < 0.85]
+        absent = [c for c in CONCEPTS if c not in fact]
+        rng.shuffle(there)
+        rng.shuffle(absent)
+        there = there[: max(1, asked - 1)]
+        chosen = (there + absent)[:asked]
+        rng.shuffle(chosen)
+        for column, name in enumerate(chosen):
+            concepts[row, column] = CONCEPTS.index(name)
+            if name in fact:
+                present[row, column] = 1
+                tint, x, y, size = fact[name]
+                colour[row, column] = tint
+                place[row, column] = torch.tensor([x, y])
+                area[row, column] = size
+    return Questions(concepts, present, colour, place, area)
+
+
+def scene_facts(scene: Scene, flipped: bool) -> dict[str, tuple]:
+    """concept -> (colour index or -100, centre x and y in -1..1, square root of its share of the picture)."""
+    colours = {o.noun: COLOUR_NAMES.index(o.colour) for o in scene.objects}
+    facts = {}
+    for index, name in enumerate(scene.concepts):
+        y, x = np.nonzero(scene.labels == index)
+        centre = (x.mean() / 31.5 - 1) * (-1 if flipped else 1)
+        share = math.sqrt(len(x) / scene.labels.size)
+        facts[name] = (colours.get(name, -100), centre, y.mean() / 31.5 - 1, share)
+    return facts
+
+
+def question_loss(model: DemoModel, states: Tensor, asked: Questions, weight: Tensor) -> tuple[Tensor, dict]:
+    states = states.float()
+    weight = weight[:, None].expand_as(asked.present)
+    presence = model.presence(states)[..., 0]
+    loss = (F.binary_cross_entropy_with_logits(presence, asked.present, reduction="none") * weight).mean()
+    there = asked.present > 0
+    coloured = asked.colour >= 0
+    colour = model.colour(states)[coloured]
+    loss = loss + (F.cross_entropy(colour, asked.colour[coloured], reduction="none") * weight[coloured]).mean()
+    miss = (torch.tanh(model.place(states)) - asked.place)[there].abs().mean(-1)
+    size = (torch.sigmoid(model.area(states)[..., 0]) - asked.area)[there].abs()
+    loss = loss + 2 * ((miss + size) * weight[there]).mean()
+    answers = {
+        "present": ((presence > 0) == there).float().mean().item(),
+        "colour": (colour.argmax(-1) == asked.colour[coloured]).float().mean().item(),
+        "place": miss.mean().item(),
+    }
+    return loss, answers
+
+
+def optimizers(model: DemoModel, kind: str, rate: float) -> list[torch.optim.Optimizer]:
+    matrices, others = [], []
+    for name, weight in model.named_parameters():
+        inner = name.startswith("transformer.") and "blocks" in name and weight.ndim == 2
+        (matrices if inner and kind == "muon" else others).append(weight)
+    chosen: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    ]
+    if matrices:
+        chosen.append(torch.optim.Muon(matrices, lr=rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"))
+    return chosen
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=20000)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--scenes", type=int, default=32000)
+    parser.add_argument("--heads", type=int, default=4)
+    parser.add_argument("--double", type=int, default=6)
+    parser.add_argument("--single", type=int, default=2)
+    parser.add_argument("--rate", type=float, default=1.5e-3)
+    parser.add_argument("--question-weight", type=float, default=0.2)
+    parser.add_argument("--optimizer", choices=["adamw", "muon"], default="muon")
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="stop (with a checkpoint) after so long")
+    parser.add_argument("--name", default="dit")
+    args = parser.parse_args()
+
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    scenes, latents = load_scenes(args.scenes, AutoencoderKL.from_pretrained(RUN / "vae"))
+    print(f"{len(scenes)} scenes, latents {tuple(latents.shape)}", flush=True)
+    facts = [[scene_facts(s, flip) for flip in (False, True)] for s in scenes]
+    model = DemoModel(args.heads, args.double, args.single)
+    print(f"{sum(p.numel() for p in model.transformer.parameters()) / 1e6:.2f}M transformer weights", flush=True)
+    streams = Streams(model.transformer)
+    average = copy.deepcopy(model).requires_grad_(False)
+    solvers = optimizers(model, args.optimizer, args.rate)
+    start = 0
+    checkpoint = RUN / f"{args.name}.pt"
+    if args.resume and checkpoint.exists():
+        saved = torch.load(checkpoint, weights_only=False)
+        model.load_state_dict(saved["model"])
+        average.load_state_dict(saved["average"])
+        for solver, state in zip(solvers, saved["solvers"], strict=True):
+            solver.load_state_dict(state)
+        start = saved["step"]
+        rng = np.random.default_rng(start)
+        torch.manual_seed(start)
+        print(f"resumed at step {start}", flush=True)
+
+    nouns = model.tokens(list(CONCEPTS))[0]
+    running: dict[str, float] = {}
+    began = time.time()
+    for step in range(start, args.steps):
+        warm = min(1.0, (step + 1) / 200)
+        rate = args.rate * warm * (0.04 + 0.96 * min(1.0, 2.5 * (1 - step / args.steps)))
+        for solver in solvers:
+            for group in solver.param_groups:
+                group["lr"] = rate
+        picked, flips = torch.randint(len(scenes), (args.batch,)), torch.randint(2, (args.batch,))
+        clean = latents[picked, flips].float()
+        captions = [describe(scenes[i], rng) for i in picked.tolist()]
+        asked = ask(
+            rng, [facts[i][f] for i, f in zip(picked.tolist(), flips.tolist(), strict=True)], int(rng.choice([3, 6]))
+        )
+        moment = torch.sigmoid(torch.randn(args.batch))
+        noise = torch.randn_like(clean)
+        noisy = torch.lerp(clean, noise, moment[:, None, None])
+        t5_ids, clip_ids = model.tokens(captions)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            text = model.t5(t5_ids).last_hidden_state
+            words = model.t5(nouns).last_hidden_state[:, 0]
+            pooled = model.clip(clip_ids).pooler_output * (torch.rand(args.batch, 1) < 0.5)
+            velocity, states = streams(noisy, moment, text, pooled, words[asked.concepts])
+        flow = (velocity.float() - (noise - clean)).square().mean()
+        questions, answers = question_loss(model, states, asked, 1 - moment)
+        loss = flow + args.question_weight * questions
+        for solver in solvers:
+            solver.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for solver in solvers:
+            solver.step()
+        decay = min(0.9995, (step + 1) / (step + 20))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+        for name, value in {"flow": flow.item(), **answers}.items():
+            old = running.get(name, value)
+            running[name] = old if math.isnan(value) else 0.98 * old + 0.02 * value
+        if step % 100 == 0:
+            pace = (time.time() - began) / (step - start + 1)
+            print(f"{step:6d} " + "  ".join(f"{k} {v:.3f}" for k, v in running.items()) + f"  {pace:.3f} s", flush=True)
+        done = step == args.steps - 1 or time.time() - began > args.seconds
+        if step % 500 == 499 or done:
+            state = {
+                "model": model.state_dict(),
+                "average": average.state_dict(),
+                "solvers": [solver.state_dict() for solver in solvers],
+                "step": step + 1,
+                "args": vars(args),
+            }
+            torch.save(state, checkpoint.with_suffix(".tmp"))
+            checkpoint.with_suffix(".tmp").rename(checkpoint)
+        if done:
+            break
+
+
+if __name__ == "__main__":
+    main()

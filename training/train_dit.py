@@ -65,9 +65,10 @@ class DemoModel(nn.Module):
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Plain attention: at this size twice as fast on a CPU, forward and backward, as the fused kernel."""
-    q, k, v = (t.transpose(1, 2).to(value.dtype) for t in (query, key, value))
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-    return (scores.softmax(-1).to(v.dtype) @ v).transpose(1, 2).flatten(2)
+    with torch.autocast("cpu", enabled=False):
+        q, k, v = (t.to(value.dtype).transpose(1, 2).contiguous() for t in (query, key, value))
+        weights = ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(-1)
+        return (weights @ v).transpose(1, 2).flatten(2)
 
 
 def text_heads(attn: nn.Module, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -132,9 +133,11 @@ def single_block(block: nn.Module, tokens: Tensor, temb: Tensor, rope: tuple[Ten
 class Streams(nn.Module):
     """FLUX.1's forward with the concept stream: (velocity, concept states). Equal to diffusers' own forward."""
 
-    def __init__(self, transformer: FluxTransformer2DModel) -> None:
+    def __init__(self, transformer: FluxTransformer2DModel, compiled: bool = False) -> None:
         super().__init__()
         self.transformer = transformer
+        self.joint = torch.compile(joint_block, dynamic=False) if compiled else joint_block
+        self.single = torch.compile(single_block, dynamic=False) if compiled else single_block
         rows, cols = torch.meshgrid(torch.arange(GRID), torch.arange(GRID), indexing="ij")
         ids = torch.stack([torch.zeros(GRID, GRID), rows, cols], -1).flatten(0, 1).float()
         cos, sin = transformer.pos_embed(ids)
@@ -151,10 +154,10 @@ class Streams(nn.Module):
         image, text = model.x_embedder(noisy), model.context_embedder(text)
         concepts = model.context_embedder(concepts)
         for block in model.transformer_blocks:
-            image, text, concepts = joint_block(block, image, text, concepts, temb, concept_temb, self.rope)
+            image, text, concepts = self.joint(block, image, text, concepts, temb, concept_temb, self.rope)
         tokens = torch.cat([text, image], 1)
         for block in model.single_transformer_blocks:
-            tokens = single_block(block, tokens, temb, self.joint_rope)
+            tokens = self.single(block, tokens, temb, self.joint_rope)
         return model.proj_out(model.norm_out(tokens[:, LENGTH:], temb)), concepts
 
 
@@ -236,7 +239,7 @@ def optimizers(model: DemoModel, kind: str, rate: float) -> list[torch.optim.Opt
         torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     ]
     if matrices:
-        chosen.append(torch.optim.Muon(matrices, lr=rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"))
+        chosen.append(torch.optim.Muon(matrices, lr=rate, weight_decay=0.01, ns_steps=4, adjust_lr_fn="match_rms_adamw"))
     return chosen
 
 
@@ -251,6 +254,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--question-weight", type=float, default=0.2)
     parser.add_argument("--optimizer", choices=["adamw", "muon"], default="muon")
+    parser.add_argument("--compile", action="store_true", help="15% faster on a CPU, after a minute of compiling")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--seconds", type=float, default=math.inf, help="stop (with a checkpoint) after so long")
     parser.add_argument("--name", default="dit")
@@ -263,7 +267,7 @@ def main() -> None:
     facts = [[scene_facts(s, flip) for flip in (False, True)] for s in scenes]
     model = DemoModel(args.heads, args.double, args.single)
     print(f"{sum(p.numel() for p in model.transformer.parameters()) / 1e6:.2f}M transformer weights", flush=True)
-    streams = Streams(model.transformer)
+    streams = Streams(model.transformer, args.compile)
     average = copy.deepcopy(model).requires_grad_(False)
     solvers = optimizers(model, args.optimizer, args.rate)
     start = 0

@@ -1,0 +1,181 @@
+"""What a model family must say about itself so that the engine can read it. Abstract methods only, nothing to override."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from conceptlens.recipe import Pooling, Recipe
+from conceptlens.records import CallRecord, TokenGrid
+
+
+@dataclass(frozen=True)
+class Concepts:
+    """Concepts as the model's text encoder sees them.
+
+    Attributes:
+        names: one per map.
+        tokens: one vector per row of the concept stream; the first `extra` rows belong to no concept.
+        pooled: the pooled text vector that modulates the stream; None means the prompt's.
+        extra: leading rows that take part in the attention and are dropped from the maps.
+        pieces: the token split of each name, for showing.
+    """
+
+    names: tuple[str, ...]
+    tokens: Float[Tensor, "concept dim"]
+    pooled: Float[Tensor, " pooled"] | None
+    extra: int = 0
+    pieces: tuple[tuple[str, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Tap:
+    """Where one tensor of the image side passes by: the input or output of a submodule of a block."""
+
+    module: nn.Module
+    side: str = "output"
+    select: Callable[[Tensor], Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class Projection:
+    """The text side of one block applied to the concept stream, up to the attention."""
+
+    query: Float[Tensor, "batch head concept head_dim"]
+    key: Float[Tensor, "batch head concept head_dim"]
+    value: Float[Tensor, "batch head concept head_dim"]
+    modulation: tuple[Tensor, ...]
+
+
+class DiTAdapter(ABC):
+    """One model family. Holds the transformer, and nothing that changes.
+
+    `name` is what users read in listings; `classes` are the transformer classes (as diffusers names them) it serves.
+    """
+
+    name: ClassVar[str]
+    classes: ClassVar[tuple[str, ...]]
+
+    def __init__(self, transformer: nn.Module) -> None:
+        self.transformer = transformer
+
+    @abstractmethod
+    def recipe(self, depth: int) -> Recipe:
+        """The family's default recipe for a model with `depth` dual-stream blocks."""
+
+    @abstractmethod
+    def paper_recipe(self, depth: int) -> Recipe:
+        """What the official code does for this family, quirks included."""
+
+    @abstractmethod
+    def blocks(self) -> Sequence[nn.Module]:
+        """The dual-stream blocks, in order."""
+
+    @abstractmethod
+    def taps(self, block: nn.Module) -> Mapping[str, Tap]:
+        """Where `query`, `key`, `value` and `out` of the image tokens pass by in this block."""
+
+    @abstractmethod
+    def heads(self, block: nn.Module, tensor: Tensor) -> Float[Tensor, "batch head image head_dim"]:
+        """A tapped query, key or value with its head axis, whatever layout the model computes in."""
+
+    @abstractmethod
+    def rotate(
+        self, heads: Float[Tensor, "batch head image head_dim"], call: CallRecord
+    ) -> Float[Tensor, "batch head image head_dim"]:
+        """Image queries or keys with the model's positional rotation."""
+
+    @abstractmethod
+    def observe(
+        self, arguments: Mapping[str, Any], rows: slice, step: int, previous: CallRecord | None
+    ) -> CallRecord:
+        """What the concept stream needs of one transformer call: the given rows of its arguments by name.
+
+        `previous` is the last call of the same run: what has not changed since (grid, rotation) is taken from it.
+        """
+
+    @abstractmethod
+    def conditional_rows(self, pipeline: Any, arguments: Mapping[str, Any]) -> slice | None:
+        """The rows of the batch that belong to the prompt; None for a call that is not the prompt's own."""
+
+    @abstractmethod
+    def begin(
+        self, concepts: Concepts, call: CallRecord
+    ) -> tuple[Float[Tensor, "batch concept dim"], Float[Tensor, "batch dim"]]:
+        """The concept stream before the first block, and the vector that modulates it."""
+
+    @abstractmethod
+    def project(self, block: nn.Module, hidden: Tensor, conditioning: Tensor) -> Projection:
+        """The block's text-side norm, modulation, q/k/v, QK-norm and rotation."""
+
+    @abstractmethod
+    def advance(
+        self, block: nn.Module, hidden: Tensor, out: Float[Tensor, "batch concept dim"], modulation: tuple[Tensor, ...]
+    ) -> Tensor | None:
+        """The block's text-side residual update; None where the text stream ends with this block."""
+
+    @abstractmethod
+    def embed(self, pipeline: Any, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
+        """Concepts through the pipeline's own text encoders; `options` are the pipeline's call keywords."""
+
+    @abstractmethod
+    def side_multiple(self, pipeline: Any) -> int:
+        """Image sides must be a multiple of this many pixels."""
+
+    @abstractmethod
+    def prepare(
+        self, pipeline: Any, latents: Float[Tensor, "batch channel rows cols"], prompt: str, sigma: float,
+        options: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """Arguments of one transformer call on noised `latents`, as the pipeline itself would make them."""
+
+
+def grid_of(ids: Tensor) -> TokenGrid:
+    """The patch grid of (image, 3) position ids whose rows of the output image share the first axis."""
+    first = ids[ids[:, 0] == ids[0, 0]]
+    rows, cols = (int(v) + 1 for v in (first[:, -2:].amax(0) - first[:, -2:].amin(0)).tolist())
+    return TokenGrid(rows, cols)
+
+
+def pool_tokens(
+    hidden: Float[Tensor, "length dim"], kept: Sequence[int], pooling: Pooling
+) -> Float[Tensor, " dim"]:
+    """One vector for a concept whose own tokens stand at the positions `kept`."""
+    if pooling == "mean":
+        return hidden[list(kept)].mean(dim=0)
+    return hidden[kept[-1] if pooling == "last" else kept[0]]
+
+
+def take(tensor: Tensor, rows: slice) -> Tensor:
+    """The rows of a per-sample argument; a single row stands for all."""
+    return tensor if len(tensor) == 1 else tensor[rows]
+
+
+def repeat_rows(vector: Tensor, batch: int) -> Tensor:
+    """A (dim) vector, or (concept, dim) matrix, for every row of a batch."""
+    return vector[None].expand(batch, *vector.shape)
+
+
+def rotate_pairs(
+    heads: Float[Tensor, "batch head image head_dim"],
+    cos: Float[Tensor, "image head_dim"],
+    sin: Float[Tensor, "image head_dim"],
+) -> Float[Tensor, "batch head image head_dim"]:
+    """Rotary embedding of adjacent pairs, in float32, as one complex product per head.
+
+    One head at a time, so that the float32 copy stays in the cache: the rotation of the image keys is most of the
+    method's cost, and the plain form makes six passes over memory where this makes two.
+    """
+    precise = torch.promote_types(heads.dtype, torch.float32)
+    turn = torch.complex(cos[:, ::2].to(precise), sin[:, ::2].to(precise))
+    rotated = torch.empty(heads.shape, dtype=heads.dtype, device=heads.device)
+    for head in range(heads.shape[1]):
+        pairs = heads[:, head].to(precise).unflatten(-1, (-1, 2)).contiguous()
+        rotated[:, head] = torch.view_as_real(torch.view_as_complex(pairs) * turn).flatten(-2)
+    return rotated

@@ -1,0 +1,137 @@
+"""FLUX.1: schnell, dev and every checkpoint of the same transformer class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from conceptlens.adapters import register
+from conceptlens.adapters._tokens import concept_ids
+from conceptlens.adapters.base import (
+    Concepts,
+    DiTAdapter,
+    Projection,
+    Tap,
+    grid_of,
+    pool_tokens,
+    repeat_rows,
+    rotate_pairs,
+    take,
+)
+from conceptlens.recipe import Recipe
+from conceptlens.records import CallRecord
+
+
+@register
+class FluxAdapter(DiTAdapter):
+    """Text and image stream with separate weights; concepts at position (0, 0, 0), where rotation is the identity."""
+
+    name = "FLUX.1"
+    classes = ("FluxTransformer2DModel",)
+
+    def recipe(self, depth: int) -> Recipe:
+        return Recipe(layers=tuple(range(max(0, depth - 10), depth)))
+
+    def paper_recipe(self, depth: int) -> Recipe:
+        layers = tuple(range(15, 19)) if depth == 19 else tuple(range(max(0, depth - 4), depth))
+        return Recipe(layers=layers, pooling="first", preset="paper")
+
+    def blocks(self) -> Sequence[nn.Module]:
+        return self.transformer.transformer_blocks
+
+    def taps(self, block: nn.Module) -> Mapping[str, Tap]:
+        attn = block.attn
+        value = Tap(attn.to_qkv, select=lambda qkv: qkv.chunk(3, dim=-1)[2]) if attn.fused_projections else Tap(attn.to_v)
+        return {"query": Tap(attn.norm_q), "key": Tap(attn.norm_k), "value": value, "out": Tap(attn.to_out[0], "input")}
+
+    def heads(self, block: nn.Module, tensor: Tensor) -> Tensor:
+        split = tensor if tensor.ndim == 4 else tensor.unflatten(-1, (-1, block.attn.head_dim))
+        return split.transpose(1, 2)
+
+    def rotate(self, heads: Tensor, call: CallRecord) -> Tensor:
+        return rotate_pairs(heads, call.arguments["cos"], call.arguments["sin"])
+
+    def observe(
+        self, arguments: Mapping[str, Any], rows: slice, step: int, previous: CallRecord | None
+    ) -> CallRecord:
+        ids = arguments["img_ids"]
+        if previous is not None and previous.arguments["img_ids"] is ids:
+            grid, cos, sin = previous.grid, previous.arguments["cos"], previous.arguments["sin"]
+        else:
+            flat = ids if ids.ndim == 2 else ids[0]
+            grid, (cos, sin) = grid_of(flat), self.transformer.pos_embed(flat)
+        kept = {
+            "img_ids": ids,
+            "cos": cos,
+            "sin": sin,
+            "timestep": take(arguments["timestep"], rows),
+            "pooled": take(arguments["pooled_projections"], rows),
+        }
+        if arguments.get("guidance") is not None:
+            kept["guidance"] = take(arguments["guidance"], rows)
+        return CallRecord(step, grid, kept)
+
+    def conditional_rows(self, pipeline: Any, arguments: Mapping[str, Any]) -> slice | None:
+        return slice(None)
+
+    def begin(self, concepts: Concepts, call: CallRecord) -> tuple[Tensor, Tensor]:
+        model, given = self.transformer, call.arguments
+        pooled = given["pooled"] if concepts.pooled is None else concepts.pooled.to(given["pooled"]).expand_as(given["pooled"])
+        hidden = model.context_embedder(repeat_rows(concepts.tokens, len(pooled)).to(pooled))
+        timestep = given["timestep"].to(hidden.dtype) * 1000
+        if "guidance" in given:
+            return hidden, model.time_text_embed(timestep, given["guidance"].to(hidden.dtype) * 1000, pooled)
+        return hidden, model.time_text_embed(timestep, pooled)
+
+    def project(self, block: nn.Module, hidden: Tensor, conditioning: Tensor) -> Projection:
+        attn = block.attn
+        normed, *modulation = block.norm1_context(hidden, emb=conditioning)
+        if attn.fused_projections:
+            parts = attn.to_added_qkv(normed).chunk(3, dim=-1)
+        else:
+            parts = (attn.add_q_proj(normed), attn.add_k_proj(normed), attn.add_v_proj(normed))
+        query, key, value = (rearrange(p, "b c (h d) -> b h c d", d=attn.head_dim) for p in parts)
+        return Projection(attn.norm_added_q(query), attn.norm_added_k(key), value, tuple(modulation))
+
+    def advance(self, block: nn.Module, hidden: Tensor, out: Tensor, modulation: tuple[Tensor, ...]) -> Tensor:
+        gate, shift_mlp, scale_mlp, gate_mlp = modulation
+        hidden = hidden + gate.unsqueeze(1) * block.attn.to_add_out(out)
+        normed = block.norm2_context(hidden) * (1 + scale_mlp[:, None]) + shift_mlp[:, None]
+        hidden = hidden + gate_mlp.unsqueeze(1) * block.ff_context(normed)
+        return hidden.clip(-65504, 65504) if hidden.dtype == torch.float16 else hidden
+
+    def embed(self, pipeline: Any, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
+        length = options.get("max_sequence_length", 512)
+        own = [concept_ids(pipeline.tokenizer_2, name, length, "T5") for name in names]
+        states = [pipeline._get_t5_prompt_embeds(name, max_sequence_length=length)[0] for name in names]
+        tokens = torch.stack([pool_tokens(s, o.positions, recipe.pooling) for s, o in zip(states, own, strict=True)])
+        width = self.transformer.config.pooled_projection_dim
+        pooled = tokens.new_zeros(width) if recipe.pooled == "zeros" else None
+        return Concepts(names, tokens, pooled, pieces=tuple(o.pieces for o in own))
+
+    def side_multiple(self, pipeline: Any) -> int:
+        return 2 * pipeline.vae_scale_factor
+
+    def prepare(
+        self, pipeline: Any, latents: Tensor, prompt: str, sigma: float, options: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        batch, channels, rows, cols = latents.shape
+        length = options.get("max_sequence_length", 512)
+        embeds, pooled, text_ids = pipeline.encode_prompt(prompt, None, max_sequence_length=length)
+        guidance = None
+        if self.transformer.config.guidance_embeds:
+            guidance = latents.new_full((batch,), options.get("guidance_scale", 0.0), dtype=torch.float32)
+        device, dtype = latents.device, latents.dtype
+        return {
+            "hidden_states": pipeline._pack_latents(latents, batch, channels, rows, cols),
+            "timestep": latents.new_full((batch,), sigma),
+            "guidance": guidance,
+            "pooled_projections": (pooled if prompt else torch.zeros_like(pooled)).expand(batch, -1),
+            "encoder_hidden_states": embeds.expand(batch, -1, -1),
+            "txt_ids": text_ids,
+            "img_ids": pipeline._prepare_latent_image_ids(batch, rows // 2, cols // 2, device, dtype),
+        }

@@ -1,0 +1,149 @@
+"""Stable Diffusion 3 and 3.5: medium (dual attention), large, turbo."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from conceptlens.adapters import register
+from conceptlens.adapters._tokens import concept_ids
+from conceptlens.adapters.base import Concepts, DiTAdapter, Projection, Tap, pool_tokens, repeat_rows, take
+from conceptlens.recipe import Recipe
+from conceptlens.records import CallRecord, TokenGrid
+
+_CLIP_LENGTH = 77
+
+
+@register
+class SD3Adapter(DiTAdapter):
+    """No rotation; optional QK-norm; the last block has no text output; `attn2` of medium sees the image alone."""
+
+    name = "Stable Diffusion 3"
+    classes = ("SD3Transformer2DModel",)
+
+    def recipe(self, depth: int) -> Recipe:
+        return Recipe(normalize="unit", pooled="prompt")
+
+    def paper_recipe(self, depth: int) -> Recipe:
+        return Recipe(
+            normalize="unit", pooled="prompt", pooling="joined", bos=True, image_vectors="concept-pass", preset="paper"
+        )
+
+    def blocks(self) -> Sequence[nn.Module]:
+        return self.transformer.transformer_blocks
+
+    def taps(self, block: nn.Module) -> Mapping[str, Tap]:
+        attn = block.attn
+        fused = getattr(attn, "fused_projections", False)
+        linear = {
+            name: Tap(attn.to_qkv, select=lambda qkv, part=part: qkv.chunk(3, dim=-1)[part]) if fused else Tap(module)
+            for part, (name, module) in enumerate((("query", attn.to_q), ("key", attn.to_k), ("value", attn.to_v)))
+        }
+        return {
+            "query": linear["query"] if attn.norm_q is None else Tap(attn.norm_q),
+            "key": linear["key"] if attn.norm_k is None else Tap(attn.norm_k),
+            "value": linear["value"],
+            "out": Tap(attn.to_out[0], "input"),
+        }
+
+    def heads(self, block: nn.Module, tensor: Tensor) -> Tensor:
+        return tensor if tensor.ndim == 4 else rearrange(tensor, "b n (h d) -> b h n d", h=block.attn.heads)
+
+    def rotate(self, heads: Tensor, call: CallRecord) -> Tensor:
+        return heads
+
+    def observe(
+        self, arguments: Mapping[str, Any], rows: slice, step: int, previous: CallRecord | None
+    ) -> CallRecord:
+        patch = self.transformer.config.patch_size
+        height, width = arguments["hidden_states"].shape[-2:]
+        kept = {
+            "timestep": take(arguments["timestep"], rows),
+            "pooled": take(arguments["pooled_projections"], rows),
+        }
+        return CallRecord(step, TokenGrid(height // patch, width // patch), kept)
+
+    def conditional_rows(self, pipeline: Any, arguments: Mapping[str, Any]) -> slice | None:
+        if arguments.get("skip_layers") is not None:
+            return None
+        if pipeline is not None and pipeline.do_classifier_free_guidance:
+            half = len(arguments["hidden_states"]) // 2
+            return slice(half, None)
+        return slice(None)
+
+    def begin(self, concepts: Concepts, call: CallRecord) -> tuple[Tensor, Tensor]:
+        pooled = call.arguments["pooled"]
+        if concepts.pooled is not None:
+            pooled = concepts.pooled.to(pooled).expand_as(pooled)
+        conditioning = self.transformer.time_text_embed(call.arguments["timestep"], pooled)
+        return self.transformer.context_embedder(repeat_rows(concepts.tokens, len(pooled)).to(pooled)), conditioning
+
+    def project(self, block: nn.Module, hidden: Tensor, conditioning: Tensor) -> Projection:
+        attn = block.attn
+        if block.context_pre_only:
+            normed, modulation = block.norm1_context(hidden, conditioning), []
+        else:
+            normed, *modulation = block.norm1_context(hidden, emb=conditioning)
+        if getattr(attn, "fused_projections", False):
+            parts = attn.to_added_qkv(normed).chunk(3, dim=-1)
+        else:
+            parts = (attn.add_q_proj(normed), attn.add_k_proj(normed), attn.add_v_proj(normed))
+        query, key, value = (rearrange(p, "b c (h d) -> b h c d", h=attn.heads) for p in parts)
+        query = query if attn.norm_added_q is None else attn.norm_added_q(query)
+        key = key if attn.norm_added_k is None else attn.norm_added_k(key)
+        return Projection(query, key, value, tuple(modulation))
+
+    def advance(self, block: nn.Module, hidden: Tensor, out: Tensor, modulation: tuple[Tensor, ...]) -> Tensor | None:
+        if block.context_pre_only:
+            return None
+        gate, shift_mlp, scale_mlp, gate_mlp = modulation
+        hidden = hidden + gate.unsqueeze(1) * block.attn.to_add_out(out)
+        normed = block.norm2_context(hidden) * (1 + scale_mlp[:, None]) + shift_mlp[:, None]
+        hidden = hidden + gate_mlp.unsqueeze(1) * block.ff_context(normed)
+        return hidden.clip(-65504, 65504) if hidden.dtype == torch.float16 else hidden
+
+    def embed(self, pipeline: Any, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
+        own = [concept_ids(pipeline.tokenizer, name, _CLIP_LENGTH, "CLIP") for name in names]
+        extra = int(recipe.bos)
+        if recipe.pooling == "joined":
+            tokens = self._clip(pipeline, " ".join(names))[1 - extra : 1 + len(names)]
+        else:
+            states = [self._clip(pipeline, name) for name in names]
+            tokens = torch.stack([pool_tokens(s, o.positions, recipe.pooling) for s, o in zip(states, own, strict=True)])
+            if extra:
+                tokens = torch.cat([states[0][:1], tokens])
+        pooled = None
+        if recipe.pooled == "zeros":
+            pooled = tokens.new_zeros(self.transformer.config.pooled_projection_dim)
+        return Concepts(names, tokens, pooled, extra=extra, pieces=tuple(o.pieces for o in own))
+
+    def _clip(self, pipeline: Any, text: str) -> Tensor:
+        """CLIP-L and CLIP-G states side by side, padded with zeros to the width of T5: (77, dim)."""
+        states = torch.cat([pipeline._get_clip_prompt_embeds(text, clip_model_index=i)[0][0] for i in (0, 1)], dim=-1)
+        width = self.transformer.config.joint_attention_dim
+        return torch.nn.functional.pad(states, (0, width - states.shape[-1]))
+
+    def side_multiple(self, pipeline: Any) -> int:
+        return pipeline.vae_scale_factor * self.transformer.config.patch_size
+
+    def prepare(
+        self, pipeline: Any, latents: Tensor, prompt: str, sigma: float, options: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        batch = len(latents)
+        embeds, _, pooled, _ = pipeline.encode_prompt(
+            prompt,
+            None,
+            None,
+            do_classifier_free_guidance=False,
+            max_sequence_length=options.get("max_sequence_length", 256),
+        )
+        return {
+            "hidden_states": latents,
+            "timestep": latents.new_full((batch,), sigma * 1000, dtype=torch.float32),
+            "encoder_hidden_states": embeds.expand(batch, -1, -1),
+            "pooled_projections": pooled.expand(batch, -1),
+        }

@@ -1,0 +1,131 @@
+"""An existing image: pixels to latents, noise, and one partial forward."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor, nn
+
+from conceptlens.adapters.base import DiTAdapter
+from conceptlens.engine.recorder import Recorder, StopForward
+from conceptlens.engine.stream import needs_queries
+from conceptlens.errors import ImageError, ModelError, one_line
+from conceptlens.recipe import Recipe
+from conceptlens.records import LayerRecord, TokenGrid
+
+MIN_SIDE, MAX_SIDE = 8, 16384
+"""Smallest and largest height and width of an image that is read, in pixels."""
+
+
+def open_image(source: str | Path | Image.Image) -> Image.Image:
+    """An RGB image, upright.
+
+    Raises:
+        ImageError: when it cannot be read, or a side is below `MIN_SIDE` or above `MAX_SIDE`.
+    """
+    name = "image"
+    if not isinstance(source, Image.Image):
+        name = str(source)
+        try:
+            source = Image.open(source)
+            _check_size(name, source.size)
+            source.load()
+        except FileNotFoundError as error:
+            raise ImageError(f"no image at {name}. Check the path.") from error
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            if isinstance(error, ImageError):
+                raise
+            raise ImageError(f"cannot read {name} as an image ({one_line(error)}). Use a PNG, JPEG or WebP.") from error
+    _check_size(name, source.size)
+    return (ImageOps.exif_transpose(source) or source).convert("RGB")
+
+
+def _check_size(name: str, size: tuple[int, int]) -> None:
+    if min(size) < MIN_SIDE or max(size) > MAX_SIDE:
+        raise ImageError(
+            f"{name} is {size[0]}x{size[1]} pixels; sides from {MIN_SIDE} to {MAX_SIDE} can be read. Resize it first."
+        )
+
+
+def working_size(size: tuple[int, int], area: int, multiple: int) -> tuple[int, int]:
+    """(width, height) near the model's own `area` in pixels, same aspect, sides rounded to `multiple`."""
+    width, height = size
+    scale = math.sqrt(area / (width * height))
+    return tuple(max(multiple, round(side * scale / multiple) * multiple) for side in (width, height))  # type: ignore[return-value]
+
+
+def encode_image(
+    pipeline: Any, image: Image.Image, size: tuple[int, int], samples: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Clean latents (1, channel, rows, cols) and noise (samples, channel, rows, cols) in the transformer's dtype.
+
+    The seed draws the noise on the CPU, so that it is the same on every device; the VAE gives its mode, not a sample.
+    """
+    width, height = size
+    device, vae = pipeline._execution_device, pipeline.vae
+    pixels = pipeline.image_processor.preprocess(image, height=height, width=width)
+    latents = vae.encode(pixels.to(device=device, dtype=vae.dtype)).latent_dist.mode()
+    latents = (latents - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
+    dtype = pipeline.transformer.dtype
+    generator = torch.Generator("cpu").manual_seed(seed)
+    noise = torch.randn((samples, *latents.shape[1:]), generator=generator).to(device=device, dtype=dtype)
+    return latents.to(dtype), noise
+
+
+@torch.no_grad()
+def read(
+    pipeline: Any,
+    adapter: DiTAdapter,
+    image: Image.Image,
+    prompt: str,
+    recipe: Recipe,
+    seed: int,
+    area: int,
+    options: Mapping[str, Any],
+) -> tuple[tuple[LayerRecord, ...], TokenGrid]:
+    """One forward of the noised image that ends after the last wanted block (flow matching: x = (1 - s) x0 + s e).
+
+    Returns:
+        The records of all blocks up to the last wanted one (outputs of the wanted ones only), and the patch grid.
+    """
+    assert recipe.layers is not None
+    size = working_size(image.size, area, adapter.side_multiple(pipeline))
+    try:
+        clean, noise = encode_image(pipeline, image, size, recipe.samples, seed)
+        noised = torch.lerp(clean.expand_as(noise).float(), noise.float(), recipe.noise).to(noise.dtype)
+        arguments = adapter.prepare(pipeline, noised, prompt, recipe.noise, options)
+        layers = record_call(adapter, arguments, recipe)
+    finally:
+        pipeline.maybe_free_model_hooks()
+    return layers, layers[0].call.grid
+
+
+def record_call(adapter: DiTAdapter, arguments: Mapping[str, Any], recipe: Recipe) -> tuple[LayerRecord, ...]:
+    """Runs one transformer call up to the last wanted block and returns what its blocks left behind."""
+    assert recipe.layers is not None
+    kept: list[LayerRecord] = []
+
+    def keep(block: nn.Module, record: LayerRecord) -> None:
+        kept.append(record)
+
+    recorder = Recorder(
+        adapter,
+        keep,
+        last=recipe.layers[-1],
+        outputs=frozenset(recipe.layers),
+        queries=needs_queries(recipe),
+        stop=True,
+    )
+    with recorder:
+        try:
+            adapter.transformer(**arguments)
+        except StopForward:
+            pass
+    if len(kept) != recipe.layers[-1] + 1:
+        raise ModelError(f"{len(kept)} of {recipe.layers[-1] + 1} blocks were seen; the record would be partial.")
+    return tuple(kept)

@@ -1,0 +1,104 @@
+"""Prompt to image, with the concept stream riding along."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from conceptlens.adapters.base import Concepts, DiTAdapter
+from conceptlens.engine.recorder import Recorder
+from conceptlens.engine.stream import ConceptProbe, needs_queries
+from conceptlens.errors import ModelError
+from conceptlens.ops.accumulate import ScoreAccumulator
+from conceptlens.recipe import Recipe, resolve_steps
+from conceptlens.records import TokenGrid
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Images and the scores of their concepts.
+
+    Attributes:
+        images: one per row of the batch.
+        scores: float32 on the CPU.
+        parts: with `keep`, the scores of each step and layer.
+        steps: how many denoising steps there were.
+    """
+
+    images: list[Image.Image]
+    scores: Float[Tensor, "batch concept rows cols"]
+    parts: Float[Tensor, "step layer batch concept rows cols"] | None
+    steps: int
+
+
+def generate(
+    pipeline: Any,
+    adapter: DiTAdapter,
+    concepts: Concepts,
+    recipe: Recipe,
+    options: Mapping[str, Any],
+    *,
+    keep: bool = False,
+) -> Generation:
+    """Runs the pipeline as it is with `options`, and probes each wanted block as it finishes.
+
+    Raises:
+        ModelError: when not all wanted blocks of all wanted steps were seen; a partial map is never returned.
+    """
+    assert recipe.layers is not None
+    probe = ConceptProbe(adapter, concepts, recipe, keep=keep)
+    wanted: frozenset[int] | None = None
+
+    def wants_step(step: int) -> bool:
+        nonlocal wanted
+        if wanted is None:
+            wanted = resolve_steps(recipe.steps, pipeline.num_timesteps)
+        return step in wanted
+
+    recorder = Recorder(
+        adapter,
+        probe,
+        last=recipe.layers[-1],
+        outputs=frozenset(recipe.layers),
+        queries=needs_queries(recipe),
+        pipeline=pipeline,
+        wants_step=wants_step,
+    )
+    with recorder, torch.no_grad():
+        images = pipeline(**options).images
+    expected = len(wanted or ()) * (recipe.layers[-1] + 1)
+    if recorder.captured != expected or expected == 0:
+        raise ModelError(
+            f"{recorder.captured} of {expected} blocks were seen in {recorder.calls} calls of the transformer; maps "
+            "would be partial. Remove what skips or replaces blocks (caches, interrupts), or report the model."
+        )
+    assert probe.grid is not None
+    return Generation(
+        images=images,
+        scores=on_grid(probe.scores.mean(), probe.grid),
+        parts=stack_parts(probe.scores, probe.grid) if keep else None,
+        steps=recorder.calls,
+    )
+
+
+def on_grid(scores: Float[Tensor, "batch concept image"], grid: TokenGrid) -> Float[Tensor, "batch concept rows cols"]:
+    """Scores on their patch grid, float32 on the CPU."""
+    return rearrange(scores, "b c (rows cols) -> b c rows cols", rows=grid.rows).float().cpu()
+
+
+def stack_parts(scores: ScoreAccumulator, grid: TokenGrid) -> Float[Tensor, "step layer batch concept rows cols"]:
+    """What the accumulator kept, by step and layer."""
+    steps = sorted({step for step, _ in scores.parts})
+    layers = sorted({layer for _, layer in scores.parts})
+    return torch.stack(
+        [torch.stack([on_grid(scores.parts[step, layer], grid) for layer in layers]) for step in steps]
+    )
+
+

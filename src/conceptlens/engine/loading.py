@@ -1,0 +1,118 @@
+"""Nothing, a folder, a hub id or a pipeline: to a pipeline with its adapter."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+
+from conceptlens.adapters import adapter_for
+from conceptlens.adapters.base import DiTAdapter
+from conceptlens.errors import ModelError, one_line
+
+DEFAULTS_FILE = "conceptlens.json"
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a model folder may say about its own use, in `conceptlens.json`.
+
+    Attributes:
+        generate: keywords of the pipeline call, such as height, width and steps.
+        recipe: fields of `Recipe` that replace the family's default.
+        background: concepts that join a single concept; see `Session.generate`.
+        vocabulary: the words that the model knows, where it knows few.
+    """
+
+    generate: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    background: tuple[str, ...] = ("background", "floor", "tree", "person", "grass", "face")
+    vocabulary: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A pipeline that is ready to be read."""
+
+    pipeline: Any
+    adapter: DiTAdapter
+    model_id: str
+    defaults: Defaults
+
+
+def demo_folder() -> Path:
+    """The embedded model: an ordinary diffusers folder inside the package."""
+    return Path(str(files("conceptlens") / "assets" / "demo"))
+
+
+def load_model(
+    model: Any = None,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    offload: bool = False,
+) -> LoadedModel:
+    """Loads, or adopts, a pipeline.
+
+    Args:
+        model: None (the embedded model), a folder, a hub id, or a loaded diffusers pipeline (used as it is; its device
+            and dtype stay).
+        device: "cuda", "cpu", ...; CUDA where there is one.
+        dtype: bfloat16 on CUDA, float32 elsewhere.
+        offload: keep on the GPU only the part that runs (`enable_model_cpu_offload`).
+
+    Raises:
+        ModelError: when it cannot be loaded or its family is not supported.
+    """
+    if isinstance(model, DiffusionPipeline):
+        name = getattr(model.config, "_name_or_path", "") or type(model).__name__
+        return LoadedModel(model, _adapter(model), name, Defaults())
+    folder = demo_folder() if model is None else Path(model)
+    local = folder.is_dir()
+    if local and not (folder / "model_index.json").exists():
+        raise ModelError(f"{folder} is no diffusers pipeline: it has no model_index.json. Name the folder that has one.")
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+    try:
+        pipeline = DiffusionPipeline.from_pretrained(str(folder if local else model), torch_dtype=dtype)
+    except (OSError, ValueError, ImportError) as error:
+        where = f"folder {folder}" if local else f"model {str(model)!r} (no such folder, so a hub id)"
+        raise ModelError(
+            f"cannot load {where}: {one_line(error)}. Give a diffusers folder, or a hub id that you have access to."
+        ) from error
+    pipeline.set_progress_bar_config(disable=True)
+    if offload:
+        pipeline.enable_model_cpu_offload(device=device)
+    else:
+        pipeline.to(device)
+    name = "demo" if model is None else str(model)
+    return LoadedModel(pipeline, _adapter(pipeline), name, _defaults(folder if local else None))
+
+
+def _adapter(pipeline: Any) -> DiTAdapter:
+    transformer = getattr(pipeline, "transformer", None)
+    if transformer is None:
+        raise ModelError(f"{type(pipeline).__name__} has no diffusion transformer. Use a Flux or Stable Diffusion 3 model.")
+    return adapter_for(transformer)
+
+
+def _defaults(folder: Path | None) -> Defaults:
+    path = folder / DEFAULTS_FILE if folder else None
+    if path is None or not path.exists():
+        return Defaults()
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        for name in ("background", "vocabulary"):
+            if said.get(name) is not None:
+                said[name] = tuple(said[name])
+        return Defaults(**said)
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"cannot use {path}: {one_line(error)}. Correct or remove it.") from error
+
+

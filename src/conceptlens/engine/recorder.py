@@ -1,0 +1,234 @@
+"""Recorder: watches a transformer with read-only hooks and hands out each finished block."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from diffusers.hooks import HookRegistry, ModelHook
+from diffusers.hooks.hooks import StateManager
+from torch import Tensor, nn
+
+from conceptlens.adapters.base import DiTAdapter, Tap
+from conceptlens.errors import ModelError
+from conceptlens.records import CallRecord, LayerRecord
+
+HOOK = "conceptlens"
+OnLayer = Callable[[nn.Module, LayerRecord], None]
+
+
+class StopForward(Exception):  # noqa: N818 - a signal, not an error
+    """Raised inside the model once the last wanted block is done; caught around the call."""
+
+
+class Recorder:
+    """A context manager; inside it every call of the transformer reports its wanted blocks, in order.
+
+    Diffusers' own `ModelHook` is used because it survives `torch.compile`, where plain module hooks lose data. Hooks
+    return what they were given, so the model computes the same bits with and without them.
+
+    Args:
+        adapter: the family of the transformer.
+        on_layer: called inside each block's own hook (its weights are on the device then) with the block and its
+            record. The record holds references, not copies.
+        last: the last block that is reported.
+        outputs: the blocks whose `out` (and `query`) are recorded; others give keys and values only.
+        queries: record image queries too.
+        pipeline: the pipeline that makes the calls, to tell conditional from unconditional rows; None if called bare.
+        wants_step: which denoising steps are reported.
+        stop: end the forward after `last` by raising `StopForward`.
+    """
+
+    def __init__(
+        self,
+        adapter: DiTAdapter,
+        on_layer: OnLayer,
+        *,
+        last: int,
+        outputs: frozenset[int],
+        queries: bool = False,
+        pipeline: Any = None,
+        wants_step: Callable[[int], bool] = lambda step: True,
+        stop: bool = False,
+    ) -> None:
+        _refuse_unreadable(adapter.transformer)
+        self._adapter, self._on_layer, self._pipeline = adapter, on_layer, pipeline
+        self._last, self._outputs, self._queries, self._stop = last, outputs, queries, stop
+        self._wants_step = wants_step
+        self._signature = inspect.signature(type(adapter.transformer).forward)
+        self._hooked: list[nn.Module] = []
+        self._tapped: dict[str, Tensor] = {}
+        self._arguments: Mapping[str, Any] = {}
+        self._rows: slice | None = None
+        self._call: CallRecord | None = None
+        self._previous: CallRecord | None = None
+        self.calls = 0
+        self.captured = 0
+
+    def __enter__(self) -> Self:
+        try:
+            self._hook(self._adapter.transformer, _CallHook(self))
+            for layer, block in enumerate(self._adapter.blocks()):
+                if layer > self._last:
+                    break
+                for name, tap in self._adapter.taps(block).items():
+                    if self._wants(layer, name):
+                        self._hook(tap.module, _TapHook(self, name, tap))
+                self._hook(block, _BlockHook(self, layer))
+        except BaseException:
+            self._remove()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._remove()
+
+    def begin_call(self, args: tuple[Any, ...], kwargs: dict[str, Any], context: str | None) -> None:
+        """A transformer call starts: decides whether it is read, and which rows of it."""
+        self._arguments = self._signature.bind(self._adapter.transformer, *args, **kwargs).arguments
+        self._call = None
+        self._rows = None
+        if context is None or context == "cond":
+            self._rows = self._adapter.conditional_rows(self._pipeline, self._arguments)
+        if self._rows is None:
+            return
+        step, self.calls = self.calls, self.calls + 1
+        if self._wants_step(step):
+            self._call = self._adapter.observe(self._arguments, self._rows, step, self._previous)
+            self._previous = self._call
+
+    def end_call(self) -> None:
+        """Drops every reference to the call's tensors."""
+        self._arguments, self._call, self._rows = {}, None, None
+        self._tapped.clear()
+
+    def tap(self, name: str, tensor: Tensor) -> None:
+        if self._call is not None:
+            self._tapped[name] = tensor
+
+    def finish_block(self, layer: int, block: nn.Module) -> None:
+        """Turns the taps of one block into a `LayerRecord` and reports it."""
+        if self._call is None:
+            return
+        call, rows, tapped = self._call, self._rows, self._tapped
+        assert rows is not None
+        missing = [name for name in self._adapter.taps(block) if self._wants(layer, name) and name not in tapped]
+        if missing:
+            raise ModelError(
+                f"block {layer} ran without passing its {', '.join(missing)} by: another tool replaced its attention. "
+                "Remove that tool (attention processors, caches) or report the model."
+            )
+        heads = {
+            name: self._adapter.heads(block, tensor)[rows] for name, tensor in tapped.items() if name != "out"
+        }
+        record = LayerRecord(
+            layer=layer,
+            call=call,
+            key=self._adapter.rotate(heads["key"], call),
+            value=heads["value"],
+            out=tapped["out"][rows] if "out" in tapped else None,
+            query=heads.get("query"),
+        )
+        self._tapped.clear()
+        self.captured += 1
+        self._on_layer(block, record)
+        if self._stop and layer == self._last:
+            raise StopForward
+
+    def _wants(self, layer: int, name: str) -> bool:
+        if name == "out":
+            return layer in self._outputs
+        if name == "query":
+            return self._queries and layer in self._outputs
+        return True
+
+    def _hook(self, module: nn.Module, hook: ModelHook) -> None:
+        registry = HookRegistry.check_if_exists_or_initialize(module)
+        if registry.get_hook(hook.name) is not None:
+            raise ModelError("this model is being read already. Finish (or close) the other reading first.")
+        registry.register_hook(hook, hook.name)
+        registry.invalidate_child_registries_cache()
+        self._hooked.append((module, hook.name))
+
+    def _remove(self) -> None:
+        for module, name in reversed(self._hooked):
+            registry = module._diffusers_hook
+            registry.remove_hook(name, recurse=False)
+            registry.invalidate_child_registries_cache()
+            if not registry.hooks:
+                del module._diffusers_hook
+                if getattr(module.forward, "__func__", None) is type(module).forward:
+                    del module.forward
+        self._hooked.clear()
+        self._previous = None
+        self.end_call()
+
+
+class _CallHook(ModelHook):
+    """On the transformer. Stateful, so that `cache_context("cond")` of the pipeline reaches it."""
+
+    _is_stateful = True
+    name = HOOK
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self._recorder = recorder
+        self.contexts = StateManager(dict)
+
+    def pre_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        try:
+            context = self.contexts.context.name
+        except ValueError:
+            context = None
+        self._recorder.begin_call(args, kwargs, context)
+        return args, kwargs
+
+    def post_forward(self, module: nn.Module, output: Any) -> Any:
+        self._recorder.end_call()
+        return output
+
+    def reset_state(self, module: nn.Module) -> nn.Module:
+        return module
+
+
+class _TapHook(ModelHook):
+    def __init__(self, recorder: Recorder, name: str, tap: Tap) -> None:
+        super().__init__()
+        self.name = f"{HOOK}-{name}"
+        self._recorder, self._tapped, self._tap = recorder, name, tap
+
+    def pre_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if self._tap.side == "input":
+            self._recorder.tap(self._tapped, args[0])
+        return args, kwargs
+
+    def post_forward(self, module: nn.Module, output: Any) -> Any:
+        if self._tap.side == "output":
+            self._recorder.tap(self._tapped, output if self._tap.select is None else self._tap.select(output))
+        return output
+
+
+class _BlockHook(ModelHook):
+    name = HOOK
+
+    def __init__(self, recorder: Recorder, layer: int) -> None:
+        super().__init__()
+        self._recorder, self._layer = recorder, layer
+
+    def post_forward(self, module: nn.Module, output: Any) -> Any:
+        self._recorder.finish_block(self._layer, module)
+        return output
+
+
+def _refuse_unreadable(transformer: nn.Module) -> None:
+    if getattr(transformer, "is_cache_enabled", False):
+        raise ModelError(
+            "this transformer has a step cache (FirstBlockCache or its kin), which skips blocks, so maps would be "
+            "partial. Call pipeline.transformer.disable_cache() first."
+        )
+    if transformer.training and getattr(transformer, "gradient_checkpointing", False):
+        raise ModelError("gradient checkpointing runs blocks twice. Call transformer.eval() first.")

@@ -1,0 +1,111 @@
+"""The concept stream: one function, `step`, that generating, reading and replaying all call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from conceptlens.adapters.base import Concepts, DiTAdapter, Projection
+from conceptlens.ops.accumulate import ScoreAccumulator
+from conceptlens.ops.attention import concept_attention, image_attention
+from conceptlens.ops.spaces import cross_similarity, normalize_concepts, reduce_heads, vector_similarity
+from conceptlens.recipe import Recipe
+from conceptlens.records import LayerRecord, TokenGrid
+
+
+@dataclass(frozen=True)
+class StepVectors:
+    """The concept side of one block, before the output projection."""
+
+    out: Float[Tensor, "batch concept dim"]
+    projection: Projection
+
+
+class ConceptStream:
+    """Carries concepts through the dual-stream blocks of one transformer call after another.
+
+    Each call starts anew from the embedded concepts; within a call the blocks must come in order. The image side of
+    a block is read from its `LayerRecord`, so the stream cannot tell a running model from a recorded one.
+    """
+
+    def __init__(self, adapter: DiTAdapter, concepts: Concepts, recipe: Recipe) -> None:
+        self._adapter, self._concepts, self._recipe = adapter, concepts, recipe
+        self._hidden: Tensor | None = None
+        self._conditioning: Tensor | None = None
+
+    def step(self, block: nn.Module, record: LayerRecord) -> StepVectors:
+        """One block: attention of the concepts over [concepts; image], then the text-side residual update."""
+        if record.layer == 0:
+            self._hidden, self._conditioning = self._adapter.begin(self._concepts, record.call)
+        assert self._hidden is not None and self._conditioning is not None, "blocks must come in order"
+        projection = self._adapter.project(block, self._hidden, self._conditioning)
+        dtype = record.value.dtype
+        out = concept_attention(
+            projection.query.to(dtype),
+            projection.key.to(dtype),
+            projection.value.to(dtype),
+            record.key,
+            record.value,
+            cross=self._recipe.cross_attention,
+            self_=self._recipe.self_attention,
+            isolate=self._recipe.isolate,
+        )
+        self._hidden = self._adapter.advance(block, self._hidden, out, projection.modulation)
+        return StepVectors(out, projection)
+
+
+class ConceptProbe:
+    """Streams concepts through blocks and keeps the running mean of their scores.
+
+    Args:
+        adapter: the family.
+        concepts: from `adapter.embed`.
+        recipe: with concrete `layers`.
+        keep: also keep the scores of each step and layer.
+    """
+
+    def __init__(self, adapter: DiTAdapter, concepts: Concepts, recipe: Recipe, *, keep: bool = False) -> None:
+        assert recipe.layers is not None
+        self._stream = ConceptStream(adapter, concepts, recipe)
+        self._recipe, self._extra = recipe, concepts.extra
+        self._wanted = frozenset(recipe.layers)
+        self.scores = ScoreAccumulator(keep=keep)
+        self.grid: TokenGrid | None = None
+
+    @torch.no_grad()
+    def __call__(self, block: nn.Module, record: LayerRecord) -> None:
+        vectors = self._stream.step(block, record)
+        if record.layer in self._wanted:
+            self.grid = record.call.grid
+            scores = score(self._recipe, vectors, record, self._extra)
+            self.scores.add(record.call.step, record.layer, scores[..., : self.grid.tokens])
+
+
+def score(
+    recipe: Recipe, vectors: StepVectors, record: LayerRecord, extra: int = 0
+) -> Float[Tensor, "batch concept image"]:
+    """Scores of one block in the recipe's space; the first `extra` rows of the concept stream are dropped."""
+    side = vectors.projection
+    if recipe.space == "cross":
+        assert record.query is not None
+        key = normalize_concepts(side.key[:, :, extra:], recipe.normalize)
+        raw = cross_similarity(key, record.query)
+    else:
+        if recipe.space == "value":
+            concept, image = side.value.transpose(1, 2).flatten(2), record.value.transpose(1, 2).flatten(2)
+        else:
+            concept, image = vectors.out, record.out
+            if recipe.image_vectors == "concept-pass":
+                assert record.query is not None
+                image = image_attention(record.query, record.key, record.value, side.key, side.value)
+        assert image is not None
+        raw = vector_similarity(normalize_concepts(concept[:, extra:], recipe.normalize), image)
+    return reduce_heads(raw, softmax=recipe.softmax, temperature=recipe.temperature)
+
+
+def needs_queries(recipe: Recipe) -> bool:
+    """Whether scores of this recipe need image queries."""
+    return recipe.space == "cross" or recipe.image_vectors == "concept-pass"

@@ -1,0 +1,33 @@
+"""What can go wrong in words a user can act on: what, got, expected, next step."""
+
+from __future__ import annotations
+
+
+class ConceptlensError(Exception):
+    """Base of all errors that the package raises on purpose. Its text is one clear line."""
+
+
+class ConceptError(ConceptlensError, ValueError):
+    """The list of concepts cannot be used: empty, duplicate, too long for the text encoder."""
+
+
+class ImageError(ConceptlensError, ValueError):
+    """An image cannot be read or has an impossible size."""
+
+
+class ModelError(ConceptlensError, ValueError):
+    """A model is unknown, unsupported, or in a state in which its attention cannot be read exactly."""
+
+
+class RecipeError(ConceptlensError, ValueError):
+    """A setting of the method is out of range for the model at hand."""
+
+
+class OutputError(ConceptlensError, OSError):
+    """A result could not be written. Nothing half-written is left behind."""
+
+
+def one_line(error: BaseException) -> str:
+    """The first non-empty line of an exception's text, for use inside our own messages."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(".") if lines else type(error).__name__

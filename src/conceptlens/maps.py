@@ -1,0 +1,179 @@
+"""ConceptMaps: scores on a grid, and everything people do with them: heat maps, masks, overlays, files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from PIL import Image
+from torch import Tensor
+
+from conceptlens.errors import ConceptError
+from conceptlens.files import into_folder, write_image, write_text
+from conceptlens.ops.grids import Threshold, resize, threshold, unit_range
+from conceptlens.pictures import contact_sheet, heat_colours, tint
+from conceptlens.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class ConceptMaps:
+    """Saliency maps of concepts in one image.
+
+    Attributes:
+        concepts: one name per map, in the order that was asked, then those of `background`.
+        scores: (concept, rows, cols) float32 on the CPU: with softmax, in 0..1 and summing to one over the concepts;
+            without, raw similarities of any range.
+        image: the picture, RGB, in its own size. Heat maps and masks are returned in this size.
+        recipe: the settings that made the scores.
+        model_id: the model that saw the image.
+        prompt: the prompt it saw with it.
+        seed: of the noise; None if the caller brought a generator.
+        background: concepts that were added because a softmax over a single concept says nothing.
+        parts: (step, layer, concept, rows, cols), when asked for with `keep=True`; steps and layers as in `recipe`.
+        details: how else the maps were made: versions, pipeline options, seconds.
+    """
+
+    concepts: tuple[str, ...]
+    scores: Float[Tensor, "concept rows cols"]
+    image: Image.Image
+    recipe: Recipe
+    model_id: str
+    prompt: str = ""
+    seed: int | None = None
+    background: tuple[str, ...] = ()
+    parts: Float[Tensor, "step layer concept rows cols"] | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The concepts that were asked for, without those of `background`."""
+        return self.concepts[: len(self.concepts) - len(self.background)]
+
+    def __getitem__(self, concept: str) -> Float[Tensor, "rows cols"]:
+        """The scores of one concept on the token grid.
+
+        Raises:
+            ConceptError: for a concept that has no map.
+        """
+        if concept not in self.concepts:
+            raise ConceptError(f"no map of {concept!r}. These maps are of: {', '.join(self.concepts)}.")
+        return self.scores[self.concepts.index(concept)]
+
+    def pixels(self, mode: str = "bilinear") -> Float[Tensor, "concept height width"]:
+        """Scores at the resolution of the image; `mode` is "bilinear" or "nearest"."""
+        return resize(self.scores, self.image.height, self.image.width, mode)
+
+    def heatmap(self, concept: str) -> Float[np.ndarray, "height width"]:
+        """One concept at the resolution of the image, stretched to 0..1."""
+        heat = resize(self[concept][None], self.image.height, self.image.width)
+        return unit_range(heat[0]).numpy()
+
+    def mask(self, concept: str, threshold_: Threshold = "mean") -> Bool[np.ndarray, "height width"]:
+        """Where one concept is.
+
+        Args:
+            concept: its name.
+            threshold_: "mean" (strictly above the map's mean), "otsu", a fraction of the map's range in 0..1, or
+                "argmax" (where no other concept scores higher).
+        """
+        if threshold_ == "argmax":
+            self[concept]
+            return self.segmentation() == self.concepts.index(concept)
+        heat = self.heatmap(concept)
+        return heat > threshold(heat, threshold_)
+
+    def segmentation(self) -> Int[np.ndarray, "height width"]:
+        """For each pixel the index, in `concepts`, of the concept with the highest score."""
+        return self.pixels().argmax(dim=0).numpy()
+
+    def overlay(self, columns: int | None = None) -> Image.Image:
+        """A contact sheet: the image, each concept's heat over it, and the segmentation."""
+        asked = self.asked
+        tiles = [("image", self.image)]
+        tiles += [(name, tint(self.image, heat_colours(self.heatmap(name)), self.heatmap(name))) for name in asked]
+        if len(self.concepts) > 1:
+            tiles.append(("segmentation", self._segmented()))
+        return contact_sheet(tiles, columns, legend=self.concepts)
+
+    def _segmented(self) -> Image.Image:
+        from conceptlens.pictures import palette
+
+        colours = palette(len(self.concepts))[self.segmentation()]
+        return tint(self.image, colours, np.full(colours.shape[:2], 0.75, np.float32))
+
+    def provenance(self) -> dict[str, Any]:
+        """Everything that is needed to make these maps again, as plain JSON values."""
+        return {
+            "model": self.model_id,
+            "prompt": self.prompt,
+            "concepts": list(self.asked),
+            "background": list(self.background),
+            "seed": self.seed,
+            "recipe": self.recipe.to_dict(),
+            "grid": list(self.scores.shape[1:]),
+            **self.details,
+        }
+
+    def describe(self) -> str:
+        """One line that says how these maps were made."""
+        recipe = self.recipe
+        layers = ",".join(map(str, recipe.layers or ()))
+        rows, cols = self.scores.shape[1:]
+        when = f"steps {'all' if recipe.steps is None else ','.join(map(str, recipe.steps))}"
+        if self.details.get("task") == "read":
+            when = f"noise {recipe.noise:g} x {recipe.samples}"
+        versions = " ".join(f"{k} {v}" for k, v in self.details.get("versions", {}).items())
+        parts = (
+            f"model {self.model_id}",
+            f"{recipe.space} space",
+            "softmax" if recipe.softmax else "raw",
+            f"layers {layers}",
+            when,
+            f"grid {rows}x{cols}",
+            f"pooling {recipe.pooling}",
+            f"seed {self.seed}",
+            *([f"preset {recipe.preset}"] if recipe.preset else []),
+            *([versions] if versions else []),
+        )
+        return " · ".join(parts)
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes the image, the overlay, a heat map and a mask per concept, the segmentation, scores and provenance.
+
+        Each file is written under a temporary name and then renamed.
+
+        Returns:
+            The folder.
+
+        Raises:
+            OutputError: when the folder cannot be written.
+        """
+        with into_folder(folder) as target:
+            write_image(target / "image.png", self.image)
+            write_image(target / "overlay.png", self.overlay())
+            for number, name in enumerate(self.asked):
+                stem = f"{number}-{_file_name(name)}"
+                heat = Image.fromarray(heat_colours(self.heatmap(name)))
+                write_image(target / f"heatmap-{stem}.png", heat)
+                write_image(target / f"mask-{stem}.png", Image.fromarray(self.mask(name)))
+            if len(self.concepts) > 1:
+                write_image(target / "segmentation.png", self._segmented())
+            arrays = {"scores": self.scores.numpy(), "segmentation": self.segmentation().astype(np.uint8)}
+            if self.parts is not None:
+                arrays["parts"] = self.parts.numpy()
+            with (target / "maps.npz.part").open("wb") as file:
+                np.savez_compressed(file, **arrays)
+            (target / "maps.npz.part").rename(target / "maps.npz")
+            write_text(target / "maps.json", json.dumps(self.provenance(), indent=2, ensure_ascii=False) + "\n")
+        return Path(folder)
+
+
+def _file_name(concept: str) -> str:
+    """A concept as part of a file name: letters, digits and dashes."""
+    safe = "".join(c if c.isalnum() else "-" for c in concept.lower()).strip("-")
+    return safe[:40] or "concept"

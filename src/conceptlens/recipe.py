@@ -1,0 +1,123 @@
+"""Recipe: every setting that a map depends on, frozen, with one default per model family."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, get_args, get_type_hints
+
+from conceptlens.errors import RecipeError
+
+Space = Literal["output", "cross", "value"]
+Normalization = Literal["none", "unit", "linear"]
+Pooling = Literal["mean", "first", "last", "joined"]
+ImageVectors = Literal["model", "concept-pass"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How scores are made (ConceptAttention, arXiv 2502.04320, sections 4 and 5).
+
+    Attributes:
+        layers: dual-stream blocks whose scores are averaged; negative numbers count from the last block, None means
+            the family default.
+        steps: denoising steps whose scores are averaged, 0 = the noisiest; negative numbers count from the last step,
+            None means all. Used when generating.
+        space: "output" compares attention outputs of concepts and patches (the method), "cross" concept keys with
+            image queries, "value" values with values.
+        softmax: softmax over the concepts, per layer and step, before averaging.
+        temperature: the scores are divided by it before the softmax.
+        normalize: concept vectors as they are ("none"), with unit length ("unit"), or shifted and scaled across the
+            concepts to sum to one in each dimension ("linear").
+        cross_attention: concepts read the image (paper, Table 4).
+        self_attention: concepts read the concepts (paper, Table 4).
+        isolate: each concept reads itself and the image only, so its raw scores do not depend on the other concepts.
+        pooling: the vector of a concept with several tokens: their mean, the first or last of them, or "joined" (all
+            concepts encoded as one prompt, tokens taken in order: the official SD3 code, wrong for multi-token
+            concepts).
+        bos: the concept stream carries the encoder's begin-of-text row, which is dropped from the maps.
+        pooled: the pooled text vector that modulates the concept stream: "zeros" or the "prompt"'s.
+        image_vectors: patches' outputs from the "model"'s own pass, or from a "concept-pass" in which image tokens
+            attend to the concepts in place of the prompt (the official SD3 code).
+        noise: the noise level sigma in 0..1 at which an existing image is read.
+        samples: how many noise draws are averaged when an existing image is read.
+        preset: the name of the preset that this recipe started from, if any.
+    """
+
+    layers: tuple[int, ...] | None = None
+    steps: tuple[int, ...] | None = None
+    space: Space = "output"
+    softmax: bool = True
+    temperature: float = 1.0
+    normalize: Normalization = "none"
+    cross_attention: bool = True
+    self_attention: bool = True
+    isolate: bool = False
+    pooling: Pooling = "mean"
+    bos: bool = False
+    pooled: Literal["zeros", "prompt"] = "zeros"
+    image_vectors: ImageVectors = "model"
+    noise: float = 0.5
+    samples: int = 1
+    preset: str | None = None
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for name in ("space", "normalize", "pooling", "pooled", "image_vectors"):
+            value, known = getattr(self, name), get_args(hints[name])
+            if value not in known:
+                raise RecipeError(f"{name} must be one of {', '.join(known)}; got {value!r}.")
+        for name in ("layers", "steps"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, _indices(name, value))
+        if not self.temperature > 0:
+            raise RecipeError(f"temperature must be above 0; got {self.temperature}.")
+        if not 0 <= self.noise <= 1:
+            raise RecipeError(f"noise is a level from 0 (clean) to 1 (pure noise); got {self.noise}.")
+        if self.samples < 1:
+            raise RecipeError(f"samples must be at least 1; got {self.samples}.")
+
+    def override(self, options: dict[str, Any]) -> Recipe:
+        """A copy with some fields replaced.
+
+        Raises:
+            RecipeError: for an option that is no field of a recipe.
+        """
+        unknown = sorted(set(options) - RECIPE_FIELDS)
+        if unknown:
+            raise RecipeError(f"no recipe option {unknown[0]!r}. Known: {', '.join(sorted(RECIPE_FIELDS))}.")
+        return replace(self, **options)
+
+    def resolve(self, depth: int) -> Recipe:
+        """A copy whose `layers` are concrete block numbers of a model with `depth` dual-stream blocks."""
+        layers = tuple(range(depth)) if self.layers is None else self.layers
+        return replace(self, layers=_in_range("layers", layers, depth, "dual-stream blocks"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+
+RECIPE_FIELDS = frozenset(f.name for f in fields(Recipe))
+
+
+def _indices(name: str, value: Iterable[int] | int) -> tuple[int, ...]:
+    chosen = (value,) if isinstance(value, int) else tuple(value)
+    if not chosen or not all(isinstance(v, int) for v in chosen):
+        raise RecipeError(f"{name} must be one or more whole numbers; got {value!r}.")
+    return chosen
+
+
+def _in_range(name: str, chosen: tuple[int, ...], count: int, what: str) -> tuple[int, ...]:
+    wrong = [v for v in chosen if not -count <= v < count]
+    if wrong:
+        raise RecipeError(f"{name} has {wrong[0]}, but there are {count} {what}: use 0 to {count - 1}, or -1 to -{count}.")
+    return tuple(sorted({v % count for v in chosen}))
+
+
+def resolve_steps(steps: tuple[int, ...] | None, count: int) -> frozenset[int]:
+    """The wanted step numbers of a run with `count` denoising steps."""
+    if steps is None:
+        return frozenset(range(count))
+    return frozenset(_in_range("steps", steps, count, "denoising steps"))

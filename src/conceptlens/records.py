@@ -1,0 +1,114 @@
+"""What one image pass leaves behind, and all that a concept needs to be found in it later."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from conceptlens.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class TokenGrid:
+    """The patch grid of an image: `rows * cols` image tokens, row by row."""
+
+    rows: int
+    cols: int
+
+    @property
+    def tokens(self) -> int:
+        return self.rows * self.cols
+
+
+@dataclass(frozen=True)
+class CallRecord:
+    """The arguments of one transformer call that the concept stream depends on.
+
+    Attributes:
+        step: denoising step, 0 = the noisiest.
+        grid: the patch grid of the output image; further image tokens (reference images) follow it.
+        arguments: tensors by name, opaque to all but the adapter: timestep, guidance, pooled vector, position ids.
+    """
+
+    step: int
+    grid: TokenGrid
+    arguments: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """The image side of one dual-stream block in one call.
+
+    Attributes:
+        layer: number of the block.
+        call: the call it belongs to.
+        key: image keys after QK-norm and positional rotation.
+        value: image values.
+        out: attention output of the image tokens before the output projection; None where only keys and values are
+            needed to carry the concept stream onwards.
+        query: image queries after QK-norm, before positional rotation; None unless the cross space needs them.
+    """
+
+    layer: int
+    call: CallRecord
+    key: Float[Tensor, "batch head image head_dim"]
+    value: Float[Tensor, "batch head image head_dim"]
+    out: Float[Tensor, "batch image dim"] | None
+    query: Float[Tensor, "batch head image head_dim"] | None
+
+    @property
+    def nbytes(self) -> int:
+        return sum(t.nbytes for t in (self.key, self.value, self.out, self.query) if t is not None)
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """An image as the model saw it: ask it for any concepts with `Session.probe`, without running the model again.
+
+    Attributes:
+        layers: the blocks up to the last wanted one, in order; the batch axis holds the noise draws.
+        grid: the patch grid.
+        image: the picture that was read, in its own size.
+        prompt: the prompt that accompanied it.
+        model_id: the model that read it.
+        recipe: the settings of the reading; `layers` and `space` bound what can be probed.
+        seed: the seed of the noise.
+    """
+
+    layers: tuple[LayerRecord, ...]
+    grid: TokenGrid
+    image: Image.Image
+    prompt: str
+    model_id: str
+    recipe: Recipe
+    seed: int
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the recorded tensors in bytes."""
+        return sum(layer.nbytes for layer in self.layers)
+
+    def to(self, device: torch.device | str) -> ImageRecord:
+        """A copy with all tensors on `device`."""
+        calls: dict[int, CallRecord] = {}
+        layers = []
+        for layer in self.layers:
+            call = calls.setdefault(id(layer.call), _call_to(layer.call, device))
+            moved = {f.name: getattr(layer, f.name) for f in fields(layer) if f.name not in ("layer", "call")}
+            moved = {k: None if v is None else v.to(device) for k, v in moved.items()}
+            layers.append(replace(layer, call=call, **_any(moved)))
+        return replace(self, layers=tuple(layers))
+
+
+def _call_to(call: CallRecord, device: torch.device | str) -> CallRecord:
+    return replace(call, arguments={k: v.to(device) for k, v in call.arguments.items()})
+
+
+def _any(mapping: dict[str, Any]) -> dict[str, Any]:
+    return mapping

@@ -1,0 +1,341 @@
+"""Session: generate, read, probe. The facade that users meet."""
+
+from __future__ import annotations
+
+import secrets
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+
+from conceptlens.adapters.base import Concepts
+from conceptlens.engine.encode import open_image, read
+from conceptlens.engine.generate import generate, on_grid, stack_parts
+from conceptlens.engine.loading import LoadedModel, load_model
+from conceptlens.engine.stream import ConceptProbe, needs_queries
+from conceptlens.errors import ConceptError, ModelError, RecipeError
+from conceptlens.maps import ConceptMaps
+from conceptlens.recipe import RECIPE_FIELDS, Recipe
+from conceptlens.records import ImageRecord
+
+Preset = Literal["paper"]
+Background = bool | Sequence[str]
+
+
+class Session:
+    """A model that is ready to be asked where it sees a concept. Made by `conceptlens.load`."""
+
+    def __init__(self, model: LoadedModel) -> None:
+        self._model = model
+        self._embedded: dict[Any, Concepts] = {}
+
+    @property
+    def pipeline(self) -> Any:
+        """The untouched diffusers pipeline."""
+        return self._model.pipeline
+
+    @property
+    def model_id(self) -> str:
+        """The hub id or folder of the model; "demo" for the embedded one."""
+        return self._model.model_id
+
+    @property
+    def family(self) -> str:
+        """The adapter that serves the model."""
+        return self._model.adapter.name
+
+    @property
+    def generate_defaults(self) -> dict[str, Any]:
+        """Pipeline keywords that `generate` sets unless told otherwise, from the model's `conceptlens.json`."""
+        return dict(self._model.defaults.generate)
+
+    @property
+    def vocabulary(self) -> tuple[str, ...] | None:
+        """The words that the model knows, where it knows few; None for a model with an open vocabulary."""
+        return self._model.defaults.vocabulary
+
+    def recipe(self, preset: Preset | None = None, **options: Any) -> Recipe:
+        """The recipe that a call with these settings uses, with concrete layers.
+
+        Raises:
+            RecipeError: for an unknown preset or option, or a layer that the model does not have.
+        """
+        adapter = self._model.adapter
+        depth = len(adapter.blocks())
+        if preset is None:
+            recipe = adapter.recipe(depth).override(dict(self._model.defaults.recipe))
+        elif preset == "paper":
+            recipe = adapter.paper_recipe(depth)
+        else:
+            raise RecipeError(f"no preset {preset!r}. Known: paper.")
+        return recipe.override(options).resolve(depth)
+
+    def generate(
+        self,
+        prompt: str | list[str],
+        concepts: Sequence[str],
+        *,
+        seed: int | None = None,
+        preset: Preset | None = None,
+        background: Background = True,
+        keep: bool = False,
+        **options: Any,
+    ) -> Any:
+        """Paints the prompt and maps the concepts while at it. The image is the plain pipeline's, bit for bit.
+
+        Args:
+            prompt: a text, or several for a batch.
+            concepts: any words, in the prompt or not.
+            seed: of the starting noise, drawn on the CPU; a random one (told in the result) when None.
+            preset: "paper" for the settings of the official code.
+            background: what joins a single concept, whose softmax would be 1 everywhere: True for the model's usual
+                background words, False for nothing, or words of your own.
+            keep: also keep the scores of each step and layer, in `ConceptMaps.parts`.
+            **options: fields of `Recipe` (`space=`, `softmax=`, `layers=`, ...); all others go to the pipeline
+                (`num_inference_steps=`, `height=`, `guidance_scale=`, ...).
+
+        Returns:
+            `ConceptMaps`; a list of them for several prompts or `num_images_per_prompt` above 1.
+
+        Raises:
+            ConceptError: for an unusable list of concepts.
+            RecipeError: for impossible settings.
+        """
+        started = time.perf_counter()
+        recipe = self.recipe(preset, **{k: v for k, v in options.items() if k in RECIPE_FIELDS})
+        call = {**self.generate_defaults, **{k: v for k, v in options.items() if k not in RECIPE_FIELDS}}
+        prompts = self._check_prompts(prompt)
+        for name in ("output_type", "return_dict"):
+            if name in call:
+                raise RecipeError(f"generate returns pictures with their maps; {name} cannot be set. Drop it.")
+        asked, added = self._with_background(concepts, background)
+        embedded = self._embed((*asked, *added), recipe, call)
+        if "generator" not in call:
+            seed = secrets.randbelow(2**31) if seed is None else seed
+            call["generator"] = torch.Generator("cpu").manual_seed(seed)
+        made = generate(
+            self.pipeline, self._model.adapter, embedded, recipe, {"prompt": prompt, **call}, keep=keep
+        )
+        seconds = time.perf_counter() - started
+        settings = {k: v for k, v in call.items() if isinstance(v, (str, int, float, bool, type(None)))}
+        details = self._details("generate", embedded, seconds, {"pipeline": settings, "steps": made.steps})
+        repeats = len(made.images) // len(prompts)
+        results = [
+            ConceptMaps(
+                concepts=(*asked, *added),
+                scores=made.scores[row],
+                image=image.convert("RGB"),
+                recipe=recipe,
+                model_id=self.model_id,
+                prompt=prompts[row // repeats],
+                seed=seed,
+                background=added,
+                parts=None if made.parts is None else made.parts[:, :, row],
+                details=details,
+            )
+            for row, image in enumerate(made.images)
+        ]
+        return results[0] if isinstance(prompt, str) and len(results) == 1 else results
+
+    def read(
+        self,
+        image: str | Path | Image.Image,
+        *,
+        prompt: str = "",
+        seed: int = 0,
+        preset: Preset | None = None,
+        **options: Any,
+    ) -> ImageRecord:
+        """Looks at an existing image once; then `probe` it for any concepts.
+
+        Args:
+            image: a path or a picture of any size and aspect. Wide or tall images keep their aspect; the sides are
+                rounded to the model's multiple, and maps come back in the image's own size.
+            prompt: what to tell the model about the image; empty is fine.
+            seed: of the noise.
+            preset: "paper" for the settings of the official code.
+            **options: fields of `Recipe`: `noise=` (0 clean to 1 pure noise), `samples=` (noise draws, averaged),
+                `layers=`, `space=`, ...
+
+        Raises:
+            ImageError: for an image that cannot be read.
+            RecipeError: for impossible settings.
+        """
+        recipe = self.recipe(preset, **options)
+        picture = open_image(image)
+        width, height = self._working_area()
+        layers, grid = read(
+            self.pipeline,
+            self._model.adapter,
+            picture,
+            prompt,
+            recipe,
+            seed,
+            width * height,
+            self._model.defaults.generate,
+        )
+        return ImageRecord(layers, grid, picture, prompt, self.model_id, recipe, seed)
+
+    @torch.no_grad()
+    def probe(
+        self,
+        record: ImageRecord,
+        concepts: Sequence[str],
+        *,
+        background: Background = True,
+        keep: bool = False,
+        **options: Any,
+    ) -> ConceptMaps:
+        """Maps of concepts in a recorded image, without running the model; the same as if asked when it was read.
+
+        Args:
+            record: from `read`.
+            concepts: any words.
+            background: see `generate`.
+            keep: see `generate`.
+            **options: fields of `Recipe`. Layers and spaces that were not recorded are an error.
+
+        Raises:
+            ConceptError: for an unusable list of concepts.
+            RecipeError: for settings that need more than was recorded.
+            ModelError: for a record of another model.
+        """
+        started = time.perf_counter()
+        if record.model_id != self.model_id:
+            raise ModelError(f"this record was made by {record.model_id}, this session has {self.model_id}. Read again.")
+        adapter = self._model.adapter
+        blocks = adapter.blocks()
+        recipe = record.recipe.override(options).resolve(len(blocks))
+        _check_recorded(record, recipe)
+        assert recipe.layers is not None
+        asked, added = self._with_background(concepts, background)
+        embedded = self._embed((*asked, *added), recipe, self._model.defaults.generate)
+        probe = ConceptProbe(adapter, embedded, recipe, keep=keep)
+        for layer in record.layers[: recipe.layers[-1] + 1]:
+            probe(blocks[layer.layer], layer)
+        assert probe.grid is not None
+        return ConceptMaps(
+            concepts=(*asked, *added),
+            scores=on_grid(probe.scores.mean(), probe.grid).mean(dim=0),
+            image=record.image,
+            recipe=recipe,
+            model_id=self.model_id,
+            prompt=record.prompt,
+            seed=record.seed,
+            background=added,
+            parts=stack_parts(probe.scores, probe.grid).mean(dim=2) if keep else None,
+            details=self._details("read", embedded, time.perf_counter() - started, {}),
+        )
+
+    def _working_area(self) -> tuple[int, int]:
+        given, pipeline = self._model.defaults.generate, self.pipeline
+        side = getattr(pipeline, "default_sample_size", 128) * pipeline.vae_scale_factor
+        return given.get("width", side), given.get("height", side)
+
+    def _check_prompts(self, prompt: str | list[str]) -> list[str]:
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        if not prompts or not all(isinstance(p, str) and p.strip() for p in prompts):
+            raise RecipeError("the prompt is empty. Say what to paint, for example: a red house and a tree.")
+        return prompts
+
+    def _with_background(
+        self, concepts: Sequence[str], background: Background
+    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        asked = check_concepts(concepts)
+        if len(asked) > 1 or background is False:
+            return asked, ()
+        usual = self._model.defaults.background if background is True else check_concepts(tuple(background))
+        added = tuple(name for name in usual if name != asked[0])
+        if background is True:
+            warnings.warn(
+                f"a softmax over the one concept {asked[0]!r} would be 1 everywhere; added {', '.join(added)} "
+                "(background=False for none)",
+                stacklevel=3,
+            )
+        return asked, added
+
+    @torch.no_grad()
+    def _embed(self, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
+        length = options.get("max_sequence_length")
+        key = (names, recipe.pooling, recipe.bos, recipe.pooled, length)
+        if key not in self._embedded:
+            if len(self._embedded) >= 256:
+                self._embedded.clear()
+            self._embedded[key] = self._model.adapter.embed(self.pipeline, names, recipe, options)
+        return self._embedded[key]
+
+    def _details(self, task: str, concepts: Concepts, seconds: float, more: dict[str, Any]) -> dict[str, Any]:
+        pieces = {n: list(p) for n, p in zip(concepts.names, concepts.pieces, strict=False)}
+        transformer = self.pipeline.transformer
+        return {
+            "task": task,
+            "family": self.family,
+            "tokens": pieces,
+            "dtype": str(transformer.dtype).removeprefix("torch."),
+            "device": str(transformer.device),
+            "seconds": round(seconds, 3),
+            "versions": {name: package_version(name) for name in ("conceptlens", "diffusers", "torch")},
+            **more,
+        }
+
+
+def load(model: Any = None, **options: Any) -> Session:
+    """Opens a model.
+
+    Args:
+        model: None for the embedded demo model; a hub id such as "black-forest-labs/FLUX.1-schnell"; a folder in
+            diffusers' format; or a loaded diffusers pipeline.
+        **options: `device`, `dtype`, `offload`; see `conceptlens.engine.loading.load_model`.
+
+    Raises:
+        ModelError: when it cannot be loaded, or no adapter serves it.
+    """
+    return Session(load_model(model, **options))
+
+
+def check_concepts(concepts: Sequence[str]) -> tuple[str, ...]:
+    """Concepts without surrounding blanks.
+
+    Raises:
+        ConceptError: for no concepts, an empty one, a duplicate, or a string in place of a list.
+    """
+    if isinstance(concepts, str):
+        raise ConceptError(f"concepts must be a list of words; got the text {concepts!r}. Write [{concepts!r}].")
+    names = tuple(c.strip() if isinstance(c, str) else c for c in concepts)
+    if not names:
+        raise ConceptError("no concepts were given. Name at least one, for example: house.")
+    for number, name in enumerate(names):
+        if not isinstance(name, str) or not name:
+            raise ConceptError(f"concept {number + 1} of {len(names)} is empty. Give each concept a word.")
+        if name in names[:number]:
+            raise ConceptError(f"concept {name!r} was given twice. Name each concept once.")
+    return names
+
+
+def _check_recorded(record: ImageRecord, recipe: Recipe) -> None:
+    recorded = {layer.layer for layer in record.layers if layer.out is not None}
+    missing = sorted(set(recipe.layers or ()) - recorded)
+    if missing:
+        raise RecipeError(
+            f"layer {missing[0]} was not recorded (recorded: {', '.join(map(str, sorted(recorded)))}). "
+            "Read the image again with layers=."
+        )
+    if needs_queries(recipe) and not any(layer.query is not None for layer in record.layers):
+        raise RecipeError("this record holds no image queries. Read the image again with space='cross'.")
+    fixed = replace(recipe, noise=record.recipe.noise, samples=record.recipe.samples)
+    if fixed != recipe:
+        raise RecipeError("noise and samples are fixed when an image is read. Read the image again.")
+
+
+def package_version(name: str) -> str:
+    """The installed version of a package."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "unknown"

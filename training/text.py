@@ -19,8 +19,8 @@ WORDS = tuple(
             *CONCEPTS,
             *COLOURS,
             *SKIES,
-            *"a an the and on in at under over above below near with by of".split(),
-            *"picture small big left right background".split(),
+            *["a", "an", "the", "and", "on", "in", "at", "under", "over", "above", "below", "near", "with", "by", "of"],
+            *["picture", "small", "big", "left", "right", "background"],
         )
     )
 )

@@ -22,11 +22,11 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, FluxTransformer2DModel
 from diffusers.models.embeddings import apply_rotary_emb
-from scene_data import load_scenes
-from text import LENGTH, build_clip, build_clip_tokenizer, build_t5, build_t5_tokenizer
 from torch import Tensor, nn
 
 from conceptlens.bench.datasets.scenes import COLOURS, CONCEPTS, Scene, describe
+from scene_data import load_scenes
+from text import LENGTH, build_clip, build_clip_tokenizer, build_t5, build_t5_tokenizer
 
 RUN = Path(__file__).parent / "runs"
 GRID = 16
@@ -239,7 +239,9 @@ def optimizers(model: DemoModel, kind: str, rate: float) -> list[torch.optim.Opt
         torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     ]
     if matrices:
-        chosen.append(torch.optim.Muon(matrices, lr=rate, weight_decay=0.01, ns_steps=4, adjust_lr_fn="match_rms_adamw"))
+        chosen.append(
+            torch.optim.Muon(matrices, lr=rate, weight_decay=0.01, ns_steps=4, adjust_lr_fn="match_rms_adamw")
+        )
     return chosen
 
 

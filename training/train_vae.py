@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
+
 from scene_data import load_images
 
 RUN = Path(__file__).parent / "runs" / "vae"

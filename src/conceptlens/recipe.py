@@ -112,7 +112,9 @@ def _indices(name: str, value: Iterable[int] | int) -> tuple[int, ...]:
 def _in_range(name: str, chosen: tuple[int, ...], count: int, what: str) -> tuple[int, ...]:
     wrong = [v for v in chosen if not -count <= v < count]
     if wrong:
-        raise RecipeError(f"{name} has {wrong[0]}, but there are {count} {what}: use 0 to {count - 1}, or -1 to -{count}.")
+        raise RecipeError(
+            f"{name} has {wrong[0]}, but there are {count} {what}: use 0 to {count - 1}, or -1 to -{count}."
+        )
     return tuple(sorted({v % count for v in chosen}))
 
 

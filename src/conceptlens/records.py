@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
@@ -93,22 +91,3 @@ class ImageRecord:
     def nbytes(self) -> int:
         """Size of the recorded tensors in bytes."""
         return sum(layer.nbytes for layer in self.layers)
-
-    def to(self, device: torch.device | str) -> ImageRecord:
-        """A copy with all tensors on `device`."""
-        calls: dict[int, CallRecord] = {}
-        layers = []
-        for layer in self.layers:
-            call = calls.setdefault(id(layer.call), _call_to(layer.call, device))
-            moved = {f.name: getattr(layer, f.name) for f in fields(layer) if f.name not in ("layer", "call")}
-            moved = {k: None if v is None else v.to(device) for k, v in moved.items()}
-            layers.append(replace(layer, call=call, **_any(moved)))
-        return replace(self, layers=tuple(layers))
-
-
-def _call_to(call: CallRecord, device: torch.device | str) -> CallRecord:
-    return replace(call, arguments={k: v.to(device) for k, v in call.arguments.items()})
-
-
-def _any(mapping: dict[str, Any]) -> dict[str, Any]:
-    return mapping

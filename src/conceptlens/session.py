@@ -22,6 +22,7 @@ from conceptlens.engine.stream import ConceptProbe, needs_queries
 from conceptlens.errors import ConceptError, ModelError, RecipeError
 from conceptlens.maps import ConceptMaps
 from conceptlens.recipe import RECIPE_FIELDS, Recipe
+from conceptlens.record_files import load_record, save_record
 from conceptlens.records import ImageRecord
 
 Preset = Literal["paper"]
@@ -119,9 +120,7 @@ class Session:
         if "generator" not in call:
             seed = secrets.randbelow(2**31) if seed is None else seed
             call["generator"] = torch.Generator("cpu").manual_seed(seed)
-        made = generate(
-            self.pipeline, self._model.adapter, embedded, recipe, {"prompt": prompt, **call}, keep=keep
-        )
+        made = generate(self.pipeline, self._model.adapter, embedded, recipe, {"prompt": prompt, **call}, keep=keep)
         seconds = time.perf_counter() - started
         settings = {k: v for k, v in call.items() if isinstance(v, (str, int, float, bool, type(None)))}
         details = self._details("generate", embedded, seconds, {"pipeline": settings, "steps": made.steps})
@@ -208,7 +207,9 @@ class Session:
         """
         started = time.perf_counter()
         if record.model_id != self.model_id:
-            raise ModelError(f"this record was made by {record.model_id}, this session has {self.model_id}. Read again.")
+            raise ModelError(
+                f"this record was made by {record.model_id}, this session has {self.model_id}. Read again."
+            )
         adapter = self._model.adapter
         blocks = adapter.blocks()
         recipe = record.recipe.override(options).resolve(len(blocks))
@@ -233,6 +234,14 @@ class Session:
             details=self._details("read", embedded, time.perf_counter() - started, {}),
         )
 
+    def save_record(self, record: ImageRecord, path: str | Path) -> Path:
+        """Writes a record as one safetensors file. Raises `OutputError` when that fails."""
+        return save_record(record, path)
+
+    def load_record(self, path: str | Path) -> ImageRecord:
+        """Reads a record onto the model's device, ready for `probe`. Raises `ImageError` for a foreign file."""
+        return load_record(path, self.pipeline._execution_device)
+
     def _working_area(self) -> tuple[int, int]:
         given, pipeline = self._model.defaults.generate, self.pipeline
         side = getattr(pipeline, "default_sample_size", 128) * pipeline.vae_scale_factor
@@ -250,11 +259,12 @@ class Session:
         asked = check_concepts(concepts)
         if len(asked) > 1 or background is False:
             return asked, ()
-        usual = self._model.defaults.background if background is True else check_concepts(tuple(background))
-        added = tuple(name for name in usual if name != asked[0])
+        usual = self._model.defaults.background if isinstance(background, bool) else check_concepts(background)
+        only = next(iter(asked))
+        added = tuple(name for name in usual if name != only)
         if background is True:
             warnings.warn(
-                f"a softmax over the one concept {asked[0]!r} would be 1 everywhere; added {', '.join(added)} "
+                f"a softmax over the one concept {only!r} would be 1 everywhere; added {', '.join(added)} "
                 "(background=False for none)",
                 stacklevel=3,
             )

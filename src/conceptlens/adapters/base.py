@@ -1,4 +1,4 @@
-"""What a model family must say about itself so that the engine can read it. Abstract methods only, nothing to override."""
+"""What a model family must say about itself so that the engine can read it: abstract methods, nothing to override."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ class DiTAdapter(ABC):
     name: ClassVar[str]
     classes: ClassVar[tuple[str, ...]]
 
-    def __init__(self, transformer: nn.Module) -> None:
-        self.transformer = transformer
+    def __init__(self, transformer: Any) -> None:
+        self.transformer = transformer  # diffusers modules are read by attribute; they carry no types
 
     @abstractmethod
     def recipe(self, depth: int) -> Recipe:
@@ -74,15 +74,15 @@ class DiTAdapter(ABC):
         """What the official code does for this family, quirks included."""
 
     @abstractmethod
-    def blocks(self) -> Sequence[nn.Module]:
+    def blocks(self) -> nn.ModuleList:
         """The dual-stream blocks, in order."""
 
     @abstractmethod
-    def taps(self, block: nn.Module) -> Mapping[str, Tap]:
+    def taps(self, block: Any) -> Mapping[str, Tap]:
         """Where `query`, `key`, `value` and `out` of the image tokens pass by in this block."""
 
     @abstractmethod
-    def heads(self, block: nn.Module, tensor: Tensor) -> Float[Tensor, "batch head image head_dim"]:
+    def heads(self, block: Any, tensor: Tensor) -> Float[Tensor, "batch head image head_dim"]:
         """A tapped query, key or value with its head axis, whatever layout the model computes in."""
 
     @abstractmethod
@@ -92,9 +92,7 @@ class DiTAdapter(ABC):
         """Image queries or keys with the model's positional rotation."""
 
     @abstractmethod
-    def observe(
-        self, arguments: Mapping[str, Any], rows: slice, step: int, previous: CallRecord | None
-    ) -> CallRecord:
+    def observe(self, arguments: Mapping[str, Any], rows: slice, step: int, previous: CallRecord | None) -> CallRecord:
         """What the concept stream needs of one transformer call: the given rows of its arguments by name.
 
         `previous` is the last call of the same run: what has not changed since (grid, rotation) is taken from it.
@@ -111,12 +109,12 @@ class DiTAdapter(ABC):
         """The concept stream before the first block, and the vector that modulates it."""
 
     @abstractmethod
-    def project(self, block: nn.Module, hidden: Tensor, conditioning: Tensor) -> Projection:
+    def project(self, block: Any, hidden: Tensor, conditioning: Tensor) -> Projection:
         """The block's text-side norm, modulation, q/k/v, QK-norm and rotation."""
 
     @abstractmethod
     def advance(
-        self, block: nn.Module, hidden: Tensor, out: Float[Tensor, "batch concept dim"], modulation: tuple[Tensor, ...]
+        self, block: Any, hidden: Tensor, out: Float[Tensor, "batch concept dim"], modulation: tuple[Tensor, ...]
     ) -> Tensor | None:
         """The block's text-side residual update; None where the text stream ends with this block."""
 
@@ -130,7 +128,11 @@ class DiTAdapter(ABC):
 
     @abstractmethod
     def prepare(
-        self, pipeline: Any, latents: Float[Tensor, "batch channel rows cols"], prompt: str, sigma: float,
+        self,
+        pipeline: Any,
+        latents: Float[Tensor, "batch channel rows cols"],
+        prompt: str,
+        sigma: float,
         options: Mapping[str, Any],
     ) -> dict[str, Any]:
         """Arguments of one transformer call on noised `latents`, as the pipeline itself would make them."""
@@ -143,9 +145,7 @@ def grid_of(ids: Tensor) -> TokenGrid:
     return TokenGrid(rows, cols)
 
 
-def pool_tokens(
-    hidden: Float[Tensor, "length dim"], kept: Sequence[int], pooling: Pooling
-) -> Float[Tensor, " dim"]:
+def pool_tokens(hidden: Float[Tensor, "length dim"], kept: Sequence[int], pooling: Pooling) -> Float[Tensor, " dim"]:
     """One vector for a concept whose own tokens stand at the positions `kept`."""
     if pooling == "mean":
         return hidden[list(kept)].mean(dim=0)
@@ -167,15 +167,15 @@ def rotate_pairs(
     cos: Float[Tensor, "image head_dim"],
     sin: Float[Tensor, "image head_dim"],
 ) -> Float[Tensor, "batch head image head_dim"]:
-    """Rotary embedding of adjacent pairs, in float32, as one complex product per head.
+    """Rotary embedding of adjacent pairs, as one complex product per head; the same bits as diffusers' own.
 
-    One head at a time, so that the float32 copy stays in the cache: the rotation of the image keys is most of the
-    method's cost, and the plain form makes six passes over memory where this makes two.
+    Float32 whatever the model's dtype, as in diffusers. One head at a time, so that the float32 copy stays in the
+    cache: the rotation of the image keys is most of the method's cost, and the plain form makes six passes over memory
+    where this makes two.
     """
-    precise = torch.promote_types(heads.dtype, torch.float32)
-    turn = torch.complex(cos[:, ::2].to(precise), sin[:, ::2].to(precise))
+    turn = torch.complex(cos[:, ::2].float(), sin[:, ::2].float())
     rotated = torch.empty(heads.shape, dtype=heads.dtype, device=heads.device)
     for head in range(heads.shape[1]):
-        pairs = heads[:, head].to(precise).unflatten(-1, (-1, 2)).contiguous()
+        pairs = heads[:, head].float().unflatten(-1, (-1, 2)).contiguous()
         rotated[:, head] = torch.view_as_real(torch.view_as_complex(pairs) * turn).flatten(-2)
     return rotated

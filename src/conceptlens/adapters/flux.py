@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -40,24 +40,24 @@ class FluxAdapter(DiTAdapter):
         layers = tuple(range(15, 19)) if depth == 19 else tuple(range(max(0, depth - 4), depth))
         return Recipe(layers=layers, pooling="first", preset="paper")
 
-    def blocks(self) -> Sequence[nn.Module]:
+    def blocks(self) -> nn.ModuleList:
         return self.transformer.transformer_blocks
 
-    def taps(self, block: nn.Module) -> Mapping[str, Tap]:
+    def taps(self, block: Any) -> Mapping[str, Tap]:
         attn = block.attn
-        value = Tap(attn.to_qkv, select=lambda qkv: qkv.chunk(3, dim=-1)[2]) if attn.fused_projections else Tap(attn.to_v)
+        value = (
+            Tap(attn.to_qkv, select=lambda qkv: qkv.chunk(3, dim=-1)[2]) if attn.fused_projections else Tap(attn.to_v)
+        )
         return {"query": Tap(attn.norm_q), "key": Tap(attn.norm_k), "value": value, "out": Tap(attn.to_out[0], "input")}
 
-    def heads(self, block: nn.Module, tensor: Tensor) -> Tensor:
+    def heads(self, block: Any, tensor: Tensor) -> Tensor:
         split = tensor if tensor.ndim == 4 else tensor.unflatten(-1, (-1, block.attn.head_dim))
         return split.transpose(1, 2)
 
     def rotate(self, heads: Tensor, call: CallRecord) -> Tensor:
         return rotate_pairs(heads, call.arguments["cos"], call.arguments["sin"])
 
-    def observe(
-        self, arguments: Mapping[str, Any], rows: slice, step: int, previous: CallRecord | None
-    ) -> CallRecord:
+    def observe(self, arguments: Mapping[str, Any], rows: slice, step: int, previous: CallRecord | None) -> CallRecord:
         ids = arguments["img_ids"]
         if previous is not None and previous.arguments["img_ids"] is ids:
             grid, cos, sin = previous.grid, previous.arguments["cos"], previous.arguments["sin"]
@@ -80,14 +80,18 @@ class FluxAdapter(DiTAdapter):
 
     def begin(self, concepts: Concepts, call: CallRecord) -> tuple[Tensor, Tensor]:
         model, given = self.transformer, call.arguments
-        pooled = given["pooled"] if concepts.pooled is None else concepts.pooled.to(given["pooled"]).expand_as(given["pooled"])
+        pooled = (
+            given["pooled"]
+            if concepts.pooled is None
+            else concepts.pooled.to(given["pooled"]).expand_as(given["pooled"])
+        )
         hidden = model.context_embedder(repeat_rows(concepts.tokens, len(pooled)).to(pooled))
         timestep = given["timestep"].to(hidden.dtype) * 1000
         if "guidance" in given:
             return hidden, model.time_text_embed(timestep, given["guidance"].to(hidden.dtype) * 1000, pooled)
         return hidden, model.time_text_embed(timestep, pooled)
 
-    def project(self, block: nn.Module, hidden: Tensor, conditioning: Tensor) -> Projection:
+    def project(self, block: Any, hidden: Tensor, conditioning: Tensor) -> Projection:
         attn = block.attn
         normed, *modulation = block.norm1_context(hidden, emb=conditioning)
         if attn.fused_projections:
@@ -95,9 +99,11 @@ class FluxAdapter(DiTAdapter):
         else:
             parts = (attn.add_q_proj(normed), attn.add_k_proj(normed), attn.add_v_proj(normed))
         query, key, value = (rearrange(p, "b c (h d) -> b h c d", d=attn.head_dim) for p in parts)
-        return Projection(attn.norm_added_q(query), attn.norm_added_k(key), value, tuple(modulation))
+        # At position zero the rotation is the identity, but diffusers' passes through float32, which float64 can tell.
+        query, key = (t.float().to(t.dtype) for t in (attn.norm_added_q(query), attn.norm_added_k(key)))
+        return Projection(query, key, value, tuple(modulation))
 
-    def advance(self, block: nn.Module, hidden: Tensor, out: Tensor, modulation: tuple[Tensor, ...]) -> Tensor:
+    def advance(self, block: Any, hidden: Tensor, out: Tensor, modulation: tuple[Tensor, ...]) -> Tensor:
         gate, shift_mlp, scale_mlp, gate_mlp = modulation
         hidden = hidden + gate.unsqueeze(1) * block.attn.to_add_out(out)
         normed = block.norm2_context(hidden) * (1 + scale_mlp[:, None]) + shift_mlp[:, None]

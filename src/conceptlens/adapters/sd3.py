@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from conceptlens.adapters import register
 from conceptlens.adapters._tokens import concept_ids
 from conceptlens.adapters.base import Concepts, DiTAdapter, Projection, Tap, pool_tokens, repeat_rows, take
+from conceptlens.errors import ModelError
 from conceptlens.recipe import Recipe
 from conceptlens.records import CallRecord, TokenGrid
 
@@ -33,12 +34,17 @@ class SD3Adapter(DiTAdapter):
             normalize="unit", pooled="prompt", pooling="joined", bos=True, image_vectors="concept-pass", preset="paper"
         )
 
-    def blocks(self) -> Sequence[nn.Module]:
+    def blocks(self) -> nn.ModuleList:
         return self.transformer.transformer_blocks
 
-    def taps(self, block: nn.Module) -> Mapping[str, Tap]:
+    def taps(self, block: Any) -> Mapping[str, Tap]:
         attn = block.attn
         fused = getattr(attn, "fused_projections", False)
+        if fused and attn.norm_q is not None:
+            raise ModelError(
+                "diffusers' fused attention leaves out the QK-norm of Stable Diffusion 3.5, so its pictures are wrong. "
+                "Call pipeline.transformer.unfuse_qkv_projections() first."
+            )
         linear = {
             name: Tap(attn.to_qkv, select=lambda qkv, part=part: qkv.chunk(3, dim=-1)[part]) if fused else Tap(module)
             for part, (name, module) in enumerate((("query", attn.to_q), ("key", attn.to_k), ("value", attn.to_v)))
@@ -50,15 +56,13 @@ class SD3Adapter(DiTAdapter):
             "out": Tap(attn.to_out[0], "input"),
         }
 
-    def heads(self, block: nn.Module, tensor: Tensor) -> Tensor:
+    def heads(self, block: Any, tensor: Tensor) -> Tensor:
         return tensor if tensor.ndim == 4 else rearrange(tensor, "b n (h d) -> b h n d", h=block.attn.heads)
 
     def rotate(self, heads: Tensor, call: CallRecord) -> Tensor:
         return heads
 
-    def observe(
-        self, arguments: Mapping[str, Any], rows: slice, step: int, previous: CallRecord | None
-    ) -> CallRecord:
+    def observe(self, arguments: Mapping[str, Any], rows: slice, step: int, previous: CallRecord | None) -> CallRecord:
         patch = self.transformer.config.patch_size
         height, width = arguments["hidden_states"].shape[-2:]
         kept = {
@@ -82,7 +86,7 @@ class SD3Adapter(DiTAdapter):
         conditioning = self.transformer.time_text_embed(call.arguments["timestep"], pooled)
         return self.transformer.context_embedder(repeat_rows(concepts.tokens, len(pooled)).to(pooled)), conditioning
 
-    def project(self, block: nn.Module, hidden: Tensor, conditioning: Tensor) -> Projection:
+    def project(self, block: Any, hidden: Tensor, conditioning: Tensor) -> Projection:
         attn = block.attn
         if block.context_pre_only:
             normed, modulation = block.norm1_context(hidden, conditioning), []
@@ -97,7 +101,7 @@ class SD3Adapter(DiTAdapter):
         key = key if attn.norm_added_k is None else attn.norm_added_k(key)
         return Projection(query, key, value, tuple(modulation))
 
-    def advance(self, block: nn.Module, hidden: Tensor, out: Tensor, modulation: tuple[Tensor, ...]) -> Tensor | None:
+    def advance(self, block: Any, hidden: Tensor, out: Tensor, modulation: tuple[Tensor, ...]) -> Tensor | None:
         if block.context_pre_only:
             return None
         gate, shift_mlp, scale_mlp, gate_mlp = modulation
@@ -113,7 +117,9 @@ class SD3Adapter(DiTAdapter):
             tokens = self._clip(pipeline, " ".join(names))[1 - extra : 1 + len(names)]
         else:
             states = [self._clip(pipeline, name) for name in names]
-            tokens = torch.stack([pool_tokens(s, o.positions, recipe.pooling) for s, o in zip(states, own, strict=True)])
+            tokens = torch.stack(
+                [pool_tokens(s, o.positions, recipe.pooling) for s, o in zip(states, own, strict=True)]
+            )
             if extra:
                 tokens = torch.cat([states[0][:1], tokens])
         pooled = None

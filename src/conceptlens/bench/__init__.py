@@ -1,0 +1,1 @@
+"""How well methods find concepts: datasets, metrics, runs, reports."""

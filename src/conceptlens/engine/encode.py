@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image, ImageOps
-from torch import Tensor, nn
+from torch import Tensor
 
 from conceptlens.adapters.base import DiTAdapter
 from conceptlens.engine.recorder import Recorder, StopForward
@@ -110,7 +111,7 @@ def record_call(adapter: DiTAdapter, arguments: Mapping[str, Any], recipe: Recip
     assert recipe.layers is not None
     kept: list[LayerRecord] = []
 
-    def keep(block: nn.Module, record: LayerRecord) -> None:
+    def keep(block: Any, record: LayerRecord) -> None:
         kept.append(record)
 
     recorder = Recorder(
@@ -121,11 +122,8 @@ def record_call(adapter: DiTAdapter, arguments: Mapping[str, Any], recipe: Recip
         queries=needs_queries(recipe),
         stop=True,
     )
-    with recorder:
-        try:
-            adapter.transformer(**arguments)
-        except StopForward:
-            pass
+    with recorder, suppress(StopForward):
+        adapter.transformer(**arguments)
     if len(kept) != recipe.layers[-1] + 1:
         raise ModelError(f"{len(kept)} of {recipe.layers[-1] + 1} blocks were seen; the record would be partial.")
     return tuple(kept)

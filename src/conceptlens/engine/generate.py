@@ -97,8 +97,4 @@ def stack_parts(scores: ScoreAccumulator, grid: TokenGrid) -> Float[Tensor, "ste
     """What the accumulator kept, by step and layer."""
     steps = sorted({step for step, _ in scores.parts})
     layers = sorted({layer for _, layer in scores.parts})
-    return torch.stack(
-        [torch.stack([on_grid(scores.parts[step, layer], grid) for layer in layers]) for step in steps]
-    )
-
-
+    return torch.stack([torch.stack([on_grid(scores.parts[step, layer], grid) for layer in layers]) for step in steps])

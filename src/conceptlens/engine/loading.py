@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
+import transformers
 from diffusers import DiffusionPipeline
+from packaging.version import Version
 
 from conceptlens.adapters import adapter_for
 from conceptlens.adapters.base import DiTAdapter
@@ -76,11 +80,15 @@ def load_model(
     folder = demo_folder() if model is None else Path(model)
     local = folder.is_dir()
     if local and not (folder / "model_index.json").exists():
-        raise ModelError(f"{folder} is no diffusers pipeline: it has no model_index.json. Name the folder that has one.")
+        raise ModelError(
+            f"{folder} is no diffusers pipeline: it has no model_index.json. Name the folder that has one."
+        )
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+    precision = {"dtype" if Version(diffusers.__version__) >= Version("0.42") else "torch_dtype": dtype}
     try:
-        pipeline = DiffusionPipeline.from_pretrained(str(folder if local else model), torch_dtype=dtype)
+        with _quiet(progress=not local):
+            pipeline = DiffusionPipeline.from_pretrained(str(folder if local else model), **precision)
     except (OSError, ValueError, ImportError) as error:
         where = f"folder {folder}" if local else f"model {str(model)!r} (no such folder, so a hub id)"
         raise ModelError(
@@ -95,10 +103,31 @@ def load_model(
     return LoadedModel(pipeline, _adapter(pipeline), name, _defaults(folder if local else None))
 
 
+@contextmanager
+def _quiet(*, progress: bool) -> Iterator[None]:
+    """Loading without the libraries' remarks, and without their bars unless something may be downloaded."""
+    loggers = (diffusers.utils.logging, transformers.utils.logging)
+    levels = [logger.get_verbosity() for logger in loggers]
+    bars = [logger.is_progress_bar_enabled() for logger in loggers]
+    for logger in loggers:
+        logger.set_verbosity_error()
+        if not progress:
+            logger.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for logger, level, bar in zip(loggers, levels, bars, strict=True):
+            logger.set_verbosity(level)
+            if bar:
+                logger.enable_progress_bar()
+
+
 def _adapter(pipeline: Any) -> DiTAdapter:
     transformer = getattr(pipeline, "transformer", None)
     if transformer is None:
-        raise ModelError(f"{type(pipeline).__name__} has no diffusion transformer. Use a Flux or Stable Diffusion 3 model.")
+        raise ModelError(
+            f"{type(pipeline).__name__} has no diffusion transformer. Use a Flux or Stable Diffusion 3 model."
+        )
     return adapter_for(transformer)
 
 
@@ -114,5 +143,3 @@ def _defaults(folder: Path | None) -> Defaults:
         return Defaults(**said)
     except (ValueError, TypeError) as error:
         raise ModelError(f"cannot use {path}: {one_line(error)}. Correct or remove it.") from error
-
-

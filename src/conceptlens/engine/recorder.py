@@ -5,10 +5,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from diffusers.hooks import HookRegistry, ModelHook
-from diffusers.hooks.hooks import StateManager
+from diffusers.hooks.hooks import BaseState, StateManager
 from torch import Tensor, nn
 
 from conceptlens.adapters.base import DiTAdapter, Tap
@@ -58,7 +58,7 @@ class Recorder:
         self._last, self._outputs, self._queries, self._stop = last, outputs, queries, stop
         self._wants_step = wants_step
         self._signature = inspect.signature(type(adapter.transformer).forward)
-        self._hooked: list[nn.Module] = []
+        self._hooked: list[tuple[Any, str]] = []
         self._tapped: dict[str, Tensor] = {}
         self._arguments: Mapping[str, Any] = {}
         self._rows: slice | None = None
@@ -67,7 +67,7 @@ class Recorder:
         self.calls = 0
         self.captured = 0
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Recorder:
         try:
             self._hook(self._adapter.transformer, _CallHook(self))
             for layer, block in enumerate(self._adapter.blocks()):
@@ -110,7 +110,7 @@ class Recorder:
         if self._call is not None:
             self._tapped[name] = tensor
 
-    def finish_block(self, layer: int, block: nn.Module) -> None:
+    def finish_block(self, layer: int, block: Any) -> None:
         """Turns the taps of one block into a `LayerRecord` and reports it."""
         if self._call is None:
             return
@@ -122,9 +122,7 @@ class Recorder:
                 f"block {layer} ran without passing its {', '.join(missing)} by: another tool replaced its attention. "
                 "Remove that tool (attention processors, caches) or report the model."
             )
-        heads = {
-            name: self._adapter.heads(block, tensor)[rows] for name, tensor in tapped.items() if name != "out"
-        }
+        heads = {name: self._adapter.heads(block, tensor)[rows] for name, tensor in tapped.items() if name != "out"}
         record = LayerRecord(
             layer=layer,
             call=call,
@@ -146,7 +144,7 @@ class Recorder:
             return self._queries and layer in self._outputs
         return True
 
-    def _hook(self, module: nn.Module, hook: ModelHook) -> None:
+    def _hook(self, module: Any, hook: _NamedHook) -> None:
         registry = HookRegistry.check_if_exists_or_initialize(module)
         if registry.get_hook(hook.name) is not None:
             raise ModelError("this model is being read already. Finish (or close) the other reading first.")
@@ -168,16 +166,21 @@ class Recorder:
         self.end_call()
 
 
-class _CallHook(ModelHook):
+class _NamedHook(ModelHook):
+    """A hook that knows the name it is registered under."""
+
+    name = HOOK
+
+
+class _CallHook(_NamedHook):
     """On the transformer. Stateful, so that `cache_context("cond")` of the pipeline reaches it."""
 
     _is_stateful = True
-    name = HOOK
 
     def __init__(self, recorder: Recorder) -> None:
         super().__init__()
         self._recorder = recorder
-        self.contexts = StateManager(dict)
+        self.contexts = StateManager(BaseState())
 
     def pre_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         try:
@@ -195,7 +198,7 @@ class _CallHook(ModelHook):
         return module
 
 
-class _TapHook(ModelHook):
+class _TapHook(_NamedHook):
     def __init__(self, recorder: Recorder, name: str, tap: Tap) -> None:
         super().__init__()
         self.name = f"{HOOK}-{name}"
@@ -212,9 +215,7 @@ class _TapHook(ModelHook):
         return output
 
 
-class _BlockHook(ModelHook):
-    name = HOOK
-
+class _BlockHook(_NamedHook):
     def __init__(self, recorder: Recorder, layer: int) -> None:
         super().__init__()
         self._recorder, self._layer = recorder, layer

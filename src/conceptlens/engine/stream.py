@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from conceptlens.adapters.base import Concepts, DiTAdapter, Projection
 from conceptlens.ops.accumulate import ScoreAccumulator
@@ -36,11 +37,12 @@ class ConceptStream:
         self._hidden: Tensor | None = None
         self._conditioning: Tensor | None = None
 
-    def step(self, block: nn.Module, record: LayerRecord) -> StepVectors:
+    def step(self, block: Any, record: LayerRecord) -> StepVectors:
         """One block: attention of the concepts over [concepts; image], then the text-side residual update."""
         if record.layer == 0:
             self._hidden, self._conditioning = self._adapter.begin(self._concepts, record.call)
-        assert self._hidden is not None and self._conditioning is not None, "blocks must come in order"
+        assert self._hidden is not None, "blocks must come in order"
+        assert self._conditioning is not None
         projection = self._adapter.project(block, self._hidden, self._conditioning)
         dtype = record.value.dtype
         out = concept_attention(
@@ -76,7 +78,7 @@ class ConceptProbe:
         self.grid: TokenGrid | None = None
 
     @torch.no_grad()
-    def __call__(self, block: nn.Module, record: LayerRecord) -> None:
+    def __call__(self, block: Any, record: LayerRecord) -> None:
         vectors = self._stream.step(block, record)
         if record.layer in self._wanted:
             self.grid = record.call.grid

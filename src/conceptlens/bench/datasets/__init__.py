@@ -1,0 +1,1 @@
+"""Images with masks, one file per dataset."""

@@ -345,9 +345,7 @@ def _sentence(rng: np.random.Generator, objects: list[SceneObject], coloured: bo
     for item in objects:
         named = f"{item.colour} {item.noun}" if coloured and rng.random() < 0.9 else item.noun
         phrases.append(f"the {named}" if rng.random() < 0.1 else _indefinite(named))
-    sky = (
-        f"{rng.choice(['a', 'the'])} {scene.sky} sky" if rng.random() < 0.8 else str(rng.choice(["the sky", "a sky"]))
-    )
+    sky = f"{rng.choice(['a', 'the'])} {scene.sky} sky" if rng.random() < 0.8 else str(rng.choice(["the sky", "a sky"]))
     ground = str(rng.choice(["the ", ""])) + scene.ground
     text = _join(rng, phrases)
     if len(phrases) > 1 and objects[-1].noun in IN_SKY and rng.random() < 0.4:

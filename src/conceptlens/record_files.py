@@ -1,0 +1,104 @@
+"""Image records as files: one safetensors file with a JSON header, readable without running anything."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from conceptlens.errors import ImageError, one_line
+from conceptlens.files import into_folder
+from conceptlens.recipe import Recipe
+from conceptlens.records import CallRecord, ImageRecord, LayerRecord, TokenGrid
+
+FORMAT = "conceptlens-record-1"
+_PARTS = ("key", "value", "out", "query")
+
+
+def save_record(record: ImageRecord, path: str | Path) -> Path:
+    """Writes a record; all layers must be of one transformer call.
+
+    Raises:
+        OutputError: when the file cannot be written.
+    """
+    target = Path(path)
+    tensors: dict[str, Tensor] = {"image": _encode(record.image)}
+    for layer in record.layers:
+        for part in _PARTS:
+            tensor = getattr(layer, part)
+            if tensor is not None:
+                tensors[f"{layer.layer}.{part}"] = tensor.detach().cpu().contiguous()
+    call = record.layers[0].call
+    for name, tensor in call.arguments.items():
+        tensors[f"call.{name}"] = tensor.detach().cpu().contiguous().clone()
+    header = {
+        "grid": [record.grid.rows, record.grid.cols],
+        "step": call.step,
+        "prompt": record.prompt,
+        "model": record.model_id,
+        "recipe": record.recipe.to_dict(),
+        "seed": record.seed,
+    }
+    with into_folder(target.parent) as folder:
+        part = folder / f"{target.name}.part"
+        try:
+            save_file(tensors, part, {"format": FORMAT, "header": json.dumps(header)})
+        except SafetensorError as error:
+            part.unlink(missing_ok=True)
+            raise OSError(one_line(error)) from error
+        part.rename(target)
+    return target
+
+
+def load_record(path: str | Path, device: str | torch.device = "cpu") -> ImageRecord:
+    """Reads a record.
+
+    Raises:
+        ImageError: for a file that is missing, damaged, or no record.
+    """
+    try:
+        with safe_open(str(path), framework="pt", device=str(device)) as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise ImageError(
+                    f"{path} is no record of conceptlens. Make one with: conceptlens read ... --record FILE."
+                )
+            header = json.loads(metadata["header"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        grid = TokenGrid(*header["grid"])
+        arguments = {name[5:]: tensor for name, tensor in tensors.items() if name.startswith("call.")}
+        call = CallRecord(header["step"], grid, arguments)
+        numbers = sorted({int(name.split(".")[0]) for name in tensors if name[0].isdigit()})
+        layers = tuple(
+            LayerRecord(
+                layer=number,
+                call=call,
+                key=tensors[f"{number}.key"],
+                value=tensors[f"{number}.value"],
+                out=tensors.get(f"{number}.out"),
+                query=tensors.get(f"{number}.query"),
+            )
+            for number in numbers
+        )
+        image = Image.open(io.BytesIO(tensors["image"].cpu().numpy().tobytes())).convert("RGB")
+        recipe = Recipe(**header["recipe"])
+        return ImageRecord(layers, grid, image, header["prompt"], header["model"], recipe, header["seed"])
+    except FileNotFoundError as error:
+        raise ImageError(f"no record at {path}. Check the path.") from error
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+        if isinstance(error, ImageError):
+            raise
+        raise ImageError(f"cannot read the record {path}: {one_line(error)}. Make it again.") from error
+
+
+def _encode(image: Image.Image) -> Tensor:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return torch.from_numpy(np.frombuffer(buffer.getvalue(), np.uint8).copy())

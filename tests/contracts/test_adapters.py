@@ -1,0 +1,341 @@
+"""The adapter contract C1-C10, for every registered family on tiny random models of the real diffusers classes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from conceptlens.adapters import adapter_for, registered
+from conceptlens.adapters.base import Concepts, DiTAdapter
+from conceptlens.engine.encode import record_call
+from conceptlens.engine.loading import Defaults, LoadedModel
+from conceptlens.engine.recorder import HOOK, Recorder, StopForward
+from conceptlens.engine.stream import ConceptProbe, ConceptStream
+from conceptlens.errors import ModelError
+from conceptlens.ops.attention import image_attention
+from conceptlens.recipe import Recipe
+from conceptlens.records import LayerRecord
+from conceptlens.session import Session
+from tiny_models import FAMILIES, Family
+
+ROWS, COLS = 4, 6
+
+
+def concepts_like(call: dict[str, Any], count: int = 3) -> Concepts:
+    tokens = torch.randn(count, call["encoder_hidden_states"].shape[-1], generator=torch.Generator().manual_seed(2))
+    pooled = torch.zeros(call["pooled_projections"].shape[-1])
+    return Concepts(tuple(f"c{i}" for i in range(count)), tokens, pooled)
+
+
+def run(adapter: DiTAdapter, call: dict[str, Any], on_layer: Any, **options: Any) -> Tensor:
+    depth = len(adapter.blocks())
+    settings = {"last": depth - 1, "outputs": frozenset(range(depth)), "queries": True, **options}
+    with torch.no_grad(), Recorder(adapter, on_layer, **settings):
+        return adapter.transformer(**call, return_dict=False)[0]
+
+
+def hooks_left(module: torch.nn.Module) -> list[str]:
+    return [
+        name
+        for name, part in module.named_modules()
+        if hasattr(part, "_diffusers_hook") or part._forward_hooks or "forward" in vars(part)
+    ]
+
+
+def full_recipe(adapter: DiTAdapter, **options: Any) -> Recipe:
+    return Recipe(**options).resolve(len(adapter.blocks()))
+
+
+def live(adapter: DiTAdapter, call: dict[str, Any], concepts: Concepts, recipe: Recipe, **options: Any) -> Tensor:
+    probe = ConceptProbe(adapter, concepts, recipe)
+    run(adapter, call, probe, **options)
+    return probe.scores.mean()
+
+
+def test_every_registered_class_is_under_contract() -> None:
+    built = {type(family.transformer()).__name__ for family in FAMILIES.values()}
+    assert set(registered()) <= built, "add a builder to tests/tiny_models.py"
+
+
+@pytest.mark.parametrize("count", [0, 1, 20])
+def test_c1_output_is_bit_identical(family: Family, count: int) -> None:
+    transformer, call = family.transformer(), family.call(2, ROWS, COLS)
+    adapter = adapter_for(transformer)
+    with torch.no_grad():
+        plain = transformer(**call, return_dict=False)[0]
+    watch: Any = (
+        (lambda block, record: None)
+        if count == 0
+        else ConceptProbe(adapter, concepts_like(call, count), full_recipe(adapter))
+    )
+    assert torch.equal(plain, run(adapter, call, watch))
+
+
+def shadow_errors(adapter: DiTAdapter, call: dict[str, Any]) -> list[float]:
+    """C2: the prompt's own tokens as concepts, against the model's text stream, block by block."""
+    own = Concepts(("own",) * call["encoder_hidden_states"].shape[1], call["encoder_hidden_states"][0], None)
+    stream = ConceptStream(adapter, own, full_recipe(adapter))
+    truth: list[Tensor | None] = []
+    made: list[Tensor | None] = []
+    handles = [
+        block.register_forward_hook(lambda module, args, output: truth.append(output[0])) for block in adapter.blocks()
+    ]
+
+    def follow(block: Any, record: LayerRecord) -> None:
+        stream.step(block, record)
+        made.append(stream._hidden)
+
+    try:
+        run(adapter, call, follow)
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert len(made) == len(truth) == len(adapter.blocks())
+    assert [m is None for m in made] == [t is None for t in truth]
+    pairs = [(m, t) for m, t in zip(made, truth, strict=True) if m is not None and t is not None]
+    return [((m - t).abs().max() / t.abs().max()).item() for m, t in pairs]
+
+
+def as_double(call: dict[str, Any]) -> dict[str, Any]:
+    return {k: v.double() for k, v in call.items()}
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+def test_c2_own_text_reproduces_the_text_stream(family: Family, dtype: torch.dtype, tolerance: float) -> None:
+    call = family.call(1, ROWS, COLS)
+    adapter = adapter_for(family.transformer().to(dtype))
+    errors = shadow_errors(adapter, as_double(call) if dtype == torch.float64 else call)
+    assert len(errors) >= len(adapter.blocks()) - 1
+    for layer, error in enumerate(errors):
+        assert error < tolerance, (
+            f"{family.name} layer {layer}: text stream off by {error:.1e} (bar {tolerance}). "
+            "Off at layer 0: modulation or QK-norm; off by about 1e-3: rotation."
+        )
+
+
+def tap_errors(adapter: DiTAdapter, call: dict[str, Any]) -> list[float]:
+    """C3: recorded q over [image; text] keys and values must give the recorded attention output."""
+    own = Concepts(("own",) * call["encoder_hidden_states"].shape[1], call["encoder_hidden_states"][0], None)
+    stream = ConceptStream(adapter, own, full_recipe(adapter))
+    errors = []
+
+    def compare(block: Any, record: LayerRecord) -> None:
+        side = stream.step(block, record).projection
+        query = adapter.rotate(record.query, record.call)
+        made = image_attention(query, record.key, record.value, side.key, side.value)
+        errors.append(((made - record.out).abs().max() / record.out.abs().max()).item())
+
+    run(adapter, call, compare)
+    return errors
+
+
+def test_c3_taps_reproduce_the_attention_output(family: Family) -> None:
+    errors = tap_errors(adapter_for(family.transformer().double()), as_double(family.call(1, ROWS, COLS)))
+    assert len(errors) == len(family.transformer().transformer_blocks)
+    assert max(errors) < 1e-10, f"{family.name}: q, k, v or out is tapped in the wrong place: {errors}"
+
+
+@pytest.mark.parametrize("space", ["output", "cross", "value"])
+@pytest.mark.parametrize("isolate", [False, True])
+def test_c4_replay_equals_live(family: Family, space: Any, isolate: bool) -> None:
+    call = family.call(2, ROWS, COLS)
+    adapter = adapter_for(family.transformer())
+    recipe, concepts = full_recipe(adapter, space=space, isolate=isolate), concepts_like(call)
+    shown = live(adapter, call, concepts, recipe)
+    with torch.no_grad():
+        records = record_call(adapter, call, replace(recipe, space="cross"))
+    again = ConceptProbe(adapter, concepts, recipe)
+    for record in records:
+        again(adapter.blocks()[record.layer], record)
+    assert torch.equal(shown, again.scores.mean())
+
+
+def test_c5_early_exit_equals_the_full_forward(family: Family) -> None:
+    call = family.call(1, ROWS, COLS)
+    adapter = adapter_for(family.transformer())
+    recipe, concepts = Recipe(layers=(0, 2)), concepts_like(call)
+    full = live(adapter, call, concepts, recipe, outputs=frozenset(recipe.layers or ()))
+    probe = ConceptProbe(adapter, concepts, recipe)
+    calls = []
+    handle = adapter.blocks()[3].register_forward_pre_hook(lambda *_: calls.append(3))
+    with pytest.raises(StopForward):
+        run(adapter, call, probe, last=2, outputs=frozenset((0, 2)), stop=True)
+    handle.remove()
+    assert not calls, "block 3 ran although block 2 was the last wanted one"
+    assert torch.equal(full, probe.scores.mean())
+
+
+def test_c6_permuting_concepts_permutes_maps(family: Family) -> None:
+    call = as_double(family.call(1, ROWS, COLS))
+    adapter = adapter_for(family.transformer().double())
+    recipe, concepts = full_recipe(adapter), concepts_like(call, 4)
+    order = [2, 0, 3, 1]
+    shuffled = replace(concepts, tokens=concepts.tokens[order])
+    straight, permuted = live(adapter, call, concepts, recipe), live(adapter, call, shuffled, recipe)
+    torch.testing.assert_close(straight[:, order], permuted, rtol=1e-5, atol=1e-8)
+    assert not torch.allclose(straight, permuted, rtol=1e-3)
+
+
+def session_of(pipeline: Any, height: int = 16, width: int = 24) -> Session:
+    defaults = Defaults(generate={"height": height, "width": width, "max_sequence_length": 16})
+    return Session(LoadedModel(pipeline, adapter_for(pipeline.transformer), "tiny", defaults))
+
+
+def captured_calls(transformer: Any, act: Any) -> list[dict[str, Any]]:
+    calls: list[dict[str, Any]] = []
+    handle = transformer.register_forward_pre_hook(lambda module, args, kwargs: calls.append(kwargs), with_kwargs=True)
+    try:
+        act()
+    finally:
+        handle.remove()
+    return calls
+
+
+def test_c7_prepare_equals_the_pipelines_first_call(family: Family) -> None:
+    pipeline = family.pipeline()
+    adapter = adapter_for(pipeline.transformer)
+    options = {"guidance_scale": 1.0, "max_sequence_length": 16}
+    noise = torch.randn(1, 4, 8, 12)
+    given = noise
+    if family.name == "flux":
+        given = pipeline._pack_latents(noise, 1, 4, 8, 12)
+    first = captured_calls(
+        pipeline.transformer,
+        lambda: pipeline("a red house", latents=given, num_inference_steps=2, height=16, width=24, **options),
+    )[0]
+    with torch.no_grad():
+        made = adapter.prepare(pipeline, noise, "a red house", 1.0, options)
+    for name, value in made.items():
+        if value is None:
+            assert first[name] is None
+        else:
+            torch.testing.assert_close(value, first[name], rtol=0, atol=0, msg=lambda text, n=name: f"{n}: {text}")
+
+
+def test_c8_no_hooks_are_left(family: Family) -> None:
+    transformer, call = family.transformer(), family.call(1, ROWS, COLS)
+    adapter = adapter_for(transformer)
+    assert hooks_left(transformer) == []
+    run(adapter, call, lambda block, record: None)
+    assert hooks_left(transformer) == []
+
+    def fail(block: Any, record: LayerRecord) -> None:
+        assert HOOK in transformer._diffusers_hook.hooks
+        raise RuntimeError("inside the model")
+
+    with pytest.raises(RuntimeError, match="inside the model"):
+        run(adapter, call, fail)
+    assert hooks_left(transformer) == []
+    with pytest.raises(StopForward):
+        run(adapter, call, lambda block, record: None, last=1, stop=True)
+    assert hooks_left(transformer) == []
+
+
+@pytest.mark.parametrize(("rows", "cols"), [(4, 6), (7, 3)])
+def test_c9_non_square_grids(family: Family, rows: int, cols: int) -> None:
+    adapter = adapter_for(family.transformer())
+    records = record_call(adapter, family.call(1, rows, cols), Recipe(layers=(0,)))
+    grid = records[0].call.grid
+    assert (grid.rows, grid.cols) == (rows, cols)
+    assert records[0].out is not None
+    assert records[0].out.shape[1] == rows * cols
+
+
+def test_c9_orientation_of_a_read_image(family: Family) -> None:
+    """A wide picture gives a wide grid, and what is drawn at the left is told apart from the right."""
+    session = session_of(family.pipeline(), 48, 48)
+    picture = Image.new("RGB", (72, 24))
+    picture.paste((255, 255, 255), (36, 0, 72, 24))
+    with torch.no_grad():
+        record = session.read(picture, noise=0.0)
+    rows, cols = record.grid.rows, record.grid.cols
+    assert cols == 3 * rows
+    out = record.layers[0].value[0].transpose(0, 1).reshape(rows, cols, -1)
+    # Away from the picture's border and from its middle, columns of one half look alike.
+    left, right = out[1:-1, 1 : cols // 2 - 1].flatten(0, 1), out[1:-1, cols // 2 + 1 : -1].flatten(0, 1)
+    assert (left.mean(0) - right.mean(0)).norm() > left.var(0).sum().sqrt()
+
+
+def test_c10_with_guidance_the_conditional_half_is_read(family: Family) -> None:
+    """Maps with classifier-free guidance equal those of the conditional call alone, on the first step."""
+    guided, plain = ({"guidance_scale": 4.0}, {"guidance_scale": 1.0})
+    if family.name == "flux":
+        guided = {"true_cfg_scale": 4.0, "negative_prompt": "a boat"}
+        plain = {}
+    session = session_of(family.pipeline())
+    shared = {"seed": 3, "num_inference_steps": 2, "steps": (0,)}
+    with_guidance = session.generate("a red house", ["house", "sky"], **shared, **guided)
+    without = session.generate("a red house", ["house", "sky"], **shared, **plain)
+    torch.testing.assert_close(with_guidance.scores, without.scores, rtol=1e-5, atol=1e-6)
+    other = session.generate("a boat", ["house", "sky"], **shared, **plain)
+    assert not torch.allclose(with_guidance.scores, other.scores, rtol=1e-4, atol=1e-5)
+
+
+def test_generation_is_bit_identical_and_deterministic(family: Family) -> None:
+    session = session_of(family.pipeline())
+    options = {"num_inference_steps": 2, **session.generate_defaults}
+    plain = session.pipeline("a red house", generator=torch.Generator().manual_seed(5), **options).images[0]
+    one, two = (session.generate("a red house", ["house", "sky"], seed=5, num_inference_steps=2) for _ in range(2))
+    assert np.array_equal(np.asarray(plain), np.asarray(one.image))
+    assert torch.equal(one.scores, two.scores)
+    assert one.scores.shape == (2, 4, 6)
+
+
+def test_batches_give_the_maps_of_single_runs(family: Family) -> None:
+    session = session_of(family.pipeline())
+    noise = torch.randn(2, 4, 8, 12)
+    if family.name == "flux":
+        noise = session.pipeline._pack_latents(noise, 2, 4, 8, 12)
+    prompts = ["a red house", "a boat on the sea"]
+    options = {"num_inference_steps": 2, "guidance_scale": 3.0}
+    both = session.generate(prompts, ["house", "sea"], latents=noise, **options)
+    assert [maps.prompt for maps in both] == prompts
+    for row, prompt in enumerate(prompts):
+        alone = session.generate(prompt, ["house", "sea"], latents=noise[row : row + 1], **options)
+        torch.testing.assert_close(both[row].scores, alone.scores, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_follows_float32(family: Family, dtype: torch.dtype) -> None:
+    call = family.call(1, ROWS, COLS)
+    recipe = Recipe(layers=(0,), softmax=False)
+    exact = live(adapter_for(family.transformer()), call, concepts_like(call), recipe)
+    adapter = adapter_for(family.transformer().to(dtype))
+    half_call = {k: v if k in ("img_ids", "txt_ids", "timestep", "guidance") else v.to(dtype) for k, v in call.items()}
+    half = live(adapter, half_call, concepts_like(call), recipe)
+    assert half.dtype == torch.float32
+    assert F.cosine_similarity(exact.flatten(), half.flatten(), dim=0) > 0.98
+
+
+def test_fused_projections_give_the_same_maps(family: Family) -> None:
+    call = family.call(1, ROWS, COLS)
+    transformer = family.transformer()
+    adapter = adapter_for(transformer)
+    recipe = full_recipe(adapter)
+    split = live(adapter, call, concepts_like(call), recipe)
+    with torch.no_grad():
+        transformer.fuse_qkv_projections()
+    if family.name.startswith("sd3.5"):
+        with pytest.raises(ModelError, match="leaves out the QK-norm"):
+            live(adapter, call, concepts_like(call), recipe)
+        return
+    torch.testing.assert_close(live(adapter, call, concepts_like(call), recipe), split, rtol=1e-5, atol=1e-6)
+
+
+def test_sequential_offload_hooks_give_the_same_maps(family: Family) -> None:
+    """Accelerate moves each module's weights in only while it runs: raw weights would read as zeros."""
+    from accelerate import cpu_offload
+
+    call = family.call(1, ROWS, COLS)
+    adapter = adapter_for(family.transformer())
+    kept = live(adapter, call, concepts_like(call), full_recipe(adapter))
+    cpu_offload(adapter.transformer, execution_device=torch.device("cpu"))
+    with torch.no_grad():
+        assert torch.equal(kept, live(adapter, call, concepts_like(call), full_recipe(adapter)))

@@ -89,19 +89,17 @@ def joint_block(
     block: nn.Module,
     image: Tensor,
     text: Tensor,
-    concepts: Tensor,
+    concepts: Tensor | None,
     temb: Tensor,
     concept_temb: Tensor,
     rope: tuple[Tensor, Tensor],
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """One FLUX.1 double block for image and text (as diffusers computes it), plus the concept stream beside it."""
     attn, length = block.attn, text.shape[1]
     image_normed, gate, shift_mlp, scale_mlp, gate_mlp = block.norm1(image, emb=temb)
     text_normed, *text_mod = block.norm1_context(text, emb=temb)
-    concept_normed, *concept_mod = block.norm1_context(concepts, emb=concept_temb)
     query, key, value = (p(image_normed).unflatten(-1, (-1, attn.head_dim)) for p in (attn.to_q, attn.to_k, attn.to_v))
     text_q, text_k, text_v = text_heads(attn, text_normed)
-    concept_q, concept_k, concept_v = text_heads(attn, concept_normed)
     image_k = apply_rotary_emb(attn.norm_k(key), rope, sequence_dim=1)
     image_q = apply_rotary_emb(attn.norm_q(query), rope, sequence_dim=1)
     joint = attend(
@@ -109,14 +107,16 @@ def joint_block(
         torch.cat([text_k.to(image_k.dtype), image_k], 1),
         torch.cat([text_v, value], 1),
     )
-    concept_out = attend(
-        concept_q, torch.cat([concept_k.to(image_k.dtype), image_k], 1), torch.cat([concept_v, value], 1)
-    )
     image = image + gate.unsqueeze(1) * attn.to_out[0](joint[:, length:])
     normed = block.norm2(image) * (1 + scale_mlp[:, None]) + shift_mlp[:, None]
     image = image + gate_mlp.unsqueeze(1) * block.ff(normed)
     text = text_residual(block, text, joint[:, :length], tuple(text_mod))
-    concepts = text_residual(block, concepts, concept_out, tuple(concept_mod))
+    if concepts is not None:
+        normed, *modulation = block.norm1_context(concepts, emb=concept_temb)
+        concept_q, concept_k, concept_v = text_heads(attn, normed)
+        keys = torch.cat([concept_k.to(image_k.dtype), image_k], 1)
+        out = attend(concept_q, keys, torch.cat([concept_v, value], 1))
+        concepts = text_residual(block, concepts, out, tuple(modulation))
     return image, text, concepts
 
 
@@ -146,13 +146,13 @@ class Streams(nn.Module):
         self.joint_rope = (torch.cat([text_cos, cos]), torch.cat([text_sin, sin]))
 
     def forward(
-        self, noisy: Tensor, time: Tensor, text: Tensor, pooled: Tensor, concepts: Tensor
-    ) -> tuple[Tensor, Tensor]:
+        self, noisy: Tensor, time: Tensor, text: Tensor, pooled: Tensor, concepts: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
         model = self.transformer
         temb = model.time_text_embed(time * 1000, pooled)
         concept_temb = model.time_text_embed(time * 1000, torch.zeros_like(pooled))
         image, text = model.x_embedder(noisy), model.context_embedder(text)
-        concepts = model.context_embedder(concepts)
+        concepts = None if concepts is None else model.context_embedder(concepts)
         for block in model.transformer_blocks:
             image, text, concepts = self.joint(block, image, text, concepts, temb, concept_temb, self.rope)
         tokens = torch.cat([text, image], 1)
@@ -254,7 +254,8 @@ def main() -> None:
     parser.add_argument("--double", type=int, default=6)
     parser.add_argument("--single", type=int, default=2)
     parser.add_argument("--rate", type=float, default=1.5e-3)
-    parser.add_argument("--question-weight", type=float, default=0.2)
+    parser.add_argument("--question-weight", type=float, default=0.1)
+    parser.add_argument("--time-shift", type=float, default=0.3, help="above 0: more training at high noise")
     parser.add_argument("--optimizer", choices=["adamw", "muon"], default="muon")
     parser.add_argument("--compile", action="store_true", help="15% faster on a CPU, after a minute of compiling")
     parser.add_argument("--resume", action="store_true")
@@ -297,21 +298,24 @@ def main() -> None:
         picked, flips = torch.randint(len(scenes), (args.batch,)), torch.randint(2, (args.batch,))
         clean = latents[picked, flips].float()
         captions = [describe(scenes[i], rng) for i in picked.tolist()]
-        asked = ask(
-            rng, [facts[i][f] for i, f in zip(picked.tolist(), flips.tolist(), strict=True)], int(rng.choice([3, 6]))
-        )
-        moment = torch.sigmoid(torch.randn(args.batch))
+        count = int(rng.choice([0, 3, 6], p=[0.5, 0.25, 0.25]))
+        asked = None
+        if count:
+            asked = ask(rng, [facts[i][f] for i, f in zip(picked.tolist(), flips.tolist(), strict=True)], count)
+        moment = torch.sigmoid(torch.randn(args.batch) + args.time_shift)
         noise = torch.randn_like(clean)
         noisy = torch.lerp(clean, noise, moment[:, None, None])
         t5_ids, clip_ids = model.tokens(captions)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             text = model.t5(t5_ids).last_hidden_state
-            words = model.t5(nouns).last_hidden_state[:, 0]
             pooled = model.clip(clip_ids).pooler_output * (torch.rand(args.batch, 1) < 0.5)
-            velocity, states = streams(noisy, moment, text, pooled, words[asked.concepts])
+            words = model.t5(nouns).last_hidden_state[:, 0][asked.concepts] if asked else None
+            velocity, states = streams(noisy, moment, text, pooled, words)
         flow = (velocity.float() - (noise - clean)).square().mean()
-        questions, answers = question_loss(model, states, asked, 1 - moment)
-        loss = flow + args.question_weight * questions
+        loss, answers = flow, {}
+        if asked:
+            questions, answers = question_loss(model, states, asked, 1 - moment)
+            loss = flow + args.question_weight * questions
         for solver in solvers:
             solver.zero_grad()
         loss.backward()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -62,15 +61,8 @@ class Recipe:
     preset: str | None = None
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
-        for name in ("space", "normalize", "pooling", "pooled", "image_vectors"):
-            value, known = getattr(self, name), get_args(hints[name])
-            if value not in known:
-                raise RecipeError(f"{name} must be one of {', '.join(known)}; got {value!r}.")
-        for name in ("layers", "steps"):
-            value = getattr(self, name)
-            if value is not None:
-                object.__setattr__(self, name, _indices(name, value))
+        for name in _CHOICES:
+            _check_choice(name, getattr(self, name))
         if not self.temperature > 0:
             raise RecipeError(f"temperature must be above 0; got {self.temperature}.")
         if not 0 <= self.noise <= 1:
@@ -82,12 +74,15 @@ class Recipe:
         """A copy with some fields replaced.
 
         Raises:
-            RecipeError: for an option that is no field of a recipe.
+            RecipeError: for an option that is no field of a recipe, or has a wrong value.
         """
         unknown = sorted(set(options) - RECIPE_FIELDS)
         if unknown:
             raise RecipeError(f"no recipe option {unknown[0]!r}. Known: {', '.join(sorted(RECIPE_FIELDS))}.")
-        return replace(self, **options)
+        for name in _CHOICES & set(options):
+            _check_choice(name, options[name])
+        numbers = {n: _indices(n, options[n]) for n in ("layers", "steps") if options.get(n) is not None}
+        return replace(self, **{**options, **numbers})
 
     def resolve(self, depth: int) -> Recipe:
         """A copy whose `layers` are concrete block numbers of a model with `depth` dual-stream blocks."""
@@ -100,10 +95,17 @@ class Recipe:
 
 
 RECIPE_FIELDS = frozenset(f.name for f in fields(Recipe))
+_CHOICES = {"space", "normalize", "pooling", "pooled", "image_vectors"}
 
 
-def _indices(name: str, value: Iterable[int] | int) -> tuple[int, ...]:
-    chosen = (value,) if isinstance(value, int) else tuple(value)
+def _check_choice(name: str, value: Any) -> None:
+    known = get_args(get_type_hints(Recipe)[name])
+    if value not in known:
+        raise RecipeError(f"{name} must be one of {', '.join(known)}; got {value!r}.")
+
+
+def _indices(name: str, value: Any) -> tuple[int, ...]:
+    chosen = tuple(value) if isinstance(value, (tuple, list, range)) else (value,)
     if not chosen or not all(isinstance(v, int) for v in chosen):
         raise RecipeError(f"{name} must be one or more whole numbers; got {value!r}.")
     return chosen

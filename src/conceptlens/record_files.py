@@ -88,7 +88,7 @@ def load_record(path: str | Path, device: str | torch.device = "cpu") -> ImageRe
             for number in numbers
         )
         image = Image.open(io.BytesIO(tensors["image"].cpu().numpy().tobytes())).convert("RGB")
-        recipe = Recipe(**header["recipe"])
+        recipe = Recipe().override(header["recipe"])
         return ImageRecord(layers, grid, image, header["prompt"], header["model"], recipe, header["seed"])
     except FileNotFoundError as error:
         raise ImageError(f"no record at {path}. Check the path.") from error

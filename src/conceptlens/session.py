@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from PIL import Image
@@ -25,7 +25,6 @@ from conceptlens.recipe import RECIPE_FIELDS, Recipe
 from conceptlens.record_files import load_record, save_record
 from conceptlens.records import ImageRecord
 
-Preset = Literal["paper"]
 Background = bool | Sequence[str]
 
 
@@ -61,7 +60,7 @@ class Session:
         """The words that the model knows, where it knows few; None for a model with an open vocabulary."""
         return self._model.defaults.vocabulary
 
-    def recipe(self, preset: Preset | None = None, **options: Any) -> Recipe:
+    def recipe(self, preset: str | None = None, **options: Any) -> Recipe:
         """The recipe that a call with these settings uses, with concrete layers.
 
         Raises:
@@ -83,7 +82,7 @@ class Session:
         concepts: Sequence[str],
         *,
         seed: int | None = None,
-        preset: Preset | None = None,
+        preset: str | None = None,
         background: Background = True,
         keep: bool = False,
         **options: Any,
@@ -115,6 +114,9 @@ class Session:
         for name in ("output_type", "return_dict"):
             if name in call:
                 raise RecipeError(f"generate returns pictures with their maps; {name} cannot be set. Drop it.")
+        negative = call.get("negative_prompt")
+        if not isinstance(prompt, str) and isinstance(negative, str):
+            call["negative_prompt"] = [negative] * len(prompts)
         asked, added = self._with_background(concepts, background)
         embedded = self._embed((*asked, *added), recipe, call)
         if "generator" not in call:
@@ -148,7 +150,7 @@ class Session:
         *,
         prompt: str = "",
         seed: int = 0,
-        preset: Preset | None = None,
+        preset: str | None = None,
         **options: Any,
     ) -> ImageRecord:
         """Looks at an existing image once; then `probe` it for any concepts.

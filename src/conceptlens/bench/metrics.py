@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Integer
+
+Labels = Integer[np.ndarray, "height width"]
 
 
-def pixel_accuracy(predicted: Int[np.ndarray, "height width"], labels: Int[np.ndarray, "height width"]) -> float:
+def pixel_accuracy(predicted: Labels, labels: Labels) -> float:
     """Share of pixels whose prediction is right.
 
     >>> pixel_accuracy(np.array([[0, 1, 1, 1]]), np.array([[0, 0, 1, 1]]))
@@ -15,7 +17,7 @@ def pixel_accuracy(predicted: Int[np.ndarray, "height width"], labels: Int[np.nd
     return float((predicted == labels).mean())
 
 
-def mean_iou(predicted: Int[np.ndarray, "height width"], labels: Int[np.ndarray, "height width"], count: int) -> float:
+def mean_iou(predicted: Labels, labels: Labels, count: int) -> float:
     """Intersection over union of each class 0..count-1 that is predicted or present, averaged.
 
     >>> round(mean_iou(np.array([[0, 1, 1, 1]]), np.array([[0, 0, 1, 1]]), 2), 4)

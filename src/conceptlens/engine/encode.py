@@ -29,21 +29,23 @@ def open_image(source: str | Path | Image.Image) -> Image.Image:
     Raises:
         ImageError: when it cannot be read, or a side is below `MIN_SIDE` or above `MAX_SIDE`.
     """
-    name = "image"
-    if not isinstance(source, Image.Image):
-        name = str(source)
-        try:
-            source = Image.open(source)
-            _check_size(name, source.size)
-            source.load()
-        except FileNotFoundError as error:
-            raise ImageError(f"no image at {name}. Check the path.") from error
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
-            if isinstance(error, ImageError):
-                raise
-            raise ImageError(f"cannot read {name} as an image ({one_line(error)}). Use a PNG, JPEG or WebP.") from error
-    _check_size(name, source.size)
-    return (ImageOps.exif_transpose(source) or source).convert("RGB")
+    if isinstance(source, Image.Image):
+        _check_size("image", source.size)
+        return _upright(source)
+    try:
+        with Image.open(source) as opened:
+            _check_size(str(source), opened.size)
+            return _upright(opened)
+    except FileNotFoundError as error:
+        raise ImageError(f"no image at {source}. Check the path.") from error
+    except ImageError:
+        raise
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise ImageError(f"cannot read {source} as an image ({one_line(error)}). Use a PNG, JPEG or WebP.") from error
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    return (ImageOps.exif_transpose(picture) or picture).convert("RGB")
 
 
 def _check_size(name: str, size: tuple[int, int]) -> None:

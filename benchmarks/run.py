@@ -1,0 +1,175 @@
+"""What maps cost: ratios measured side by side in one run.
+
+    make bench                              # minutes: the embedded model, and a FLUX-width model at 1024 image tokens
+    .venv/bin/python benchmarks/run.py --slow   # also at 4096 image tokens: half an hour on two cores
+
+Each pair is timed in alternation and the ratio is that of the medians. `inside` is the share of the forward that was
+spent in our own hooks, measured in the same runs: a steadier figure than the difference of two noisy times. Results
+go to `benchmarks/results.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import FluxTransformer2DModel
+from PIL import Image
+
+import conceptlens as cl
+from conceptlens.adapters import adapter_for
+from conceptlens.adapters.base import Concepts
+from conceptlens.bench.datasets.scenes import make_scene
+from conceptlens.engine.encode import record_call
+from conceptlens.engine.recorder import Recorder
+from conceptlens.engine.stream import ConceptProbe
+from conceptlens.recipe import Recipe
+
+RESULTS = Path(__file__).parent / "results.json"
+CONCEPTS = ("house", "tree", "sun", "sky", "grass")
+
+
+def alternate(runs: int, **jobs: Callable[[], Any]) -> dict[str, float]:
+    """Median seconds of each job, timed in turn after one warm-up each."""
+    times: dict[str, list[float]] = {name: [] for name in jobs}
+    for turn in range(runs + 1):
+        for name, job in jobs.items():
+            started = time.perf_counter()
+            job()
+            if turn:
+                times[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def ratios(seconds: dict[str, float], base: str) -> dict[str, float]:
+    told = {f"{name} seconds": round(value, 5) for name, value in seconds.items()}
+    return told | {f"{name} / {base}": round(v / seconds[base], 4) for name, v in seconds.items() if name != base}
+
+
+def demo(runs: int) -> dict[str, Any]:
+    session = cl.load(device="cpu")
+    prompt, picture = "a red house and a tree under the sun", Image.fromarray(make_scene(1).image)
+
+    def plain() -> None:
+        session.pipeline(prompt, generator=torch.Generator().manual_seed(0), **session.generate_defaults)
+
+    record = session.read(picture)
+    full = session.read(picture, layers=None).layers
+    generation = alternate(runs, plain=plain, maps=lambda: session.generate(prompt, CONCEPTS, seed=0))
+    asking = alternate(
+        3 * runs,
+        rerun=lambda: session.generate(prompt, CONCEPTS, seed=0),
+        reread=lambda: session.probe(session.read(picture), CONCEPTS),
+        probe=lambda: session.probe(record, CONCEPTS),
+    )
+    return {
+        "generate": ratios(generation, "plain"),
+        "ask again": ratios(asking, "probe"),
+        "record bytes": sum(layer.nbytes for layer in full),
+    }
+
+
+def wide_transformer(dtype: torch.dtype) -> FluxTransformer2DModel:
+    """FLUX.1's width with 2 double and 2 single blocks, random weights."""
+    with torch.device("meta"):
+        model = FluxTransformer2DModel(num_layers=2, num_single_layers=2, guidance_embeds=False)
+    model = model.to(dtype).to_empty(device="cpu")
+    generator = torch.Generator().manual_seed(0)
+    for weight in model.parameters():
+        weight.data.normal_(0, 0.02, generator=generator) if weight.ndim > 1 else weight.data.fill_(0.5)
+    return model.eval()
+
+
+def wide(side: int, runs: int, dtype: torch.dtype = torch.bfloat16) -> dict[str, Any]:
+    adapter = adapter_for(wide_transformer(dtype))
+    ids = torch.zeros(side, side, 3)
+    ids[..., 1], ids[..., 2] = torch.arange(side)[:, None], torch.arange(side)
+    call = {
+        "hidden_states": torch.randn(1, side * side, 64, dtype=dtype),
+        "encoder_hidden_states": torch.randn(1, 512, 4096, dtype=dtype),
+        "pooled_projections": torch.randn(1, 768, dtype=dtype),
+        "timestep": torch.full((1,), 0.5, dtype=dtype),
+        "img_ids": ids.flatten(0, 1),
+        "txt_ids": torch.zeros(512, 3),
+    }
+    concepts = Concepts(CONCEPTS, torch.randn(5, 4096, dtype=dtype), torch.zeros(768))
+    recipe = Recipe().resolve(2)
+    inside: list[float] = []
+
+    def plain() -> None:
+        adapter.transformer(**call, return_dict=False)
+
+    def with_maps() -> None:
+        spent = [0.0]
+        probe = ConceptProbe(adapter, concepts, recipe)
+        recorder = Recorder(adapter, probe, last=1, outputs=frozenset((0, 1)))
+        finish = recorder.finish_block
+
+        def timed(layer: int, block: Any) -> None:
+            started = time.perf_counter()
+            finish(layer, block)
+            spent[0] += time.perf_counter() - started
+
+        recorder.finish_block = timed  # type: ignore[method-assign]
+        started = time.perf_counter()
+        with recorder:
+            adapter.transformer(**call, return_dict=False)
+        inside.append(spent[0] / (time.perf_counter() - started - spent[0]))
+
+    def replay() -> None:
+        probe = ConceptProbe(adapter, concepts, recipe)
+        for layer in records:
+            probe(adapter.blocks()[layer.layer], layer)
+
+    with torch.no_grad():
+        records = record_call(adapter, call, recipe)
+        seconds = alternate(
+            runs, plain=plain, maps=with_maps, read=lambda: record_call(adapter, call, recipe), probe=replay
+        )
+    told = ratios(seconds, "plain")
+    return told | {
+        "inside our hooks / plain": round(statistics.median(inside), 4),
+        "plain / probe": round(seconds["plain"] / seconds["probe"], 1),
+        "image tokens": side * side,
+        "record bytes": sum(layer.nbytes for layer in records),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--slow", action="store_true", help="also 4096 image tokens")
+    parser.add_argument("--runs", type=int, default=5)
+    args = parser.parse_args()
+    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    results["setting"] = {
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "machine": platform.machine(),
+        "torch": torch.__version__,
+        "runs": args.runs,
+        "concepts": len(CONCEPTS),
+    }
+    jobs = {
+        "embedded model": lambda: demo(args.runs),
+        "FLUX width, 1024 image tokens": lambda: wide(32, args.runs),
+    }
+    if args.slow:
+        jobs["FLUX width, 4096 image tokens"] = lambda: wide(64, args.runs)
+    for name, job in jobs.items():
+        results[name] = job()
+        print(json.dumps({name: results[name]}, indent=1), flush=True)
+        part = RESULTS.with_suffix(".part")
+        part.write_text(json.dumps(results, indent=1) + "\n")
+        part.rename(RESULTS)
+
+
+if __name__ == "__main__":
+    main()

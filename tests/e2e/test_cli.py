@@ -1,0 +1,127 @@
+"""The command line, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import conceptlens as cl
+from conceptlens import cli
+from conceptlens.bench.datasets.scenes import make_scene
+from conceptlens.cli import parse_layers
+
+
+def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "conceptlens.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120, check=False)
+
+
+def here(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """The same entry point inside this process: quicker than starting Python anew."""
+    monkeypatch.setattr(sys, "argv", ["conceptlens", *arguments])
+    monkeypatch.setattr("warnings.showwarning", lambda *_, **__: None)
+    try:
+        cli.main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def test_demo_in_a_fresh_process(tmp_path: Path) -> None:
+    done = run("demo", "--out", "shown", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "seed 0" in done.stdout
+    assert "output space" in done.stdout
+    assert (tmp_path / "shown" / "overlay.png").exists()
+    assert "Warning" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_generate_as_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "out")
+    words = ["a blue boat", "-c", "boat", "-c", "sea", "--steps", "2", "--seed", "4", "--set", "true_cfg_scale=1.0"]
+    assert here(monkeypatch, "generate", *words, "--layers", "2-3", "-o", out, "--json") == 0
+    lines = capfd.readouterr().out.strip().splitlines()
+    assert len(lines) == 1
+    said = json.loads(lines[0])
+    assert said["seed"] == 4
+    assert said["concepts"] == ["boat", "sea"]
+    assert said["recipe"]["layers"] == [2, 3]
+    assert said["pipeline"]["true_cfg_scale"] == 1.0
+
+
+def test_read_then_probe_the_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Image.fromarray(make_scene(2).image).save(tmp_path / "photo.png")
+    record = str(tmp_path / "photo.record")
+    concepts = ["-c", "house", "-c", "sky"]
+    read = ["read", str(tmp_path / "photo.png"), *concepts, "--record", record, "-o", str(tmp_path / "a")]
+    assert here(monkeypatch, *read) == 0
+    assert here(monkeypatch, "probe", record, *concepts, "-o", str(tmp_path / "b")) == 0
+    a, b = (np.load(tmp_path / name / "maps.npz")["scores"] for name in "ab")
+    assert np.array_equal(a, b)
+    assert "noise" in capfd.readouterr().out
+
+
+def test_bench_scenes_as_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    command = ["bench", "scenes", "--method", "cross-attention", "--limit", "3", "--seed", "1", "--json"]
+    assert here(monkeypatch, *command, "-o", str(tmp_path)) == 0
+    said = json.loads(capfd.readouterr().out)
+    assert {"accuracy", "miou", "ap", "images"} <= set(said)
+    assert said["images"] == 3
+    assert said["recipe"]["space"] == "cross"
+    rows = json.loads((tmp_path / "cross-attention.json").read_text())["rows"]
+    assert np.mean([row["miou"] for row in rows]) == pytest.approx(said["miou"], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["generate", "a house", "-c", "house", "-c", "house"], "given twice"),
+        (["generate", " ", "-c", "house", "-c", "sky"], "the prompt is empty"),
+        (["generate", "a house", "-c", "house", "--layers", "x"], "layers must look like 3,4,5 or 2-5; got 'x'"),
+        (["generate", "a house", "-c", "house", "-c", "sky", "--set", "oops"], "--set takes KEY=VALUE"),
+        (["generate", "a house", "-c", "house", "--model", "/no/such"], "cannot load model"),
+        (["read", "none.png", "-c", "house"], "no image at none.png"),
+        (["probe", "none.record", "-c", "house"], "no record at none.record"),
+        (["bench", "scenes", "--method", "dam", "--limit", "1"], "no method 'dam'. Known: concept-attention"),
+        (["demo", "--out", "/proc/nowhere"], "cannot write to /proc/nowhere"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    arguments: list[str], says: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert here(monkeypatch, *arguments) == 2
+    shown = capfd.readouterr()
+    lines = [line for line in shown.err.splitlines() if line.strip()]
+    assert shown.out == ""
+    assert len(lines) == 1, shown.err
+    assert lines[0].startswith("error: ")
+    assert says in lines[0]
+
+
+def test_usage_errors_end_with_2(tmp_path: Path) -> None:
+    done = run("generate", "a house", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Missing option" in done.stderr
+
+
+def test_version(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    assert here(monkeypatch, "--version") == 0
+    assert capfd.readouterr().out == f"conceptlens {cl.__version__}\n"
+
+
+def test_layers_are_parsed() -> None:
+    assert parse_layers("3, 4,5") == (3, 4, 5)
+    assert parse_layers("1-3,5") == (1, 2, 3, 5)
+    assert parse_layers("-1") == (-1,)

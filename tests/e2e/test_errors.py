@@ -1,0 +1,200 @@
+"""Bad input: one clear line that says what, got, expected, next step; nothing half-written."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import conceptlens as cl
+from conceptlens import files
+from conceptlens.bench.datasets.scenes import make_scene
+from conceptlens.session import Session
+from conftest import hooks_left
+from tiny_models import flux_pipeline
+
+
+@pytest.fixture(scope="module")
+def picture() -> Image.Image:
+    return Image.fromarray(make_scene(1).image)
+
+
+@pytest.mark.parametrize(
+    ("concepts", "says"),
+    [
+        ([], "no concepts were given. Name at least one"),
+        (["house", " "], "concept 2 of 2 is empty"),
+        (["house", "sky", "house "], "concept 'house' was given twice"),
+        ("house", "must be a list of words; got the text 'house'"),
+        (
+            ["house", "very " * 40 + "long"],
+            r"concept 'very very .*\.\.\.' has \d+ tokens with the T5 tokenizer; it reads 32",
+        ),
+    ],
+)
+def test_concepts(demo: Session, picture: Image.Image, concepts: list[str], says: str) -> None:
+    with pytest.raises(cl.ConceptError, match=says):
+        demo.generate("a red house", concepts, num_inference_steps=1)
+    record = demo.read(picture)
+    with pytest.raises(cl.ConceptError, match=says):
+        demo.probe(record, concepts)
+
+
+@pytest.mark.parametrize("prompt", ["", "  ", []])
+def test_empty_prompt(demo: Session, prompt: str | list[str]) -> None:
+    with pytest.raises(cl.RecipeError, match="the prompt is empty. Say what to paint"):
+        demo.generate(prompt, ["house", "sky"])
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"space": "keys"}, "space must be one of output, cross, value; got 'keys'"),
+        ({"layers": (9,)}, "layers has 9, but there are 6 dual-stream blocks: use 0 to 5"),
+        ({"layers": ()}, "layers must be one or more whole numbers"),
+        ({"temperature": 0.0}, "temperature must be above 0"),
+        ({"steps": (40,), "num_inference_steps": 2}, "steps has 40, but there are 2 denoising steps"),
+        ({"output_type": "latent"}, "output_type cannot be set"),
+    ],
+)
+def test_settings(demo: Session, options: dict[str, object], says: str) -> None:
+    with pytest.raises(cl.RecipeError, match=says):
+        demo.generate("a red house", ["house", "sky"], **options)
+    assert hooks_left(demo) == []
+
+
+def test_reading_settings(demo: Session, picture: Image.Image) -> None:
+    wrong = {"noise": (1.5, "from 0 .clean. to 1"), "samples": (0, "at least 1"), "foo": (1, "no recipe option 'foo'")}
+    for name, (value, says) in wrong.items():
+        with pytest.raises(cl.RecipeError, match=says):
+            demo.read(picture, **{name: value})
+    with pytest.raises(cl.RecipeError, match="no preset 'papre'. Known: paper"):
+        demo.read(picture, preset="papre")  # type: ignore[arg-type]
+
+
+def test_probing_more_than_was_recorded(demo: Session, picture: Image.Image) -> None:
+    record = demo.read(picture, layers=(2,))
+    with pytest.raises(cl.RecipeError, match="layer 4 was not recorded"):
+        demo.probe(record, ["house", "sky"], layers=(4,))
+    with pytest.raises(cl.RecipeError, match="no image queries. Read the image again with space='cross'"):
+        demo.probe(record, ["house", "sky"], space="cross")
+    with pytest.raises(cl.RecipeError, match="fixed when an image is read"):
+        demo.probe(record, ["house", "sky"], noise=0.1)
+    with pytest.raises(cl.ModelError, match="made by demo"):
+        cl.load(flux_pipeline()).probe(record, ["house", "sky"])
+
+
+def test_images(demo: Session, tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("no picture")
+    Image.new("RGB", (40, 40)).save(tmp_path / "cut.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:60])
+    Image.new("RGB", (20_000, 16)).save(tmp_path / "wide.png")
+    cases = [
+        (tmp_path / "none.png", "no image at .*none.png"),
+        (tmp_path / "text.png", "cannot read .*text.png as an image"),
+        (tmp_path / "cut.png", "cannot read .*cut.png as an image"),
+        (tmp_path, "cannot read .* as an image"),
+        (Image.new("RGB", (1, 1)), "image is 1x1 pixels; sides from 8 to 16384 can be read"),
+        (tmp_path / "wide.png", "wide.png is 20000x16 pixels"),
+    ]
+    for source, says in cases:
+        with pytest.raises(cl.ImageError, match=says):
+            demo.read(source)
+
+
+def test_images_of_other_kinds_are_read(demo: Session) -> None:
+    for mode in ("L", "RGBA", "P", "CMYK", "I;16"):
+        picture = Image.new(mode, (32, 48))
+        assert demo.read(picture).grid.rows > demo.read(picture).grid.cols
+
+
+def test_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(cl.ModelError, match="has no model_index.json"):
+        cl.load(tmp_path)
+    with pytest.raises(cl.ModelError, match=r"cannot load model 'nobody/no-such-model' .no such folder, so a hub id."):
+        cl.load("nobody/no-such-model")
+    (tmp_path / "model_index.json").write_text("{broken")
+    with pytest.raises(cl.ModelError, match="cannot load folder"):
+        cl.load(tmp_path)
+    pipeline = flux_pipeline()
+    pipeline.transformer = torch.nn.Linear(2, 2)
+    with pytest.raises(cl.ModelError, match="no adapter for Linear. Supported: FluxTransformer2DModel, SD3"):
+        cl.load(pipeline)
+
+
+def test_a_step_cache_is_refused(demo: Session) -> None:
+    from diffusers import FirstBlockCacheConfig
+
+    session = cl.load(flux_pipeline())
+    session.pipeline.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.1))
+    with pytest.raises(cl.ModelError, match="step cache"):
+        session.generate("a red house", ["house", "sky"], height=16, width=16, num_inference_steps=2)
+
+
+def test_two_readings_at_once_are_refused(demo: Session) -> None:
+    from conceptlens.adapters import adapter_for
+    from conceptlens.engine.recorder import Recorder
+
+    adapter = adapter_for(demo.pipeline.transformer)
+    options = {"last": 1, "outputs": frozenset((1,))}
+    with Recorder(adapter, lambda block, record: None, **options):
+        with pytest.raises(cl.ModelError, match="being read already"), Recorder(adapter, lambda b, r: None, **options):
+            pass
+        assert hooks_left(demo) != []
+    assert hooks_left(demo) == []
+
+
+def test_an_interrupted_generation_gives_no_partial_map(demo: Session) -> None:
+    def stop(pipeline: object, step: int, time: object, values: dict[str, object]) -> dict[str, object]:
+        pipeline._interrupt = True  # type: ignore[attr-defined]
+        return values
+
+    with pytest.raises(cl.ModelError, match="maps would be partial"):
+        demo.generate("a red house", ["house", "sky"], num_inference_steps=3, callback_on_step_end=stop)
+
+
+def test_unwritable_folder_and_full_disk(
+    demo: Session, picture: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maps = demo.probe(demo.read(picture), ["house", "sky"])
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(cl.OutputError, match="cannot write to .*file"):
+        maps.save(tmp_path / "file")
+    with pytest.raises(cl.OutputError, match="Choose another folder"):
+        maps.save("/proc/nowhere")
+
+    def full(path: Path, text: str) -> None:
+        path.with_name(path.name + ".part").write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("conceptlens.maps.write_text", full)
+    with pytest.raises(cl.OutputError, match="No space left on device. Choose another folder, or make room there"):
+        maps.save(tmp_path / "full")
+    assert not list((tmp_path / "full").glob("*.part"))
+    assert not (tmp_path / "full" / "maps.json").exists()
+    assert files.one_line(OSError("a\nb")) == "a"
+
+
+def test_hostile_and_damaged_records(demo: Session, picture: Image.Image, tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    with pytest.raises(cl.ImageError, match="no record at"):
+        demo.load_record(tmp_path / "none")
+    (tmp_path / "text").write_text("no record")
+    with pytest.raises(cl.ImageError, match="cannot read the record"):
+        demo.load_record(tmp_path / "text")
+    save_file({"a": np.zeros(2, np.float32)}, tmp_path / "foreign")
+    with pytest.raises(cl.ImageError, match="is no record of conceptlens"):
+        demo.load_record(tmp_path / "foreign")
+    save_file({"a": np.zeros(2, np.float32)}, tmp_path / "bare", {"format": "conceptlens-record-1", "header": "{}"})
+    with pytest.raises(cl.ImageError, match="Make it again"):
+        demo.load_record(tmp_path / "bare")
+    path = demo.save_record(demo.read(picture), tmp_path / "cut")
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(cl.ImageError, match="cannot read the record"):
+        demo.load_record(path)

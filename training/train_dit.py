@@ -254,6 +254,7 @@ def main() -> None:
     parser.add_argument("--double", type=int, default=6)
     parser.add_argument("--single", type=int, default=2)
     parser.add_argument("--rate", type=float, default=1.5e-3)
+    parser.add_argument("--matrix-rate", type=float, default=2.0, help="Muon's rate, as a multiple of --rate")
     parser.add_argument("--question-weight", type=float, default=0.1)
     parser.add_argument("--time-shift", type=float, default=0.3, help="above 0: more training at high noise")
     parser.add_argument("--optimizer", choices=["adamw", "muon"], default="muon")
@@ -292,9 +293,9 @@ def main() -> None:
     for step in range(start, args.steps):
         warm = min(1.0, (step + 1) / 200)
         rate = args.rate * warm * (0.04 + 0.96 * min(1.0, 2.5 * (1 - step / args.steps)))
-        for solver in solvers:
+        for solver, factor in zip(solvers, (1.0, args.matrix_rate), strict=False):
             for group in solver.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * factor
         picked, flips = torch.randint(len(scenes), (args.batch,)), torch.randint(2, (args.batch,))
         clean = latents[picked, flips].float()
         captions = [describe(scenes[i], rng) for i in picked.tolist()]

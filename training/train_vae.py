@@ -1,6 +1,6 @@
 """Stage 1: the autoencoder of the demo model, 64x64 pixels to 32x32x4 latents.
 
-    python training/train_vae.py --steps 3000
+    python training/train_vae.py
 
 Writes `training/runs/vae/` in diffusers' folder format. Mean absolute error, a little KL, and nothing else.
 """
@@ -37,7 +37,7 @@ def build() -> AutoencoderKL:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--scenes", type=int, default=8000)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from conceptlens.errors import ConceptError
 from conceptlens.files import into_folder, write_image, write_text
-from conceptlens.ops.grids import Threshold, resize, threshold, unit_range
-from conceptlens.pictures import contact_sheet, heat_colours, tint
+from conceptlens.ops.grids import Threshold, resize, threshold_level, unit_range
+from conceptlens.pictures import contact_sheet, heat_colours, palette, tint
 from conceptlens.recipe import Recipe
 
 
@@ -73,19 +73,19 @@ class ConceptMaps:
         heat = resize(self[concept][None], self.image.height, self.image.width)
         return unit_range(heat[0]).numpy()
 
-    def mask(self, concept: str, threshold_: Threshold = "mean") -> Bool[np.ndarray, "height width"]:
+    def mask(self, concept: str, threshold: Threshold = "mean") -> Bool[np.ndarray, "height width"]:
         """Where one concept is.
 
         Args:
             concept: its name.
-            threshold_: "mean" (strictly above the map's mean), "otsu", a fraction of the map's range in 0..1, or
+            threshold: "mean" (strictly above the map's mean), "otsu", a fraction of the map's range in 0..1, or
                 "argmax" (where no other concept scores higher).
         """
-        if threshold_ == "argmax":
+        if threshold == "argmax":
             self[concept]
             return self.segmentation() == self.concepts.index(concept)
         heat = self.heatmap(concept)
-        return heat > threshold(heat, threshold_)
+        return heat > threshold_level(heat, threshold)
 
     def segmentation(self) -> Int[np.ndarray, "height width"]:
         """For each pixel the index, in `concepts`, of the concept with the highest score."""
@@ -101,8 +101,6 @@ class ConceptMaps:
         return contact_sheet(tiles, columns, legend=self.concepts)
 
     def _segmented(self) -> Image.Image:
-        from conceptlens.pictures import palette
-
         colours = palette(len(self.concepts))[self.segmentation()]
         return tint(self.image, colours, np.full(colours.shape[:2], 0.75, np.float32))
 

@@ -117,7 +117,7 @@ class Session:
         negative = call.get("negative_prompt")
         if not isinstance(prompt, str) and isinstance(negative, str):
             call["negative_prompt"] = [negative] * len(prompts)
-        asked, added = self._with_background(concepts, background)
+        asked, added = self._with_background(concepts, background, recipe)
         embedded = self._embed((*asked, *added), recipe, call)
         if "generator" not in call:
             seed = secrets.randbelow(2**31) if seed is None else seed
@@ -217,7 +217,7 @@ class Session:
         recipe = record.recipe.override(options).resolve(len(blocks))
         _check_recorded(record, recipe)
         assert recipe.layers is not None
-        asked, added = self._with_background(concepts, background)
+        asked, added = self._with_background(concepts, background, recipe)
         embedded = self._embed((*asked, *added), recipe, self._model.defaults.generate)
         probe = ConceptProbe(adapter, embedded, recipe, keep=keep)
         for layer in record.layers[: recipe.layers[-1] + 1]:
@@ -256,10 +256,11 @@ class Session:
         return prompts
 
     def _with_background(
-        self, concepts: Sequence[str], background: Background
+        self, concepts: Sequence[str], background: Background, recipe: Recipe
     ) -> tuple[tuple[str, ...], tuple[str, ...]]:
         asked = check_concepts(concepts)
-        if len(asked) > 1 or background is False:
+        self._note_unknown(asked)
+        if len(asked) > 1 or background is False or not recipe.softmax:
             return asked, ()
         usual = self._model.defaults.background if isinstance(background, bool) else check_concepts(background)
         only = next(iter(asked))
@@ -271,6 +272,16 @@ class Session:
                 stacklevel=3,
             )
         return asked, added
+
+    def _note_unknown(self, names: tuple[str, ...]) -> None:
+        known = self.vocabulary
+        unknown = [n for n in names if known is not None and not set(n.lower().split()) <= set(known)]
+        if unknown:
+            warnings.warn(
+                f"{self.model_id} was never trained on {', '.join(unknown)}; expect noise. It knows the words of "
+                "session.vocabulary.",
+                stacklevel=4,
+            )
 
     @torch.no_grad()
     def _embed(self, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:

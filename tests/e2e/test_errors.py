@@ -99,7 +99,8 @@ def test_images(demo: Session, tmp_path: Path) -> None:
         (tmp_path / "cut.png", "cannot read .*cut.png as an image"),
         (tmp_path, "cannot read .* as an image"),
         (Image.new("RGB", (1, 1)), "image is 1x1 pixels; sides from 8 to 16384 can be read"),
-        (tmp_path / "wide.png", "wide.png is 20000x16 pixels"),
+        (tmp_path / "wide.png", "wide.png is 20000x16 pixels; sides from 8 to 16384"),
+        (Image.new("RGB", (300, 30)), "image is 300x30 pixels; a side may be at most 8 times the other"),
     ]
     for source, says in cases:
         with pytest.raises(cl.ImageError, match=says):

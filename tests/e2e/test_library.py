@@ -39,6 +39,7 @@ def plain(session: Session, seed: int, **options: Any) -> np.ndarray:
 
 
 @pytest.mark.parametrize("count", [1, 20])
+@pytest.mark.filterwarnings("ignore:demo was never trained")
 def test_the_image_is_the_plain_pipelines_bit_for_bit(demo: Session, count: int) -> None:
     concepts = [f"thing {i}" for i in range(count)]
     shown = demo.generate(PROMPT, concepts, seed=7, background=False, **QUICK)
@@ -129,6 +130,15 @@ def test_one_concept_gets_a_background(demo: Session, record: cl.ImageRecord) ->
     assert with_words.concepts == ("house", "sky", "grass")
 
 
+def test_a_word_outside_the_small_vocabulary_is_noted(demo: Session, record: cl.ImageRecord) -> None:
+    with pytest.warns(UserWarning, match="demo was never trained on dragon; expect noise"):
+        demo.probe(record, ["dragon", "House"])
+
+
+def test_a_single_concept_without_softmax_stays_alone(demo: Session, record: cl.ImageRecord) -> None:
+    assert demo.probe(record, ["house"], softmax=False).concepts == ("house",)
+
+
 def test_isolated_raw_scores_do_not_depend_on_the_set(demo: Session, record: cl.ImageRecord) -> None:
     options = {"isolate": True, "softmax": False}
     few = demo.probe(record, ["house", "sky"], **options)
@@ -136,6 +146,7 @@ def test_isolated_raw_scores_do_not_depend_on_the_set(demo: Session, record: cl.
     torch.testing.assert_close(few["house"], many["house"], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:demo was never trained on skyscraper")
 def test_a_multi_piece_concept_does_not_shift_the_others(demo: Session, record: cl.ImageRecord) -> None:
     options = {"isolate": True, "softmax": False}
     plain_, long = (demo.probe(record, [first, "sky"], **options)["sky"] for first in ("house", "skyscraper"))

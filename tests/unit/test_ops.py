@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from conceptlens.ops.accumulate import ScoreAccumulator
 from conceptlens.ops.attention import concept_attention
-from conceptlens.ops.grids import resize, threshold, unit_range
+from conceptlens.ops.grids import resize, threshold_level, unit_range
 from conceptlens.ops.spaces import cross_similarity, normalize_concepts, reduce_heads, vector_similarity
 from oracles.concept_attention import attention_by_loops, scores_by_loops
 
@@ -111,14 +111,14 @@ def test_bilinear_resize_keeps_the_orientation() -> None:
 
 def test_thresholds() -> None:
     heat = np.array([[0.0, 0.0, 0.0, 1.0]])
-    assert threshold(heat, "mean") == 0.25
-    assert threshold(heat, 0.5) == 0.5
-    assert 0 <= threshold(heat, "otsu") < 1
-    assert threshold(np.ones((2, 2)), "otsu") == 1.0
+    assert threshold_level(heat, "mean") == 0.25
+    assert threshold_level(heat, 0.5) == 0.5
+    assert 0 <= threshold_level(heat, "otsu") < 1
+    assert threshold_level(np.ones((2, 2)), "otsu") == 1.0
     with pytest.raises(ValueError, match="got 'median'"):
-        threshold(heat, "median")
+        threshold_level(heat, "median")
     with pytest.raises(ValueError, match=r"got 2\.0"):
-        threshold(heat, 2.0)
+        threshold_level(heat, 2.0)
 
 
 def test_unit_range_of_a_constant_map_is_zero() -> None:

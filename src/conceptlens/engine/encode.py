@@ -19,8 +19,8 @@ from conceptlens.errors import ImageError, ModelError, one_line
 from conceptlens.recipe import Recipe
 from conceptlens.records import LayerRecord, TokenGrid
 
-MIN_SIDE, MAX_SIDE = 8, 16384
-"""Smallest and largest height and width of an image that is read, in pixels."""
+MIN_SIDE, MAX_SIDE, MAX_ASPECT = 8, 16384, 8
+"""Smallest and largest height and width of an image that is read, in pixels; the longer side over the shorter."""
 
 
 def open_image(source: str | Path | Image.Image) -> Image.Image:
@@ -52,6 +52,10 @@ def _check_size(name: str, size: tuple[int, int]) -> None:
     if min(size) < MIN_SIDE or max(size) > MAX_SIDE:
         raise ImageError(
             f"{name} is {size[0]}x{size[1]} pixels; sides from {MIN_SIDE} to {MAX_SIDE} can be read. Resize it first."
+        )
+    if max(size) > MAX_ASPECT * min(size):
+        raise ImageError(
+            f"{name} is {size[0]}x{size[1]} pixels; a side may be at most {MAX_ASPECT} times the other. Crop it first."
         )
 
 

@@ -26,7 +26,7 @@ def unit_range(scores: Tensor) -> Tensor:
     return torch.zeros_like(scores) if high <= low else (scores - low) / (high - low)
 
 
-def threshold(heat: np.ndarray, rule: Threshold) -> float:
+def threshold_level(heat: np.ndarray, rule: Threshold) -> float:
     """The value above which (strictly) a pixel belongs to the mask.
 
     Args:

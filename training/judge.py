@@ -124,7 +124,9 @@ def score(model: Judge, folder: str | None, limit: int, options: dict) -> dict:
     for (text, pairs), seen in zip(asked, found, strict=True):
         right = [bool(seen[NOUNS.index(n), list(COLOURS).index(c)]) for n, c in pairs]
         there = [bool(seen[NOUNS.index(n)].any()) for n, _ in pairs]
-        rows.append({"prompt": text, "right": all(right), "objects": float(np.mean(there))})
+        asked_nouns = {n for n, _ in pairs}
+        others = [noun for noun, colours in zip(NOUNS, seen, strict=True) if colours.any() and noun not in asked_nouns]
+        rows.append({"prompt": text, "right": all(right), "objects": float(np.mean(there)), "others": len(others)})
     pixels = [np.asarray(image) for image in images]
     sheet = np.concatenate([np.concatenate(pixels[row : row + 20], axis=1) for row in range(0, limit, 20)])
     Image.fromarray(sheet).save(RUN / "judged.png")
@@ -135,6 +137,7 @@ def score(model: Judge, folder: str | None, limit: int, options: dict) -> dict:
         "interval95": [round(v, 4) for v in bootstrap_interval(right)],
         "one object": round(right[::2].mean(), 4),
         "two objects": round(right[1::2].mean(), 4),
+        "pictures with an object that nobody asked for": round(float(np.mean([row["others"] > 0 for row in rows])), 4),
         "objects present": round(float(np.mean([row["objects"] for row in rows])), 4),
         "judge on true scenes": check(model),
         "options": options,

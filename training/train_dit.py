@@ -245,6 +245,17 @@ def optimizers(model: DemoModel, kind: str, rate: float) -> list[torch.optim.Opt
     return chosen
 
 
+def initialize(model: DemoModel, folder: Path) -> None:
+    """Weights of an exported demo folder. Its text encoder has a second row for each capitalized word, left out here."""
+    model.transformer.load_state_dict(
+        FluxTransformer2DModel.from_pretrained(folder / "transformer").float().state_dict()
+    )
+    model.clip.load_state_dict(type(model.clip).from_pretrained(folder / "text_encoder").float().state_dict())
+    saved = type(model.t5).from_pretrained(folder / "text_encoder_2").float()
+    saved.resize_token_embeddings(len(model.t5_tokenizer))
+    model.t5.load_state_dict(saved.state_dict())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=20000)
@@ -256,10 +267,11 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--matrix-rate", type=float, default=2.0, help="Muon's rate, as a multiple of --rate")
     parser.add_argument("--question-weight", type=float, default=0.1)
-    parser.add_argument("--time-shift", type=float, default=0.3, help="above 0: more training at high noise")
+    parser.add_argument("--time-shift", type=float, default=1.2, help="above 0: more training at high noise")
     parser.add_argument("--optimizer", choices=["adamw", "muon"], default="muon")
     parser.add_argument("--compile", action="store_true", help="15% faster on a CPU, after a minute of compiling")
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--init", type=Path, help="start from the weights of an exported folder; the heads start anew")
     parser.add_argument("--seconds", type=float, default=math.inf, help="stop (with a checkpoint) after so long")
     parser.add_argument("--name", default="dit")
     args = parser.parse_args()
@@ -272,6 +284,8 @@ def main() -> None:
     model = DemoModel(args.heads, args.double, args.single)
     print(f"{sum(p.numel() for p in model.transformer.parameters()) / 1e6:.2f}M transformer weights", flush=True)
     streams = Streams(model.transformer, args.compile)
+    if args.init:
+        initialize(model, args.init)
     average = copy.deepcopy(model).requires_grad_(False)
     solvers = optimizers(model, args.optimizer, args.rate)
     start = 0
@@ -299,11 +313,13 @@ def main() -> None:
         picked, flips = torch.randint(len(scenes), (args.batch,)), torch.randint(2, (args.batch,))
         clean = latents[picked, flips].float()
         captions = [describe(scenes[i], rng) for i in picked.tolist()]
-        count = int(rng.choice([0, 3, 6], p=[0.5, 0.25, 0.25]))
+        count = int(rng.choice([0, 3, 6], p=[0.7, 0.15, 0.15]))
         asked = None
         if count:
             asked = ask(rng, [facts[i][f] for i, f in zip(picked.tolist(), flips.tolist(), strict=True)], count)
-        moment = torch.sigmoid(torch.randn(args.batch) + args.time_shift)
+        # Where things go is decided at high noise (t of 0.8 and more), so painting is trained most there; questions are
+        # asked at all levels.
+        moment = torch.sigmoid(torch.randn(args.batch) + (0.0 if count else args.time_shift))
         noise = torch.randn_like(clean)
         noisy = torch.lerp(clean, noise, moment[:, None, None])
         t5_ids, clip_ids = model.tokens(captions)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Iterator
@@ -168,7 +169,9 @@ def bench_scenes(
     options |= {k: v for k, v in {"noise": noise, "samples": samples}.items() if v is not None}
     session = _open(model, device, False, quiet=True)
     bar = None if json_ else (lambda scenes: track(scenes, "scenes", total=limit, console=console))
-    report = run_scenes(session, method, limit=limit, seed=seed, **({"track": bar} if bar else {}), **options)
+    command = f"conceptlens {shlex.join(sys.argv[1:])}"
+    watch: dict[str, Any] = {"track": bar} if bar else {}
+    report = run_scenes(session, method, limit=limit, seed=seed, command=command, **watch, **options)
     if out is not None:
         report.save(out)
     summary = report.summary()
@@ -236,7 +239,13 @@ def _settings(pairs: list[str] | None) -> dict[str, Any]:
     return options
 
 
-def _finish(maps: Any, out: Path, json_: bool) -> None:
+def _finish(made: Any, out: Path, json_: bool) -> None:
+    """Saves and shows one result, or each of several in a folder of its own."""
+    if isinstance(made, list):
+        for number, maps in enumerate(made):
+            _finish(maps, out / str(number), json_)
+        return
+    maps = made
     maps.save(out)
     if json_:
         peaks = {name: round(float(maps[name].max()), 4) for name in maps.asked}
@@ -247,7 +256,7 @@ def _finish(maps: Any, out: Path, json_: bool) -> None:
     for number, name in enumerate(maps.asked):
         table.add_row(name, f"{(winners == number).mean():.0%}", f"{float(maps[name].max()):.3f}")
     Console().print(table)
-    typer.echo(f"{out / 'overlay.png'} and {len(list(out.iterdir())) - 1} more files")
+    typer.echo(f"{out / 'overlay.png'}, with heat maps, masks and maps.json beside it")
     typer.echo(maps.describe())
 
 

@@ -1,39 +1,34 @@
-"""Writing results: under a temporary name, then renamed, with one clear line when it fails."""
+"""Writing results: all or nothing, with one clear line when it fails."""
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-from PIL import Image
 
 from conceptlens.errors import OutputError, one_line
 
 
 @contextmanager
 def into_folder(folder: str | Path) -> Iterator[Path]:
-    """The folder, made if need be. An OSError inside becomes an `OutputError`; unfinished files are removed."""
+    """An empty folder to write into; its files move to `folder` when the block ends well, else they vanish.
+
+    Raises:
+        OutputError: in place of an OSError inside.
+    """
     target = Path(folder)
+    stage: Path | None = None
     try:
         target.mkdir(parents=True, exist_ok=True)
-        yield target
+        stage = Path(tempfile.mkdtemp(prefix=".conceptlens-", dir=target))
+        yield stage
+        for path in sorted(stage.iterdir()):
+            path.replace(target / path.name)
     except OSError as error:
-        for part in target.glob("*.part") if target.is_dir() else ():
-            part.unlink(missing_ok=True)
         reason = error.strerror or one_line(error)
         raise OutputError(f"cannot write to {target}: {reason}. Choose another folder, or make room there.") from error
-
-
-def write_image(path: Path, image: Image.Image) -> None:
-    """Writes a PNG."""
-    part = path.with_name(path.name + ".part")
-    image.save(part, format="PNG")
-    part.rename(path)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes UTF-8 text."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.rename(path)
+    finally:
+        if stage is not None:
+            shutil.rmtree(stage, ignore_errors=True)

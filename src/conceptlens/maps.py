@@ -14,10 +14,12 @@ from PIL import Image
 from torch import Tensor
 
 from conceptlens.errors import ConceptError
-from conceptlens.files import into_folder, write_image, write_text
+from conceptlens.files import into_folder
 from conceptlens.ops.grids import Threshold, resize, threshold_level, unit_range
 from conceptlens.pictures import contact_sheet, heat_colours, palette, tint
 from conceptlens.recipe import Recipe
+
+_PROVENANCE = "maps.json"
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,8 @@ class ConceptMaps:
     def save(self, folder: str | Path) -> Path:
         """Writes the image, the overlay, a heat map and a mask per concept, the segmentation, scores and provenance.
 
-        Each file is written under a temporary name and then renamed.
+        All or nothing: the files are written aside and then moved. What an earlier `save` left in the folder is
+        replaced; other files are not touched.
 
         Returns:
             The folder.
@@ -151,23 +154,23 @@ class ConceptMaps:
         Raises:
             OutputError: when the folder cannot be written.
         """
-        with into_folder(folder) as target:
-            write_image(target / "image.png", self.image)
-            write_image(target / "overlay.png", self.overlay())
+        with into_folder(folder) as stage:
+            self.image.save(stage / "image.png")
+            self.overlay().save(stage / "overlay.png")
             for number, name in enumerate(self.asked):
-                stem = f"{number}-{_file_name(name)}"
-                heat = Image.fromarray(heat_colours(self.heatmap(name)))
-                write_image(target / f"heatmap-{stem}.png", heat)
-                write_image(target / f"mask-{stem}.png", Image.fromarray(self.mask(name)))
+                stem = f"{number}-{_file_name(name)}.png"
+                Image.fromarray(heat_colours(self.heatmap(name))).save(stage / f"heatmap-{stem}")
+                Image.fromarray(self.mask(name)).save(stage / f"mask-{stem}")
             if len(self.concepts) > 1:
-                write_image(target / "segmentation.png", self._segmented())
-            arrays = {"scores": self.scores.numpy(), "segmentation": self.segmentation().astype(np.uint8)}
+                self._segmented().save(stage / "segmentation.png")
+            arrays = {"scores": self.scores.numpy(), "segmentation": self.segmentation().astype(np.uint16)}
             if self.parts is not None:
                 arrays["parts"] = self.parts.numpy()
-            with (target / "maps.npz.part").open("wb") as file:
-                np.savez_compressed(file, **arrays)
-            (target / "maps.npz.part").rename(target / "maps.npz")
-            write_text(target / "maps.json", json.dumps(self.provenance(), indent=2, ensure_ascii=False) + "\n")
+            np.savez_compressed(stage / "maps.npz", **arrays)
+            names = sorted([path.name for path in stage.iterdir()] + [_PROVENANCE])
+            told = json.dumps({**self.provenance(), "files": names}, indent=2, ensure_ascii=False)
+            (stage / _PROVENANCE).write_text(told + "\n", encoding="utf-8")
+            _remove_earlier(Path(folder), set(names))
         return Path(folder)
 
 
@@ -175,3 +178,14 @@ def _file_name(concept: str) -> str:
     """A concept as part of a file name: letters, digits and dashes."""
     safe = "".join(c if c.isalnum() else "-" for c in concept.lower()).strip("-")
     return safe[:40] or "concept"
+
+
+def _remove_earlier(folder: Path, kept: set[str]) -> None:
+    """Removes files that an earlier result in this folder says are its own."""
+    try:
+        listed = json.loads((folder / _PROVENANCE).read_text(encoding="utf-8"))["files"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return
+    for name in set(listed) - kept:
+        if Path(name).name == name:
+            (folder / name).unlink(missing_ok=True)

@@ -79,10 +79,11 @@ class Recipe:
         unknown = sorted(set(options) - RECIPE_FIELDS)
         if unknown:
             raise RecipeError(f"no recipe option {unknown[0]!r}. Known: {', '.join(sorted(RECIPE_FIELDS))}.")
-        for name in _CHOICES & set(options):
-            _check_choice(name, options[name])
-        numbers = {n: _indices(n, options[n]) for n in ("layers", "steps") if options.get(n) is not None}
-        return replace(self, **{**options, **numbers})
+        for name, value in options.items():
+            _check_kind(name, value)
+        numbers = {n: float(options[n]) for n in ("temperature", "noise") if n in options}
+        choices = {n: _indices(n, options[n]) for n in ("layers", "steps") if options.get(n) is not None}
+        return replace(self, **{**options, **numbers, **choices})
 
     def resolve(self, depth: int) -> Recipe:
         """A copy whose `layers` are concrete block numbers of a model with `depth` dual-stream blocks."""
@@ -96,6 +97,19 @@ class Recipe:
 
 RECIPE_FIELDS = frozenset(f.name for f in fields(Recipe))
 _CHOICES = {"space", "normalize", "pooling", "pooled", "image_vectors"}
+
+
+_KINDS: dict[str, tuple[type, ...]] = {"temperature": (int, float), "noise": (int, float), "samples": (int,)}
+_SWITCHES = {"softmax", "cross_attention", "self_attention", "isolate", "bos"}
+
+
+def _check_kind(name: str, value: Any) -> None:
+    if name in _CHOICES:
+        _check_choice(name, value)
+    elif name in _SWITCHES and not isinstance(value, bool):
+        raise RecipeError(f"{name} must be true or false; got {value!r}.")
+    elif name in _KINDS and (isinstance(value, bool) or not isinstance(value, _KINDS[name])):
+        raise RecipeError(f"{name} must be a number; got {value!r}.")
 
 
 def _check_choice(name: str, value: Any) -> None:

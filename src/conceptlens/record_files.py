@@ -46,14 +46,11 @@ def save_record(record: ImageRecord, path: str | Path) -> Path:
         "recipe": record.recipe.to_dict(),
         "seed": record.seed,
     }
-    with into_folder(target.parent) as folder:
-        part = folder / f"{target.name}.part"
+    with into_folder(target.parent) as stage:
         try:
-            save_file(tensors, part, {"format": FORMAT, "header": json.dumps(header)})
+            save_file(tensors, stage / target.name, {"format": FORMAT, "header": json.dumps(header)})
         except SafetensorError as error:
-            part.unlink(missing_ok=True)
             raise OSError(one_line(error)) from error
-        part.rename(target)
     return target
 
 

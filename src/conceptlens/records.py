@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
@@ -60,6 +61,14 @@ class LayerRecord:
     out: Float[Tensor, "batch image dim"] | None
     query: Float[Tensor, "batch head image head_dim"] | None
 
+    def to(self, device: torch.device | str) -> LayerRecord:
+        """A copy on another device; the record itself if it is there already."""
+        if self.key.device == torch.device(device):
+            return self
+        moved = {n: None if t is None else t.to(device) for n, t in vars(self).items() if n not in ("layer", "call")}
+        arguments = {name: tensor.to(device) for name, tensor in self.call.arguments.items()}
+        return replace(self, call=replace(self.call, arguments=arguments), **moved)
+
     @property
     def nbytes(self) -> int:
         return sum(t.nbytes for t in (self.key, self.value, self.out, self.query) if t is not None)
@@ -91,3 +100,7 @@ class ImageRecord:
     def nbytes(self) -> int:
         """Size of the recorded tensors in bytes."""
         return sum(layer.nbytes for layer in self.layers)
+
+    def to(self, device: torch.device | str) -> ImageRecord:
+        """A copy on another device, for example "cpu" to free a GPU; `probe` brings it back layer by layer."""
+        return replace(self, layers=tuple(layer.to(device) for layer in self.layers))

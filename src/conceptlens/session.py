@@ -17,7 +17,7 @@ from PIL import Image
 from conceptlens.adapters.base import Concepts
 from conceptlens.engine.encode import open_image, read
 from conceptlens.engine.generate import generate, on_grid, stack_parts
-from conceptlens.engine.loading import LoadedModel, load_model
+from conceptlens.engine.loading import LoadedModel, load_model, resident
 from conceptlens.engine.stream import ConceptProbe, needs_queries
 from conceptlens.errors import ConceptError, ModelError, RecipeError
 from conceptlens.maps import ConceptMaps
@@ -26,6 +26,7 @@ from conceptlens.record_files import load_record, save_record
 from conceptlens.records import ImageRecord
 
 Background = bool | Sequence[str]
+_READ_OPTIONS = ("guidance_scale", "max_sequence_length")
 
 
 class Session:
@@ -94,8 +95,8 @@ class Session:
             concepts: any words, in the prompt or not.
             seed: of the starting noise, drawn on the CPU; a random one (told in the result) when None.
             preset: "paper" for the settings of the official code.
-            background: what joins a single concept, whose softmax would be 1 everywhere: True for the model's usual
-                background words, False for nothing, or words of your own.
+            background: words that compete without being shown. True: the model's usual ones join a single concept,
+                whose softmax would be 1 everywhere; False: none; or words of your own, which always join.
             keep: also keep the scores of each step and layer, in `ConceptMaps.parts`.
             **options: fields of `Recipe` (`space=`, `softmax=`, `layers=`, ...); all others go to the pipeline
                 (`num_inference_steps=`, `height=`, `guidance_scale=`, ...).
@@ -114,14 +115,20 @@ class Session:
         for name in ("output_type", "return_dict"):
             if name in call:
                 raise RecipeError(f"generate returns pictures with their maps; {name} cannot be set. Drop it.")
+        if isinstance(call.get("num_inference_steps"), int) and call["num_inference_steps"] < 1:
+            raise RecipeError(f"num_inference_steps must be at least 1; got {call['num_inference_steps']}.")
+        self._embedded.clear()
         negative = call.get("negative_prompt")
         if not isinstance(prompt, str) and isinstance(negative, str):
             call["negative_prompt"] = [negative] * len(prompts)
         asked, added = self._with_background(concepts, background, recipe)
         embedded = self._embed((*asked, *added), recipe, call)
+        self._note_unknown(asked)
         if "generator" not in call:
-            seed = secrets.randbelow(2**31) if seed is None else seed
+            seed = secrets.randbelow(2**31) if seed is None else _check_seed(seed)
             call["generator"] = torch.Generator("cpu").manual_seed(seed)
+        elif seed is not None:
+            raise RecipeError("both seed and generator were given. Give one of them.")
         made = generate(self.pipeline, self._model.adapter, embedded, recipe, {"prompt": prompt, **call}, keep=keep)
         seconds = time.perf_counter() - started
         settings = {k: v for k, v in call.items() if isinstance(v, (str, int, float, bool, type(None)))}
@@ -135,7 +142,7 @@ class Session:
                 recipe=recipe,
                 model_id=self.model_id,
                 prompt=prompts[row // repeats],
-                seed=seed,
+                seed=None if "latents" in call else seed,
                 background=added,
                 parts=None if made.parts is None else made.parts[:, :, row],
                 details=details,
@@ -162,14 +169,17 @@ class Session:
             seed: of the noise.
             preset: "paper" for the settings of the official code.
             **options: fields of `Recipe`: `noise=` (0 clean to 1 pure noise), `samples=` (noise draws, averaged),
-                `layers=`, `space=`, ...
+                `layers=`, `space=`, ...; and `guidance_scale=` (0 if not given, as in the official code) or
+                `max_sequence_length=` of models that take them.
 
         Raises:
             ImageError: for an image that cannot be read.
             RecipeError: for impossible settings.
         """
-        recipe = self.recipe(preset, **options)
+        call = {k: v for k, v in options.items() if k in _READ_OPTIONS}
+        recipe = self.recipe(preset, **{k: v for k, v in options.items() if k not in _READ_OPTIONS})
         picture = open_image(image)
+        self._embedded.clear()
         width, height = self._working_area()
         layers, grid = read(
             self.pipeline,
@@ -177,9 +187,9 @@ class Session:
             picture,
             prompt,
             recipe,
-            seed,
+            _check_seed(seed),
             width * height,
-            self._model.defaults.generate,
+            {**self._model.defaults.generate, **call},
         )
         return ImageRecord(layers, grid, picture, prompt, self.model_id, recipe, seed)
 
@@ -219,9 +229,12 @@ class Session:
         assert recipe.layers is not None
         asked, added = self._with_background(concepts, background, recipe)
         embedded = self._embed((*asked, *added), recipe, self._model.defaults.generate)
+        self._note_unknown(asked)
         probe = ConceptProbe(adapter, embedded, recipe, keep=keep)
-        for layer in record.layers[: recipe.layers[-1] + 1]:
-            probe(blocks[layer.layer], layer)
+        device = self.pipeline._execution_device
+        with resident(self.pipeline):
+            for layer in record.layers[: recipe.layers[-1] + 1]:
+                probe(blocks[layer.layer], layer.to(device))
         assert probe.grid is not None
         return ConceptMaps(
             concepts=(*asked, *added),
@@ -259,13 +272,16 @@ class Session:
         self, concepts: Sequence[str], background: Background, recipe: Recipe
     ) -> tuple[tuple[str, ...], tuple[str, ...]]:
         asked = check_concepts(concepts)
-        self._note_unknown(asked)
-        if len(asked) > 1 or background is False or not recipe.softmax:
+        if not isinstance(background, bool):
+            added = tuple(name for name in check_concepts(background) if name not in asked)
+            if not added:
+                raise ConceptError(f"the background has no word besides {', '.join(asked)}. Name another.")
+            return asked, added
+        if len(asked) > 1 or not background or not recipe.softmax:
             return asked, ()
-        usual = self._model.defaults.background if isinstance(background, bool) else check_concepts(background)
         only = next(iter(asked))
-        added = tuple(name for name in usual if name != only)
-        if background is True:
+        added = tuple(name for name in self._model.defaults.background if name != only)
+        if added:
             warnings.warn(
                 f"a softmax over the one concept {only!r} would be 1 everywhere; added {', '.join(added)} "
                 "(background=False for none)",
@@ -280,7 +296,7 @@ class Session:
             warnings.warn(
                 f"{self.model_id} was never trained on {', '.join(unknown)}; expect noise. It knows the words of "
                 "session.vocabulary.",
-                stacklevel=4,
+                stacklevel=3,
             )
 
     @torch.no_grad()
@@ -301,7 +317,7 @@ class Session:
             "family": self.family,
             "tokens": pieces,
             "dtype": str(transformer.dtype).removeprefix("torch."),
-            "device": str(transformer.device),
+            "device": str(self.pipeline._execution_device),
             "seconds": round(seconds, 3),
             "versions": {name: package_version(name) for name in ("conceptlens", "diffusers", "torch")},
             **more,
@@ -339,6 +355,12 @@ def check_concepts(concepts: Sequence[str]) -> tuple[str, ...]:
         if name in names[:number]:
             raise ConceptError(f"concept {name!r} was given twice. Name each concept once.")
     return names
+
+
+def _check_seed(seed: int) -> int:
+    if not -(2**63) <= seed < 2**63:
+        raise RecipeError(f"a seed has 64 bits; got {seed}.")
+    return seed
 
 
 def _check_recorded(record: ImageRecord, recipe: Recipe) -> None:

@@ -305,7 +305,7 @@ def test_batches_give_the_maps_of_single_runs(family: Family) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_follows_float32(family: Family, dtype: torch.dtype) -> None:
     call = family.call(1, ROWS, COLS)
-    recipe = Recipe(layers=(0,), softmax=False)
+    recipe = full_recipe(adapter_for(family.transformer()), softmax=False)
     exact = live(adapter_for(family.transformer()), call, concepts_like(call), recipe)
     adapter = adapter_for(family.transformer().to(dtype))
     half_call = {k: v if k in ("img_ids", "txt_ids", "timestep", "guidance") else v.to(dtype) for k, v in call.items()}
@@ -325,7 +325,7 @@ def test_fused_projections_give_the_same_maps(family: Family) -> None:
     if family.name.startswith("sd3.5"):
         with pytest.raises(ModelError, match="leaves out the QK-norm"):
             live(adapter, call, concepts_like(call), recipe)
-        return
+        transformer.unfuse_qkv_projections()
     torch.testing.assert_close(live(adapter, call, concepts_like(call), recipe), split, rtol=1e-5, atol=1e-6)
 
 
@@ -339,3 +339,42 @@ def test_sequential_offload_hooks_give_the_same_maps(family: Family) -> None:
     cpu_offload(adapter.transformer, execution_device=torch.device("cpu"))
     with torch.no_grad():
         assert torch.equal(kept, live(adapter, call, concepts_like(call), full_recipe(adapter)))
+
+
+def test_concept_pass_vectors_with_the_own_text_are_the_models(family: Family) -> None:
+    """With the prompt's own tokens as concepts, patches that attend to the concepts give the recorded output."""
+    call = as_double(family.call(1, ROWS, COLS))
+    adapter = adapter_for(family.transformer().double())
+    own = Concepts(("own",) * call["encoder_hidden_states"].shape[1], call["encoder_hidden_states"][0], None)
+    quirk, plain = (full_recipe(adapter, softmax=False, image_vectors=v) for v in ("concept-pass", "model"))
+    torch.testing.assert_close(live(adapter, call, own, quirk), live(adapter, call, own, plain), rtol=1e-9, atol=1e-9)
+
+
+def test_a_lora_on_the_text_weights_is_followed(family: Family) -> None:
+    from peft import LoraConfig
+
+    call = as_double(family.call(1, ROWS, COLS))
+    transformer = family.transformer().double()
+    plain = live(adapter_for(transformer), call, concepts_like(call), Recipe(layers=(2,)))
+    names = ["add_q_proj", "add_k_proj", "to_add_out", "to_k"]
+    transformer.add_adapter(LoraConfig(r=2, target_modules=names, init_lora_weights=False))
+    adapter = adapter_for(transformer.double())
+    assert max(shadow_errors(adapter, call)) < 1e-10
+    assert not torch.allclose(plain, live(adapter, call, concepts_like(call), Recipe(layers=(2,))))
+
+
+@pytest.mark.parametrize("guided", [False, True])
+def test_unlabelled_guidance_calls_are_told_apart(guided: bool) -> None:
+    """FLUX img2img does not label its two calls; the negative one must not count as a step."""
+    from diffusers import FluxImg2ImgPipeline
+
+    base = FAMILIES["flux"].pipeline()
+    session = session_of(FluxImg2ImgPipeline(**base.components))
+    session.pipeline.set_progress_bar_config(disable=True)
+    picture = Image.new("RGB", (24, 16), (200, 30, 30))
+    options = {"image": picture, "strength": 1.0, "num_inference_steps": 3, "seed": 0}
+    more = {"true_cfg_scale": 4.0, "negative_prompt": "a boat"} if guided else {}
+    maps = session.generate("a red house", ["house", "sky"], **options, **more)
+    assert maps.details["steps"] == 3
+    first = [session.generate("a red house", ["house", "sky"], steps=(0,), **options, **m).scores for m in (more, {})]
+    torch.testing.assert_close(*first, rtol=1e-5, atol=1e-6)

@@ -56,6 +56,13 @@ def test_generate_as_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd
     assert said["pipeline"]["true_cfg_scale"] == 1.0
 
 
+def test_several_pictures_get_a_folder_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["a blue boat", "-c", "boat", "-c", "sea", "--steps", "1", "--set", "num_images_per_prompt=2"]
+    assert here(monkeypatch, "generate", *words, "-o", str(tmp_path)) == 0
+    assert {p.name for p in tmp_path.iterdir()} == {"0", "1"}
+    assert (tmp_path / "1" / "overlay.png").exists()
+
+
 def test_read_then_probe_the_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -91,6 +98,9 @@ def test_bench_scenes_as_json(
         (["generate", "a house", "-c", "house", "--layers", "x"], "layers must look like 3,4,5 or 2-5; got 'x'"),
         (["generate", "a house", "-c", "house", "-c", "sky", "--set", "oops"], "--set takes KEY=VALUE"),
         (["generate", "a house", "-c", "house", "--model", "/no/such"], "cannot load model"),
+        (["generate", "a house", "-c", "house", "-c", "sky", "--steps", "0"], "num_inference_steps must be at least 1"),
+        (["generate", "a house", "-c", "house", "-c", "sky", "--set", "foo=1"], "has an option 'foo'"),
+        (["read", "x", "-c", "sky", "--device", "warp"], "no device 'warp'"),
         (["read", "none.png", "-c", "house"], "no image at none.png"),
         (["probe", "none.record", "-c", "house"], "no record at none.record"),
         (["bench", "scenes", "--method", "dam", "--limit", "1"], "no method 'dam'. Known: concept-attention"),

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 import conceptlens as cl
-from conceptlens import files
 from conceptlens.bench.datasets.scenes import make_scene
+from conceptlens.engine.encode import open_image
 from conceptlens.session import Session
 from conftest import hooks_left
 from tiny_models import flux_pipeline
@@ -59,6 +59,13 @@ def test_empty_prompt(demo: Session, prompt: str | list[str]) -> None:
         ({"temperature": 0.0}, "temperature must be above 0"),
         ({"steps": (40,), "num_inference_steps": 2}, "steps has 40, but there are 2 denoising steps"),
         ({"output_type": "latent"}, "output_type cannot be set"),
+        ({"num_inference_steps": 0}, "num_inference_steps must be at least 1; got 0"),
+        ({"foo": 1}, "neither Recipe nor FluxPipeline has an option 'foo'"),
+        ({"temperature": "hot"}, "temperature must be a number; got 'hot'"),
+        ({"softmax": 1}, "softmax must be true or false; got 1"),
+        ({"seed": 2**70}, "a seed has 64 bits"),
+        ({"seed": 1, "generator": torch.Generator()}, "both seed and generator"),
+        ({"negative_prompt_embeds": 3}, "FluxPipeline refused its settings"),
     ],
 )
 def test_settings(demo: Session, options: dict[str, object], says: str) -> None:
@@ -107,10 +114,30 @@ def test_images(demo: Session, tmp_path: Path) -> None:
             demo.read(source)
 
 
-def test_images_of_other_kinds_are_read(demo: Session) -> None:
-    for mode in ("L", "RGBA", "P", "CMYK", "I;16"):
-        picture = Image.new(mode, (32, 48))
-        assert demo.read(picture).grid.rows > demo.read(picture).grid.cols
+def test_images_of_other_kinds_are_read() -> None:
+    ramp = np.tile(np.linspace(0, 1, 32), (32, 1))
+    for kind, values in (("L", ramp * 255), ("I;16", ramp * 65535), ("F", ramp)):
+        dtype = {"L": np.uint8, "I;16": np.uint16, "F": np.float32}[kind]
+        picture = open_image(Image.fromarray(values.astype(dtype)))
+        assert np.abs(np.asarray(picture)[..., 0] - ramp * 255).max() <= 1, kind
+    clear = open_image(Image.new("RGBA", (16, 16), (0, 0, 0, 0)))
+    assert np.asarray(clear).min() == 255
+    assert open_image(Image.new("CMYK", (16, 24))).size == (16, 24)
+
+
+def test_upright_and_truncated_pictures(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (40, 20))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture.save(tmp_path / "turned.jpg", exif=exif)
+    assert open_image(tmp_path / "turned.jpg").size == (20, 40)
+    Image.effect_noise((90, 90), 60).save(tmp_path / "cut.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "cut.jpg").read_bytes()[:1500])
+    with (
+        Image.open(tmp_path / "cut.jpg") as opened,
+        pytest.raises(cl.ImageError, match="cannot read image as an image"),
+    ):
+        open_image(opened)
 
 
 def test_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,9 +146,18 @@ def test_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         cl.load(tmp_path)
     with pytest.raises(cl.ModelError, match=r"cannot load model 'nobody/no-such-model' .no such folder, so a hub id."):
         cl.load("nobody/no-such-model")
-    (tmp_path / "model_index.json").write_text("{broken")
-    with pytest.raises(cl.ModelError, match="cannot load folder"):
-        cl.load(tmp_path)
+    broken = {
+        "{broken": "cannot load folder",
+        "{}": "has no diffusion transformer",
+        '{"_class_name": "FluxPipelin", "transformer": ["diffusers", "FluxTransformer2DModel"]}': "cannot load folder",
+        '{"_class_name": "WanPipeline", "transformer": ["diffusers", "WanTransformer3DModel"]}': "no adapter for Wan",
+    }
+    for index, says in broken.items():
+        (tmp_path / "model_index.json").write_text(index)
+        with pytest.raises(cl.ModelError, match=says):
+            cl.load(tmp_path)
+    with pytest.raises(cl.ModelError, match="no device 'nope'. Use cpu"):
+        cl.load(device="nope")
     pipeline = flux_pipeline()
     pipeline.transformer = torch.nn.Linear(2, 2)
     with pytest.raises(cl.ModelError, match="no adapter for Linear. Supported: FluxTransformer2DModel, SD3"):
@@ -135,6 +171,33 @@ def test_a_step_cache_is_refused(demo: Session) -> None:
     session.pipeline.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.1))
     with pytest.raises(cl.ModelError, match="step cache"):
         session.generate("a red house", ["house", "sky"], height=16, width=16, num_inference_steps=2)
+
+
+def test_block_level_group_offloading_is_refused() -> None:
+    from diffusers.hooks import apply_group_offloading
+
+    session = cl.load(flux_pipeline())
+    options = {"offload_type": "block_level", "num_blocks_per_group": 1}
+    cpu = torch.device("cpu")
+    apply_group_offloading(session.pipeline.transformer, onload_device=cpu, offload_device=cpu, **options)
+    with pytest.raises(cl.ModelError, match="block-level group offloading"):
+        session.generate("a red house", ["house", "sky"], height=16, width=16, num_inference_steps=1)
+
+
+def test_reading_with_an_inpainting_model_is_refused() -> None:
+    session = cl.load(flux_pipeline(in_channels=40, out_channels=16))
+    with pytest.raises(cl.ModelError, match="takes 40 channels, an image alone has 16"):
+        session.read(Image.new("RGB", (32, 32)))
+
+
+def test_a_background_needs_another_word(demo: Session, picture: Image.Image) -> None:
+    with pytest.raises(cl.ConceptError, match="the background has no word besides house"):
+        demo.probe(demo.read(picture), ["house"], background=["house"])
+
+
+def test_a_wrong_threshold_is_named(demo: Session, picture: Image.Image) -> None:
+    with pytest.raises(cl.RecipeError, match="threshold must be 'mean', 'otsu', 'argmax' or a number"):
+        demo.probe(demo.read(picture), ["house", "sky"]).mask("house", "ostu")
 
 
 def test_two_readings_at_once_are_refused(demo: Session) -> None:
@@ -169,16 +232,28 @@ def test_unwritable_folder_and_full_disk(
     with pytest.raises(cl.OutputError, match="Choose another folder"):
         maps.save("/proc/nowhere")
 
-    def full(path: Path, text: str) -> None:
-        path.with_name(path.name + ".part").write_text("half")
+    maps.save(tmp_path / "full")
+    before = {p.name: p.read_bytes() for p in (tmp_path / "full").iterdir()}
+
+    def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("conceptlens.maps.write_text", full)
+    monkeypatch.setattr("numpy.savez_compressed", full)
     with pytest.raises(cl.OutputError, match="No space left on device. Choose another folder, or make room there"):
-        maps.save(tmp_path / "full")
-    assert not list((tmp_path / "full").glob("*.part"))
-    assert not (tmp_path / "full" / "maps.json").exists()
-    assert files.one_line(OSError("a\nb")) == "a"
+        demo.probe(demo.read(picture), ["tree", "grass"]).save(tmp_path / "full")
+    assert {p.name: p.read_bytes() for p in (tmp_path / "full").iterdir()} == before
+
+
+def test_saving_again_replaces_only_its_own_files(demo: Session, picture: Image.Image, tmp_path: Path) -> None:
+    record = demo.read(picture)
+    (tmp_path / "mine.part").write_text("keep")
+    demo.probe(record, ["house", "sky", "grass"]).save(tmp_path)
+    demo.probe(record, ["tree", "sky"]).save(tmp_path)
+    names = {p.name for p in tmp_path.iterdir()}
+    assert "mine.part" in names
+    assert "mask-0-tree.png" in names
+    assert not names & {"mask-0-house.png", "mask-2-grass.png"}
+    assert not [n for n in names if n.startswith(".conceptlens")]
 
 
 def test_hostile_and_damaged_records(demo: Session, picture: Image.Image, tmp_path: Path) -> None:

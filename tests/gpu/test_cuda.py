@@ -24,6 +24,9 @@ def test_the_image_is_bit_identical_and_maps_follow_the_cpu(dtype: torch.dtype, 
     plain = session.pipeline(prompt, generator=torch.Generator().manual_seed(0), **call).images[0]
     maps = session.generate(prompt, concepts, seed=0, **CALL)
     assert np.array_equal(np.asarray(plain), np.asarray(maps.image))
+    record = session.read(maps.image)
+    probed, again = (session.probe(record.to(place), concepts) for place in ("cuda", "cpu"))
+    assert torch.equal(probed.scores, again.scores)
     exact = cl.load(device="cpu").generate(prompt, concepts, seed=0, **CALL)
     tolerance = 1e-3 if dtype == torch.float32 else 0.1
     torch.testing.assert_close(maps.scores, exact.scores, atol=tolerance, rtol=0)

@@ -44,6 +44,7 @@ def adapter_for(transformer: nn.Module) -> DiTAdapter:
     Raises:
         ModelError: when no family knows its class.
     """
+    transformer = getattr(transformer, "_orig_mod", transformer)  # what torch.compile wraps
     name = type(transformer).__name__
     known = registered()
     if name not in known:

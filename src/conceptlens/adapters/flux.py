@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
 from conceptlens.adapters import register
+from conceptlens.adapters._text_side import advance_text, project_text
 from conceptlens.adapters._tokens import concept_ids
 from conceptlens.adapters.base import (
     Concepts,
@@ -22,6 +22,7 @@ from conceptlens.adapters.base import (
     rotate_pairs,
     take,
 )
+from conceptlens.errors import ModelError
 from conceptlens.recipe import Recipe
 from conceptlens.records import CallRecord
 
@@ -92,23 +93,14 @@ class FluxAdapter(DiTAdapter):
         return hidden, model.time_text_embed(timestep, pooled)
 
     def project(self, block: Any, hidden: Tensor, conditioning: Tensor) -> Projection:
-        attn = block.attn
         normed, *modulation = block.norm1_context(hidden, emb=conditioning)
-        if attn.fused_projections:
-            parts = attn.to_added_qkv(normed).chunk(3, dim=-1)
-        else:
-            parts = (attn.add_q_proj(normed), attn.add_k_proj(normed), attn.add_v_proj(normed))
-        query, key, value = (rearrange(p, "b c (h d) -> b h c d", d=attn.head_dim) for p in parts)
+        side = project_text(block.attn, normed, modulation, fused=block.attn.fused_projections)
         # At position zero the rotation is the identity, but diffusers' passes through float32, which float64 can tell.
-        query, key = (t.float().to(t.dtype) for t in (attn.norm_added_q(query), attn.norm_added_k(key)))
-        return Projection(query, key, value, tuple(modulation))
+        query, key = (t.float().to(t.dtype) for t in (side.query, side.key))
+        return Projection(query, key, side.value, side.modulation)
 
     def advance(self, block: Any, hidden: Tensor, out: Tensor, modulation: tuple[Tensor, ...]) -> Tensor:
-        gate, shift_mlp, scale_mlp, gate_mlp = modulation
-        hidden = hidden + gate.unsqueeze(1) * block.attn.to_add_out(out)
-        normed = block.norm2_context(hidden) * (1 + scale_mlp[:, None]) + shift_mlp[:, None]
-        hidden = hidden + gate_mlp.unsqueeze(1) * block.ff_context(normed)
-        return hidden.clip(-65504, 65504) if hidden.dtype == torch.float16 else hidden
+        return advance_text(block, hidden, out, modulation)
 
     def embed(self, pipeline: Any, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
         length = options.get("max_sequence_length", 512)
@@ -126,6 +118,12 @@ class FluxAdapter(DiTAdapter):
         self, pipeline: Any, latents: Tensor, prompt: str, sigma: float, options: Mapping[str, Any]
     ) -> dict[str, Any]:
         batch, channels, rows, cols = latents.shape
+        wanted = self.transformer.config.in_channels
+        if wanted != 4 * channels:
+            raise ModelError(
+                f"this model takes {wanted} channels, an image alone has {4 * channels}: it "
+                "was made for inpainting or control. Read with a text-to-image FLUX.1, or use generate."
+            )
         length = options.get("max_sequence_length", 512)
         embeds, pooled, text_ids = pipeline.encode_prompt(prompt, None, max_sequence_length=length)
         guidance = None

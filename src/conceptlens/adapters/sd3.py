@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from diffusers.models.attention_processor import FusedJointAttnProcessor2_0
 from einops import rearrange
 from torch import Tensor, nn
 
 from conceptlens.adapters import register
+from conceptlens.adapters._text_side import advance_text, project_text
 from conceptlens.adapters._tokens import concept_ids
 from conceptlens.adapters.base import Concepts, DiTAdapter, Projection, Tap, pool_tokens, repeat_rows, take
 from conceptlens.errors import ModelError
@@ -39,7 +41,7 @@ class SD3Adapter(DiTAdapter):
 
     def taps(self, block: Any) -> Mapping[str, Tap]:
         attn = block.attn
-        fused = getattr(attn, "fused_projections", False)
+        fused = _is_fused(attn)
         if fused and attn.norm_q is not None:
             raise ModelError(
                 "diffusers' fused attention leaves out the QK-norm of Stable Diffusion 3.5, so its pictures are wrong. "
@@ -65,10 +67,8 @@ class SD3Adapter(DiTAdapter):
     def observe(self, arguments: Mapping[str, Any], rows: slice, step: int, previous: CallRecord | None) -> CallRecord:
         patch = self.transformer.config.patch_size
         height, width = arguments["hidden_states"].shape[-2:]
-        kept = {
-            "timestep": take(arguments["timestep"], rows),
-            "pooled": take(arguments["pooled_projections"], rows),
-        }
+        kept = {"timestep": arguments["timestep"], "pooled": arguments["pooled_projections"]}
+        kept = {name: take(tensor, rows) for name, tensor in kept.items()}
         return CallRecord(step, TokenGrid(height // patch, width // patch), kept)
 
     def conditional_rows(self, pipeline: Any, arguments: Mapping[str, Any]) -> slice | None:
@@ -87,28 +87,16 @@ class SD3Adapter(DiTAdapter):
         return self.transformer.context_embedder(repeat_rows(concepts.tokens, len(pooled)).to(pooled)), conditioning
 
     def project(self, block: Any, hidden: Tensor, conditioning: Tensor) -> Projection:
-        attn = block.attn
         if block.context_pre_only:
             normed, modulation = block.norm1_context(hidden, conditioning), []
         else:
             normed, *modulation = block.norm1_context(hidden, emb=conditioning)
-        if getattr(attn, "fused_projections", False):
-            parts = attn.to_added_qkv(normed).chunk(3, dim=-1)
-        else:
-            parts = (attn.add_q_proj(normed), attn.add_k_proj(normed), attn.add_v_proj(normed))
-        query, key, value = (rearrange(p, "b c (h d) -> b h c d", h=attn.heads) for p in parts)
-        query = query if attn.norm_added_q is None else attn.norm_added_q(query)
-        key = key if attn.norm_added_k is None else attn.norm_added_k(key)
-        return Projection(query, key, value, tuple(modulation))
+        return project_text(block.attn, normed, modulation, fused=_is_fused(block.attn))
 
     def advance(self, block: Any, hidden: Tensor, out: Tensor, modulation: tuple[Tensor, ...]) -> Tensor | None:
         if block.context_pre_only:
             return None
-        gate, shift_mlp, scale_mlp, gate_mlp = modulation
-        hidden = hidden + gate.unsqueeze(1) * block.attn.to_add_out(out)
-        normed = block.norm2_context(hidden) * (1 + scale_mlp[:, None]) + shift_mlp[:, None]
-        hidden = hidden + gate_mlp.unsqueeze(1) * block.ff_context(normed)
-        return hidden.clip(-65504, 65504) if hidden.dtype == torch.float16 else hidden
+        return advance_text(block, hidden, out, modulation)
 
     def embed(self, pipeline: Any, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
         own = [concept_ids(pipeline.tokenizer, name, _CLIP_LENGTH, "CLIP") for name in names]
@@ -153,3 +141,8 @@ class SD3Adapter(DiTAdapter):
             "encoder_hidden_states": embeds.expand(batch, -1, -1),
             "pooled_projections": pooled.expand(batch, -1),
         }
+
+
+def _is_fused(attn: Any) -> bool:
+    """By the processor: diffusers' `unfuse_qkv_projections` leaves the flag and the fused weights behind."""
+    return isinstance(attn.processor, FusedJointAttnProcessor2_0)

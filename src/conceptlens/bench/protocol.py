@@ -42,6 +42,7 @@ def run_scenes(
     seed: int = 0,
     split: Literal["validation", "test"] = "test",
     track: Callable[[Iterable[Scene]], Iterable[Scene]] = lambda items: items,
+    command: str = "",
     **options: Any,
 ) -> Report:
     """Scores a method on the first `limit` scenes of a split.
@@ -53,6 +54,7 @@ def run_scenes(
         seed: of the noise; each scene adds its own seed, so the noise differs between scenes.
         split: "test" is never used for training or tuning.
         track: wraps the scenes, for a progress bar.
+        command: what to tell in the report about how to repeat it.
         **options: fields of `Recipe`.
     """
     chosen = method_named(method)
@@ -62,7 +64,6 @@ def run_scenes(
     for scene in track(scenes(split, limit)):
         maps = saliency.explain(Image.fromarray(scene.image), scene.concepts, seed=seed + scene.seed)
         rows.append({"id": scene.seed, **score_scene(maps, scene)})
-    told = "".join(f" --{k.replace('_', '-')} {v}" for k, v in options.items())
     return Report(
         method=method,
         dataset=f"scenes/{split}",
@@ -71,6 +72,6 @@ def run_scenes(
         seed=seed,
         rows=tuple(rows),
         seconds=time.perf_counter() - started,
-        command=f"conceptlens bench scenes --method {method} --limit {limit} --seed {seed}{told}",
+        command=command or f"run_scenes(session, {method!r}, limit={limit}, seed={seed}, split={split!r}, **{options})",
         versions={name: package_version(name) for name in ("conceptlens", "diffusers", "torch")},
     )

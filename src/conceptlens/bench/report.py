@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from conceptlens.bench.metrics import bootstrap_interval
-from conceptlens.files import into_folder, write_text
+from conceptlens.files import into_folder
 
 METRICS = ("accuracy", "miou", "ap", "auc")
 
@@ -71,7 +71,7 @@ class Report:
 
     def save(self, folder: str | Path) -> Path:
         """Writes `<method>.json`: the summary and the rows."""
-        with into_folder(folder) as target:
-            path = target / f"{self.method}.json"
-            write_text(path, json.dumps({**self.summary(), "rows": list(self.rows)}, indent=1) + "\n")
-        return path
+        name = f"{self.method}.json"
+        with into_folder(folder) as stage:
+            (stage / name).write_text(json.dumps({**self.summary(), "rows": list(self.rows)}, indent=1) + "\n")
+        return Path(folder) / name

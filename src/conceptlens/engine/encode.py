@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -29,23 +30,32 @@ def open_image(source: str | Path | Image.Image) -> Image.Image:
     Raises:
         ImageError: when it cannot be read, or a side is below `MIN_SIDE` or above `MAX_SIDE`.
     """
-    if isinstance(source, Image.Image):
-        _check_size("image", source.size)
-        return _upright(source)
+    name = "image" if isinstance(source, Image.Image) else str(source)
     try:
+        if isinstance(source, Image.Image):
+            return _as_rgb(name, source)
         with Image.open(source) as opened:
-            _check_size(str(source), opened.size)
-            return _upright(opened)
+            return _as_rgb(name, opened)
     except FileNotFoundError as error:
-        raise ImageError(f"no image at {source}. Check the path.") from error
+        raise ImageError(f"no image at {name}. Check the path.") from error
     except ImageError:
         raise
     except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise ImageError(f"cannot read {source} as an image ({one_line(error)}). Use a PNG, JPEG or WebP.") from error
+        raise ImageError(f"cannot read {name} as an image ({one_line(error)}). Use a PNG, JPEG or WebP.") from error
 
 
-def _upright(picture: Image.Image) -> Image.Image:
-    return (ImageOps.exif_transpose(picture) or picture).convert("RGB")
+def _as_rgb(name: str, picture: Image.Image) -> Image.Image:
+    """Upright, 8 bits, transparency over white."""
+    _check_size(name, picture.size)
+    picture = ImageOps.exif_transpose(picture) or picture
+    if picture.mode in ("F", "I") or picture.mode.startswith("I;16"):
+        values = np.asarray(picture, np.float32)
+        top = 65535.0 if values.max() > 255 else 255.0 if values.max() > 1 else 1.0
+        return Image.fromarray(np.clip(values / top * 255, 0, 255).astype(np.uint8)).convert("RGB")
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    return picture.convert("RGB")
 
 
 def _check_size(name: str, size: tuple[int, int]) -> None:

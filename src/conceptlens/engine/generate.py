@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +16,9 @@ from torch import Tensor
 from conceptlens.adapters.base import Concepts, DiTAdapter
 from conceptlens.engine.recorder import Recorder
 from conceptlens.engine.stream import ConceptProbe, needs_queries
-from conceptlens.errors import ModelError
+from conceptlens.errors import ConceptlensError, ModelError, RecipeError, one_line
 from conceptlens.ops.accumulate import ScoreAccumulator
-from conceptlens.recipe import Recipe, resolve_steps
+from conceptlens.recipe import RECIPE_FIELDS, Recipe, resolve_steps
 from conceptlens.records import TokenGrid
 
 
@@ -72,12 +73,13 @@ def generate(
         wants_step=wants_step,
     )
     with recorder, torch.no_grad():
-        images = pipeline(**options).images
+        images = _run(pipeline, options)
     expected = len(wanted or ()) * (recipe.layers[-1] + 1)
-    if recorder.captured != expected or expected == 0:
+    if recorder.captured != expected or expected == 0 or recorder.calls != pipeline.num_timesteps:
         raise ModelError(
-            f"{recorder.captured} of {expected} blocks were seen in {recorder.calls} calls of the transformer; maps "
-            "would be partial. Remove what skips or replaces blocks (caches, interrupts), or report the model."
+            f"{recorder.captured} of {expected} blocks were seen in {recorder.calls} calls of the transformer for "
+            f"{pipeline.num_timesteps} steps; maps would be partial. Remove what skips or repeats calls (caches, "
+            "interrupts, second-order schedulers), or report the model."
         )
     assert probe.grid is not None
     return Generation(
@@ -86,6 +88,24 @@ def generate(
         parts=stack_parts(probe.scores, probe.grid) if keep else None,
         steps=recorder.calls,
     )
+
+
+def _run(pipeline: Any, options: Mapping[str, Any]) -> list[Image.Image]:
+    known = inspect.signature(pipeline.__call__).parameters
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise RecipeError(
+            f"neither Recipe nor {type(pipeline).__name__} has an option {unknown[0]!r}. Recipe has: "
+            f"{', '.join(sorted(RECIPE_FIELDS))}."
+        )
+    try:
+        return pipeline(**options).images
+    except ConceptlensError:
+        raise
+    except torch.OutOfMemoryError as error:
+        raise ModelError(f"{one_line(error)}. Use offload=True, a smaller picture, or fewer at once.") from error
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        raise RecipeError(f"{type(pipeline).__name__} refused its settings: {one_line(error)}.") from error
 
 
 def on_grid(scores: Float[Tensor, "batch concept image"], grid: TokenGrid) -> Float[Tensor, "batch concept rows cols"]:

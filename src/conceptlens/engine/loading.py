@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,13 +15,17 @@ import diffusers
 import torch
 import transformers
 from diffusers import DiffusionPipeline
-from packaging.version import Version
+from safetensors import SafetensorError
 
-from conceptlens.adapters import adapter_for
+from conceptlens.adapters import adapter_for, registered
 from conceptlens.adapters.base import DiTAdapter
 from conceptlens.errors import ModelError, one_line
 
 DEFAULTS_FILE = "conceptlens.json"
+_LOADING_ERRORS = (
+    *(OSError, ValueError, ImportError, KeyError, AttributeError, TypeError, RuntimeError),
+    SafetensorError,
+)
 
 
 @dataclass(frozen=True)
@@ -83,13 +88,16 @@ def load_model(
         raise ModelError(
             f"{folder} is no diffusers pipeline: it has no model_index.json. Name the folder that has one."
         )
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = _device(device)
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
-    precision = {"dtype" if Version(diffusers.__version__) >= Version("0.42") else "torch_dtype": dtype}
+    source = str(folder if local else model)
     try:
         with _quiet(progress=not local):
-            pipeline = DiffusionPipeline.from_pretrained(str(folder if local else model), **precision)
-    except (OSError, ValueError, ImportError) as error:
+            _check_supported(source, DiffusionPipeline.load_config(source))
+            pipeline = DiffusionPipeline.from_pretrained(source, dtype=dtype)
+    except ModelError:
+        raise
+    except _LOADING_ERRORS as error:
         where = f"folder {folder}" if local else f"model {str(model)!r} (no such folder, so a hub id)"
         raise ModelError(
             f"cannot load {where}: {one_line(error)}. Give a diffusers folder, or a hub id that you have access to."
@@ -99,7 +107,7 @@ def load_model(
         pipeline.enable_model_cpu_offload(device=device)
     else:
         pipeline.to(device)
-    name = "demo" if model is None else str(model)
+    name = "demo" if model is None else str(folder.resolve() if local else model)
     return LoadedModel(pipeline, _adapter(pipeline), name, _defaults(folder if local else None))
 
 
@@ -114,12 +122,49 @@ def _quiet(*, progress: bool) -> Iterator[None]:
         if not progress:
             logger.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         for logger, level, bar in zip(loggers, levels, bars, strict=True):
             logger.set_verbosity(level)
             if bar:
                 logger.enable_progress_bar()
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    try:
+        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise ModelError(f"no device {device!r}. Use cpu, cuda, cuda:1, mps, ...") from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError(f"no device {str(chosen)!r}: this PyTorch sees no CUDA GPU. Use cpu.")
+    return chosen
+
+
+def _check_supported(source: str, index: Any) -> None:
+    """Refuses a pipeline by its model_index.json, before any weight is fetched."""
+    _, transformer = index.get("transformer") or (None, None)
+    if transformer is None:
+        raise ModelError(
+            f"{source} ({index.get('_class_name', 'no pipeline')}) has no diffusion transformer. "
+            "Use a FLUX.1 or Stable Diffusion 3 model."
+        )
+    if transformer not in registered():
+        raise ModelError(f"no adapter for {transformer} of {source}. Supported: {', '.join(sorted(registered()))}.")
+
+
+@contextmanager
+def resident(pipeline: Any) -> Iterator[None]:
+    """Keeps a model-offloaded transformer on its device while its parts are called without a forward of the whole."""
+    hook = getattr(pipeline.transformer, "_hf_hook", None)
+    try:
+        if hook is not None:
+            hook.pre_forward(pipeline.transformer)
+        yield
+    finally:
+        if hook is not None:
+            pipeline.maybe_free_model_hooks()
 
 
 def _adapter(pipeline: Any) -> DiTAdapter:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
+import torch
 from diffusers.hooks import HookRegistry, ModelHook
 from diffusers.hooks.hooks import BaseState, StateManager
 from torch import Tensor, nn
@@ -53,7 +54,7 @@ class Recorder:
         wants_step: Callable[[int], bool] = lambda step: True,
         stop: bool = False,
     ) -> None:
-        _refuse_unreadable(adapter.transformer)
+        _refuse_unreadable(adapter)
         self._adapter, self._on_layer, self._pipeline = adapter, on_layer, pipeline
         self._last, self._outputs, self._queries, self._stop = last, outputs, queries, stop
         self._wants_step = wants_step
@@ -64,6 +65,7 @@ class Recorder:
         self._rows: slice | None = None
         self._call: CallRecord | None = None
         self._previous: CallRecord | None = None
+        self._timestep: Tensor | None = None
         self.calls = 0
         self.captured = 0
 
@@ -92,7 +94,7 @@ class Recorder:
         self._arguments = self._signature.bind(self._adapter.transformer, *args, **kwargs).arguments
         self._call = None
         self._rows = None
-        if context is None or context == "cond":
+        if context == "cond" or (context is None and not self._repeats_timestep()):
             self._rows = self._adapter.conditional_rows(self._pipeline, self._arguments)
         if self._rows is None:
             return
@@ -100,6 +102,12 @@ class Recorder:
         if self._wants_step(step):
             self._call = self._adapter.observe(self._arguments, self._rows, step, self._previous)
             self._previous = self._call
+
+    def _repeats_timestep(self) -> bool:
+        """Pipelines that do not label their calls run the prompt first, then the negative prompt at the same time."""
+        before, now = self._timestep, self._arguments["timestep"]
+        self._timestep = now
+        return self._pipeline is not None and before is not None and torch.equal(before, now)
 
     def end_call(self) -> None:
         """Drops every reference to the call's tensors."""
@@ -162,7 +170,7 @@ class Recorder:
                 if getattr(module.forward, "__func__", None) is type(module).forward:
                     del module.forward
         self._hooked.clear()
-        self._previous = None
+        self._previous, self._timestep = None, None
         self.end_call()
 
 
@@ -225,7 +233,8 @@ class _BlockHook(_NamedHook):
         return output
 
 
-def _refuse_unreadable(transformer: nn.Module) -> None:
+def _refuse_unreadable(adapter: DiTAdapter) -> None:
+    transformer = adapter.transformer
     if getattr(transformer, "is_cache_enabled", False):
         raise ModelError(
             "this transformer has a step cache (FirstBlockCache or its kin), which skips blocks, so maps would be "
@@ -233,3 +242,10 @@ def _refuse_unreadable(transformer: nn.Module) -> None:
         )
     if transformer.training and getattr(transformer, "gradient_checkpointing", False):
         raise ModelError("gradient checkpointing runs blocks twice. Call transformer.eval() first.")
+    for block in adapter.blocks():
+        registry = getattr(block, "_diffusers_hook", None)
+        if registry is not None and any("group_offloading" in name for name in registry.hooks):
+            raise ModelError(
+                "block-level group offloading takes a block's weights away before its concepts are computed. Use "
+                "offload_type='leaf_level', or pipeline.enable_model_cpu_offload()."
+            )

@@ -72,6 +72,7 @@ class ConceptProbe:
     def __init__(self, adapter: DiTAdapter, concepts: Concepts, recipe: Recipe, *, keep: bool = False) -> None:
         assert recipe.layers is not None
         self._stream = ConceptStream(adapter, concepts, recipe)
+        self._adapter = adapter
         self._recipe, self._extra = recipe, concepts.extra
         self._wanted = frozenset(recipe.layers)
         self.scores = ScoreAccumulator(keep=keep)
@@ -82,12 +83,12 @@ class ConceptProbe:
         vectors = self._stream.step(block, record)
         if record.layer in self._wanted:
             self.grid = record.call.grid
-            scores = score(self._recipe, vectors, record, self._extra)
+            scores = score(self._adapter, self._recipe, vectors, record, self._extra)
             self.scores.add(record.call.step, record.layer, scores[..., : self.grid.tokens])
 
 
 def score(
-    recipe: Recipe, vectors: StepVectors, record: LayerRecord, extra: int = 0
+    adapter: DiTAdapter, recipe: Recipe, vectors: StepVectors, record: LayerRecord, extra: int = 0
 ) -> Float[Tensor, "batch concept image"]:
     """Scores of one block in the recipe's space; the first `extra` rows of the concept stream are dropped."""
     side = vectors.projection
@@ -102,7 +103,8 @@ def score(
             concept, image = vectors.out, record.out
             if recipe.image_vectors == "concept-pass":
                 assert record.query is not None
-                image = image_attention(record.query, record.key, record.value, side.key, side.value)
+                query = adapter.rotate(record.query, record.call)
+                image = image_attention(query, record.key, record.value, side.key, side.value)
         assert image is not None
         raw = vector_similarity(normalize_concepts(concept[:, extra:], recipe.normalize), image)
     return reduce_heads(raw, softmax=recipe.softmax, temperature=recipe.temperature)

@@ -9,6 +9,8 @@ from jaxtyping import Float
 from skimage.filters import threshold_otsu
 from torch import Tensor
 
+from conceptlens.errors import RecipeError
+
 Threshold = str | float
 
 
@@ -34,7 +36,7 @@ def threshold_level(heat: np.ndarray, rule: Threshold) -> float:
         rule: "mean", "otsu", or a number in 0..1 as a fraction of the map's range.
 
     Raises:
-        ValueError: for any other rule.
+        RecipeError: for any other rule.
     """
     if rule == "mean":
         return float(heat.mean())
@@ -42,4 +44,4 @@ def threshold_level(heat: np.ndarray, rule: Threshold) -> float:
         return float(threshold_otsu(heat)) if heat.max() > heat.min() else float(heat.max())
     if isinstance(rule, (int, float)) and 0 <= rule <= 1:
         return float(heat.min() + rule * (heat.max() - heat.min()))
-    raise ValueError(f"threshold must be 'mean', 'otsu', 'argmax' or a number in 0..1; got {rule!r}")
+    raise RecipeError(f"threshold must be 'mean', 'otsu', 'argmax' or a number in 0..1; got {rule!r}.")

@@ -1,0 +1,32 @@
+"""The text half of an MM-DiT block, as FLUX.1 and Stable Diffusion 3 write it alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from conceptlens.adapters.base import Projection
+
+
+def project_text(attn: Any, normed: Tensor, modulation: list[Tensor], *, fused: bool) -> Projection:
+    """Text-side q, k and v with their QK-norm, where there is one."""
+    if fused:
+        parts = attn.to_added_qkv(normed).chunk(3, dim=-1)
+    else:
+        parts = (attn.add_q_proj(normed), attn.add_k_proj(normed), attn.add_v_proj(normed))
+    query, key, value = (rearrange(p, "b c (h d) -> b h c d", h=attn.heads) for p in parts)
+    query = query if attn.norm_added_q is None else attn.norm_added_q(query)
+    key = key if attn.norm_added_k is None else attn.norm_added_k(key)
+    return Projection(query, key, value, tuple(modulation))
+
+
+def advance_text(block: Any, hidden: Tensor, out: Tensor, modulation: tuple[Tensor, ...]) -> Tensor:
+    """Gated attention residual, then the gated MLP residual of the modulated norm."""
+    gate, shift_mlp, scale_mlp, gate_mlp = modulation
+    hidden = hidden + gate.unsqueeze(1) * block.attn.to_add_out(out)
+    normed = block.norm2_context(hidden) * (1 + scale_mlp[:, None]) + shift_mlp[:, None]
+    hidden = hidden + gate_mlp.unsqueeze(1) * block.ff_context(normed)
+    return hidden.clip(-65504, 65504) if hidden.dtype == torch.float16 else hidden

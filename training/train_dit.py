@@ -246,7 +246,7 @@ def optimizers(model: DemoModel, kind: str, rate: float) -> list[torch.optim.Opt
 
 
 def initialize(model: DemoModel, folder: Path) -> None:
-    """Weights of an exported demo folder. Its text encoder has a second row for each capitalized word, left out here."""
+    """Weights of an exported folder, without the text encoder's second row for each capitalized word."""
     model.transformer.load_state_dict(
         FluxTransformer2DModel.from_pretrained(folder / "transformer").float().state_dict()
     )
@@ -267,7 +267,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--matrix-rate", type=float, default=2.0, help="Muon's rate, as a multiple of --rate")
     parser.add_argument("--question-weight", type=float, default=0.1)
-    parser.add_argument("--time-shift", type=float, default=1.2, help="above 0: more training at high noise")
+    parser.add_argument("--time-shift", type=float, default=1.6, help="above 0: more training at high noise")
     parser.add_argument("--optimizer", choices=["adamw", "muon"], default="muon")
     parser.add_argument("--compile", action="store_true", help="15% faster on a CPU, after a minute of compiling")
     parser.add_argument("--resume", action="store_true")
@@ -319,7 +319,7 @@ def main() -> None:
             asked = ask(rng, [facts[i][f] for i, f in zip(picked.tolist(), flips.tolist(), strict=True)], count)
         # Where things go is decided at high noise (t of 0.8 and more), so painting is trained most there; questions are
         # asked at all levels.
-        moment = torch.sigmoid(torch.randn(args.batch) + (0.0 if count else args.time_shift))
+        moment = torch.sigmoid(torch.randn(args.batch) if count else 1.2 * torch.randn(args.batch) + args.time_shift)
         noise = torch.randn_like(clean)
         noisy = torch.lerp(clean, noise, moment[:, None, None])
         t5_ids, clip_ids = model.tokens(captions)

@@ -1,0 +1,63 @@
+"""Which recipe suits the model? Noise level, layers and draws, by mean IoU on validation scenes.
+
+    python training/tune.py --limit 60
+
+The softmax is per layer, so one reading with all layers kept scores every set of consecutive layers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import conceptlens as cl
+from conceptlens.bench.datasets.scenes import scenes
+from conceptlens.bench.protocol import score_scene
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--limit", type=int, default=60)
+    parser.add_argument("--folder")
+    parser.add_argument("--noises", type=float, nargs="+", default=[0.1, 0.2, 0.3, 0.4, 0.5])
+    parser.add_argument("--samples", type=int, default=1)
+    parser.add_argument("--raw", action="store_true")
+    args = parser.parse_args()
+    session = cl.load(args.folder, device="cpu")
+    depth = len(session.pipeline.transformer.transformer_blocks)
+    spans = [range(first, last + 1) for first in range(depth) for last in range(first, depth)]
+    table: list[dict] = []
+    for noise in args.noises:
+        found: dict[range, list[dict[str, float]]] = {span: [] for span in spans}
+        for scene in scenes("validation", args.limit):
+            record = session.read(
+                Image.fromarray(scene.image), seed=scene.seed, noise=noise, layers=range(depth), samples=args.samples
+            )
+            maps = session.probe(record, scene.concepts, keep=True, softmax=not args.raw)
+            assert maps.parts is not None
+            for span in spans:
+                chosen = replace(maps, scores=maps.parts[0, list(span)].mean(0))
+                found[span].append(score_scene(chosen, scene))
+        for span, rows in found.items():
+            means = {name: round(float(np.mean([row[name] for row in rows])), 4) for name in rows[0]}
+            table.append({"noise": noise, "layers": [span[0], span[-1]], "samples": args.samples, **means})
+    table.sort(key=lambda row: -row["miou"])
+    for row in table[:12]:
+        print(json.dumps(row))
+    print("by noise, all layers:")
+    for row in (r for r in table if r["layers"] == [0, depth - 1]):
+        print(json.dumps(row))
+    RESULTS.mkdir(exist_ok=True)
+    told = {"split": "validation", "images": args.limit, "softmax": not args.raw, "best": table[:12]}
+    (RESULTS / "recipe.json").write_text(json.dumps(told, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

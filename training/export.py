@@ -53,7 +53,7 @@ def build_pipeline(checkpoint: Path, averaged: bool = True) -> FluxPipeline:
     model.load_state_dict(saved["average" if averaged else "model"])
     with_capitals(model)
     pipeline = FluxPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0, use_dynamic_shifting=False),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=False),
         vae=AutoencoderKL.from_pretrained(RUN / "vae"),
         text_encoder=model.clip,
         tokenizer=model.clip_tokenizer,

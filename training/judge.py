@@ -35,7 +35,7 @@ class Judge(nn.Module):
         super().__init__()
         widths, strides = (3, 32, 64, 128, 128, 128), (2, 2, 2, 1, 1)
         layers: list[nn.Module] = []
-        for before, after, stride in zip(widths, widths[1:], strides, strict=True):
+        for before, after, stride in zip(widths[:-1], widths[1:], strides, strict=True):
             layers += [nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
         self.body = nn.Sequential(*layers, nn.Conv2d(128, len(PAIRS), 1))
 

@@ -1,7 +1,7 @@
 """What maps cost: ratios measured side by side in one run.
 
     make bench                              # minutes: the embedded model, and a FLUX-width model at 1024 image tokens
-    .venv/bin/python benchmarks/run.py --slow   # also at 4096 image tokens: half an hour on two cores
+    .venv/bin/python benchmarks/run.py --slow   # also at 4096 image tokens: three minutes more on two cores
 
 Each pair is timed in alternation and the ratio is that of the medians. `inside` is the share of the forward that was
 spent in our own hooks, measured in the same runs: a steadier figure than the difference of two noisy times. Results
@@ -147,6 +147,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slow", action="store_true", help="also 4096 image tokens")
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--only", default="", help="only the parts whose name has this text")
     args = parser.parse_args()
     results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     results["setting"] = {
@@ -154,7 +155,6 @@ def main() -> None:
         "cores": os.cpu_count(),
         "machine": platform.machine(),
         "torch": torch.__version__,
-        "runs": args.runs,
         "concepts": len(CONCEPTS),
     }
     jobs = {
@@ -164,7 +164,9 @@ def main() -> None:
     if args.slow:
         jobs["FLUX width, 4096 image tokens"] = lambda: wide(64, args.runs)
     for name, job in jobs.items():
-        results[name] = job()
+        if args.only not in name:
+            continue
+        results[name] = job() | {"runs": args.runs}
         print(json.dumps({name: results[name]}, indent=1), flush=True)
         part = RESULTS.with_suffix(".part")
         part.write_text(json.dumps(results, indent=1) + "\n")

@@ -1,7 +1,7 @@
 """Does the picture show what the prompt says? A small detector, trained on true scenes and checked on others.
 
     python training/judge.py train                # 4 minutes on two cores
-    python training/judge.py score --limit 200    # paints 200 prompts with the embedded model and judges them
+    python training/judge.py score --limit 100    # paints 100 prompts with the embedded model and judges them
 
 The detector says, for each place of an 8x8 grid, which (noun, colour) pairs are there; the most certain place decides.
 """
@@ -149,9 +149,9 @@ def score(model: Judge, folder: str | None, limit: int, options: dict) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("task", choices=["train", "score"])
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--scenes", type=int, default=16000)
-    parser.add_argument("--limit", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--scenes", type=int, default=10000)
+    parser.add_argument("--limit", type=int, default=100)
     parser.add_argument("--folder")
     parser.add_argument("--options", type=json.loads, default={})
     parser.add_argument("--save", action="store_true", help="keep the result under training/results")

@@ -91,8 +91,7 @@ def generate(
 ) -> None:
     """Paint PROMPT and map the concepts while at it."""
     options = _recipe_options(space, raw, layers, isolate)
-    given = {"num_inference_steps": steps, "height": height, "width": width}
-    options |= {k: v for k, v in given.items() if v is not None} | _settings(set_)
+    options |= _given(num_inference_steps=steps, height=height, width=width) | _settings(set_)
     session = _open(model, device, offload, quiet=json_)
     maps = session.generate(prompt, concept, seed=seed, preset=preset, **options)
     _finish(maps, out, json_)
@@ -119,8 +118,7 @@ def read(
     json_: Json = False,
 ) -> None:
     """Map concepts in an existing IMAGE."""
-    options = _recipe_options(space, raw, layers, isolate)
-    options |= {k: v for k, v in {"noise": noise, "samples": samples}.items() if v is not None}
+    options = _recipe_options(space, raw, layers, isolate) | _given(noise=noise, samples=samples)
     session = _open(model, device, offload, quiet=json_)
     seen = session.read(image, prompt=prompt, seed=seed, preset=preset, **options)
     maps = session.probe(seen, concept)
@@ -166,8 +164,7 @@ def bench_scenes(
     """Score a method on held-out storybook scenes, which have exact masks."""
     from conceptlens.bench.protocol import run_scenes
 
-    options = _recipe_options(None, raw, layers, isolate)
-    options |= {k: v for k, v in {"noise": noise, "samples": samples}.items() if v is not None}
+    options = _recipe_options(None, raw, layers, isolate) | _given(noise=noise, samples=samples)
     session = _open(model, device, False, quiet=True)
     bar = None if json_ else (lambda scenes: track(scenes, "scenes", total=limit, console=console))
     command = f"conceptlens {shlex.join(sys.argv[1:])}"
@@ -199,16 +196,17 @@ def _open(model: str | None, device: str | None, offload: bool, *, quiet: bool) 
 
 
 def _recipe_options(space: str | None, raw: bool, layers: str | None, isolate: bool) -> dict[str, Any]:
-    options: dict[str, Any] = {}
-    if space is not None:
-        options["space"] = space
-    if raw:
-        options["softmax"] = False
-    if layers is not None:
-        options["layers"] = parse_layers(layers)
-    if isolate:
-        options["isolate"] = True
-    return options
+    return _given(
+        space=space,
+        softmax=False if raw else None,
+        layers=None if layers is None else parse_layers(layers),
+        isolate=isolate or None,
+    )
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """The options that were set on the command line; the others keep the library's defaults."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def parse_layers(text: str) -> tuple[int, ...]:

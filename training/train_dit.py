@@ -6,6 +6,10 @@ Every step trains two things on the same noisy picture. The *image* and *prompt*
 matching). The *concept stream*, which reads the image one-directionally through the text stream's own weights, is
 asked questions about nouns that are in the picture and nouns that are not: is it there, which colour has it, where is
 its centre, how large is it? Linear heads answer; they are thrown away afterwards. No mask is ever shown.
+
+The T5 encoder also learns which colour word belongs to which noun, from text alone (`binding_loss`). FLUX.1's text
+tokens carry no positions of their own, so what T5 does not bind, the transformer cannot: trained by flow matching only,
+a noun in a two-object prompt told its colour to a linear probe in 40% of cases, and the colours of a picture leaked.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from diffusers import AutoencoderKL, FluxTransformer2DModel
 from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor, nn
 
-from conceptlens.bench.datasets.scenes import COLOURS, CONCEPTS, Scene, describe
+from conceptlens.bench.datasets.scenes import COLOURS, CONCEPTS, NOUNS, Scene, describe
 from scene_data import load_scenes
 from text import LENGTH, build_clip, build_clip_tokenizer, build_t5, build_t5_tokenizer
 
@@ -57,6 +61,11 @@ class DemoModel(nn.Module):
         width = 32 * width_heads
         self.presence, self.colour = nn.Linear(width, 1), nn.Linear(width, len(COLOUR_NAMES))
         self.place, self.area = nn.Linear(width, 2), nn.Linear(width, 1)
+        # Which colour word stands before a noun (the last class: none), and which noun follows a colour word.
+        self.noun_colour = nn.Linear(self.t5.config.d_model, len(COLOUR_NAMES) + 1)
+        self.colour_noun = nn.Linear(self.t5.config.d_model, len(CONCEPTS))
+        self.noun_ids = self.t5_tokenizer.convert_tokens_to_ids([f"▁{name}" for name in CONCEPTS])
+        self.colour_ids = self.t5_tokenizer.convert_tokens_to_ids([f"▁{name}" for name in COLOUR_NAMES])
 
     def tokens(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         pad = {"padding": "max_length", "max_length": LENGTH, "truncation": True, "return_tensors": "pt"}
@@ -230,6 +239,54 @@ def question_loss(model: DemoModel, states: Tensor, asked: Questions, weight: Te
     return loss, answers
 
 
+def binding_loss(model: DemoModel, tokens: Tensor, states: Tensor) -> tuple[Tensor, float]:
+    """How well T5's states at nouns know the colour word before them, and those at colour words the noun after."""
+    nouns = torch.full((model.t5.config.vocab_size,), -100)
+    nouns[model.noun_ids] = torch.arange(len(CONCEPTS))
+    colours = torch.full_like(nouns, len(COLOUR_NAMES))
+    colours[model.colour_ids] = torch.arange(len(COLOUR_NAMES))
+    before, after = tokens.roll(1, 1), tokens.roll(-1, 1)
+    at_noun = nouns[tokens] >= 0
+    at_colour = (colours[tokens] < len(COLOUR_NAMES)) & (nouns[after] >= 0)
+    said = model.noun_colour(states[at_noun].float())
+    loss = F.cross_entropy(said, colours[before][at_noun])
+    if at_colour.any():
+        loss = loss + F.cross_entropy(model.colour_noun(states[at_colour].float()), nouns[after][at_colour])
+    named = colours[before][at_noun] < len(COLOUR_NAMES)
+    return loss, (said.argmax(-1) == colours[before][at_noun])[named].float().mean().item()
+
+
+def pretrain_text(model: DemoModel, scenes: list[Scene], steps: int, rng: np.random.Generator) -> None:
+    """T5 alone, from text alone: binds colours to nouns, and else stays close to what it was."""
+    before = copy.deepcopy(model.t5).requires_grad_(False)
+    # Positions come into T5 by a small table alone, whose entries have a long way to go: twenty times the rate.
+    table = model.t5.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight
+    others = [p for p in model.t5.parameters() if p is not table]
+    others += [*model.noun_colour.parameters(), *model.colour_noun.parameters()]
+    groups = [{"params": others, "scale": 1}, {"params": [table], "scale": 20, "weight_decay": 0.0}]
+    solver = torch.optim.AdamW(groups, lr=2e-3, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    for step in range(steps):
+        for group in solver.param_groups:
+            group["lr"] = 2e-3 * group["scale"] * min(1, (step + 1) / 50) * (1 - step / steps)
+        captions = [describe(scenes[i], rng) for i in rng.integers(len(scenes), size=48)]
+        captions += [bare_prompt(rng) for _ in range(16)]
+        tokens = model.tokens(captions)[0]
+        states = model.t5(tokens).last_hidden_state
+        bound, right = binding_loss(model, tokens, states)
+        loss = bound + (states - before(tokens).last_hidden_state).square().mean()
+        solver.zero_grad()
+        loss.backward()
+        solver.step()
+        if step % 200 == 0 or step == steps - 1:
+            print(f"text {step:5d} loss {loss.item():.3f} bound {bound.item():.3f} right {right:.3f}", flush=True)
+
+
+def bare_prompt(rng: np.random.Generator) -> str:
+    """Two or three coloured objects, joined by "and": "a red house and a blue boat"."""
+    nouns = rng.choice(NOUNS, int(rng.integers(2, 4)), replace=False)
+    return " and ".join(f"a {rng.choice(COLOUR_NAMES)} {noun}" for noun in nouns)
+
+
 def optimizers(model: DemoModel, kind: str, rate: float) -> list[torch.optim.Optimizer]:
     matrices, others = [], []
     for name, weight in model.named_parameters():
@@ -267,6 +324,8 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--matrix-rate", type=float, default=2.0, help="Muon's rate, as a multiple of --rate")
     parser.add_argument("--question-weight", type=float, default=0.1)
+    parser.add_argument("--binding-weight", type=float, default=0.1)
+    parser.add_argument("--text-steps", type=int, default=1000, help="steps of T5 alone, before the first of all")
     parser.add_argument("--time-shift", type=float, default=1.6, help="above 0: more training at high noise")
     parser.add_argument("--optimizer", choices=["adamw", "muon"], default="muon")
     parser.add_argument("--compile", action="store_true", help="15% faster on a CPU, after a minute of compiling")
@@ -276,6 +335,7 @@ def main() -> None:
     parser.add_argument("--name", default="dit")
     args = parser.parse_args()
 
+    checkpoint = RUN / f"{args.name}.pt"
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     scenes, latents = load_scenes(args.scenes, AutoencoderKL.from_pretrained(RUN / "vae"))
@@ -286,10 +346,11 @@ def main() -> None:
     streams = Streams(model.transformer, args.compile)
     if args.init:
         initialize(model, args.init)
+    if not (args.resume and checkpoint.exists()):
+        pretrain_text(model, scenes, args.text_steps, rng)
     average = copy.deepcopy(model).requires_grad_(False)
     solvers = optimizers(model, args.optimizer, args.rate)
     start = 0
-    checkpoint = RUN / f"{args.name}.pt"
     if args.resume and checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=False)
         model.load_state_dict(saved["model"])
@@ -329,10 +390,11 @@ def main() -> None:
             words = model.t5(nouns).last_hidden_state[:, 0][asked.concepts] if asked else None
             velocity, states = streams(noisy, moment, text, pooled, words)
         flow = (velocity.float() - (noise - clean)).square().mean()
-        loss, answers = flow, {}
+        bound, right = binding_loss(model, t5_ids, text)
+        loss, answers = flow + args.binding_weight * bound, {"bound": right}
         if asked:
-            questions, answers = question_loss(model, states, asked, 1 - moment)
-            loss = flow + args.question_weight * questions
+            questions, more = question_loss(model, states, asked, 1 - moment)
+            loss, answers = loss + args.question_weight * questions, {**answers, **more}
         for solver in solvers:
             solver.zero_grad()
         loss.backward()

@@ -31,7 +31,8 @@ class ConceptMaps:
         scores: (concept, rows, cols) float32 on the CPU: with softmax, in 0..1 and summing to one over the concepts;
             without, raw similarities of any range.
         image: the picture, RGB, in its own size. Heat maps and masks are returned in this size.
-        recipe: the settings that made the scores.
+        recipe: the settings that made the scores; None for a method without a concept stream, whose `method` and
+            `settings` stand in `details`.
         model_id: the model that saw the image.
         prompt: the prompt it saw with it.
         seed: of the noise; None if the caller brought a generator.
@@ -43,7 +44,7 @@ class ConceptMaps:
     concepts: tuple[str, ...]
     scores: Float[Tensor, "concept rows cols"]
     image: Image.Image
-    recipe: Recipe
+    recipe: Recipe | None
     model_id: str
     prompt: str = ""
     seed: int | None = None
@@ -114,33 +115,35 @@ class ConceptMaps:
             "concepts": list(self.asked),
             "background": list(self.background),
             "seed": self.seed,
-            "recipe": self.recipe.to_dict(),
+            "recipe": None if self.recipe is None else self.recipe.to_dict(),
             "grid": list(self.scores.shape[1:]),
             **self.details,
         }
 
     def describe(self) -> str:
         """One line that says how these maps were made."""
-        recipe = self.recipe
-        layers = ",".join(map(str, recipe.layers or ()))
         rows, cols = self.scores.shape[1:]
+        versions = " ".join(f"{k} {v}" for k, v in self.details.get("versions", {}).items())
+        parts = (f"model {self.model_id}", *self._told(), f"grid {rows}x{cols}", f"seed {self.seed}", versions)
+        return " · ".join(part for part in parts if part)
+
+    def _told(self) -> list[str]:
+        """The settings, in words."""
+        recipe = self.recipe
+        if recipe is None:
+            settings = self.details.get("settings", {})
+            return [str(self.details.get("method", "")), *(f"{k} {v}" for k, v in settings.items() if v is not None)]
         when = f"steps {'all' if recipe.steps is None else ','.join(map(str, recipe.steps))}"
         if self.details.get("task") == "read":
             when = f"noise {recipe.noise:g} x {recipe.samples}"
-        versions = " ".join(f"{k} {v}" for k, v in self.details.get("versions", {}).items())
-        parts = (
-            f"model {self.model_id}",
+        return [
             f"{recipe.space} space",
             "softmax" if recipe.softmax else "raw",
-            f"layers {layers}",
+            f"layers {','.join(map(str, recipe.layers or ()))}",
             when,
-            f"grid {rows}x{cols}",
             f"pooling {recipe.pooling}",
-            f"seed {self.seed}",
             *([f"preset {recipe.preset}"] if recipe.preset else []),
-            *([versions] if versions else []),
-        )
-        return " · ".join(parts)
+        ]
 
     def save(self, folder: str | Path) -> Path:
         """Writes the image, the overlay, a heat map and a mask per concept, the segmentation, scores and provenance.

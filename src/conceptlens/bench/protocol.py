@@ -68,7 +68,7 @@ def run_scenes(
         method=method,
         dataset=f"scenes/{split}",
         model_id=session.model_id,
-        recipe=session.recipe(**{**options, "space": getattr(chosen, "space", "output")}).to_dict(),
+        recipe=dict(saliency.settings),
         seed=seed,
         rows=tuple(rows),
         seconds=time.perf_counter() - started,

@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
 
 from PIL import Image
 
 from conceptlens.maps import ConceptMaps
-from conceptlens.methods.base import SaliencyMethod
+from conceptlens.methods.base import MethodInfo, SaliencyMethod
 from conceptlens.recipe import Space
-from conceptlens.session import Session
+from conceptlens.session import Session, load
 
 
 class StreamMethod(SaliencyMethod):
     """One partial forward of the noised image, then a probe in the leaf's `space`."""
 
     space: ClassVar[Space]
+    info = MethodInfo(text_conditioned=True)
 
-    def __init__(self, session: Session, **options: Any) -> None:
-        self._session, self._options = session, {**options, "space": self.space}
+    def __init__(self, session: Session, *, preset: str | None = None, **options: Any) -> None:
+        """On an open session; `options` are fields of `Recipe`, all but `space`."""
+        self._session, self._preset, self._options = session, preset, {**options, "space": self.space}
+        self._recipe = session.recipe(preset, **self._options)
+
+    @classmethod
+    def load(cls, model: Any = None, *, device: str | None = None, **options: Any) -> Self:
+        return cls(load(model, device=device), **options)
+
+    @property
+    def model_id(self) -> str:
+        return self._session.model_id
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return self._recipe.to_dict()
 
     def explain(self, image: Image.Image, concepts: Sequence[str], *, prompt: str = "", seed: int = 0) -> ConceptMaps:
-        record = self._session.read(image, prompt=prompt, seed=seed, **self._options)
+        record = self._session.read(image, prompt=prompt, seed=seed, preset=self._preset, **self._options)
         return self._session.probe(record, concepts)

@@ -3,28 +3,67 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from PIL import Image
 
 from conceptlens.maps import ConceptMaps
-from conceptlens.session import Session
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """What a method needs and what its maps depend on.
+
+    Attributes:
+        text_conditioned: maps differ from concept to concept; otherwise every concept gets the same map.
+        class_conditioned: maps follow a class that the backbone itself predicts or is given.
+        needs_grad: a backward pass is part of the method.
+        backbone: the checkpoint it is opened with unless told otherwise; None: the embedded demo model.
+    """
+
+    text_conditioned: bool
+    class_conditioned: bool = False
+    needs_grad: bool = False
+    backbone: str | None = None
 
 
 class SaliencyMethod(ABC):
-    """One method on one model. Made once, asked for many images.
+    """One method on one model. Opened once, asked for many images.
 
     `name` is what the command line calls it; `summary` is one line for listings.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
+    info: ClassVar[MethodInfo]
 
+    @classmethod
     @abstractmethod
-    def __init__(self, session: Session, **options: Any) -> None:
-        """`options` are fields of `Recipe`."""
+    def load(cls, model: Any = None, *, device: str | None = None, **options: Any) -> SaliencyMethod:
+        """Opens the method on a model.
+
+        Args:
+            model: a hub id or a folder; the method's own backbone when None.
+            device: "cuda", "cpu", ...; CUDA where there is one.
+            **options: the method's settings; an unknown one is a `RecipeError`.
+
+        Raises:
+            ModelError: when the model cannot be loaded or has the wrong class.
+            RecipeError: for impossible settings.
+        """
+
+    @property
+    @abstractmethod
+    def model_id(self) -> str:
+        """The hub id or folder of the model; "demo" for the embedded one."""
+
+    @property
+    @abstractmethod
+    def settings(self) -> Mapping[str, Any]:
+        """Every setting that the maps depend on, as plain JSON values."""
 
     @abstractmethod
     def explain(self, image: Image.Image, concepts: Sequence[str], *, prompt: str = "", seed: int = 0) -> ConceptMaps:
-        """Maps of `concepts` in `image`, on the method's own grid; equal seeds give equal maps."""
+        """Maps of `concepts` in `image`: raw scores on the method's own grid; equal seeds give equal maps."""

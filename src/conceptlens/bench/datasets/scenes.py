@@ -158,14 +158,14 @@ def describe(scene: Scene, rng: np.random.Generator) -> str:
     objects = [scene.objects[i] for i in rng.permutation(len(scene.objects))]
     if draw < 0.35:
         objects = objects[: rng.integers(1, len(objects) + 1)]
-    coloured = rng.random() < 0.75
+    coloured = rng.random() < 0.85
     return _sentence(rng, objects, coloured, scene)
 
 
 def _sentence(rng: np.random.Generator, objects: list[SceneObject], coloured: bool, scene: Scene) -> str:
     phrases = []
     for item in objects:
-        named = f"{item.colour} {item.noun}" if coloured and rng.random() < 0.9 else item.noun
+        named = f"{item.colour} {item.noun}" if coloured and rng.random() < 0.95 else item.noun
         phrases.append(f"the {named}" if rng.random() < 0.1 else _indefinite(named))
     sky = f"{rng.choice(['a', 'the'])} {scene.sky} sky" if rng.random() < 0.8 else str(rng.choice(["the sky", "a sky"]))
     ground = str(rng.choice(["the ", ""])) + scene.ground

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from PIL import Image
 
@@ -25,7 +25,7 @@ class StreamMethod(SaliencyMethod):
         self._recipe = session.recipe(preset, **self._options)
 
     @classmethod
-    def load(cls, model: Any = None, *, device: str | None = None, **options: Any) -> Self:
+    def load(cls, model: Any = None, *, device: str | None = None, **options: Any) -> StreamMethod:
         return cls(load(model, device=device), **options)
 
     @property

@@ -23,6 +23,8 @@ LADDER = [
     {"session"},
     {"methods"},
     {"bench"},
+    {"cli_options"},
+    {"cli_bench"},
     {"cli"},
 ]
 HEAVY = {"diffusers": {"adapters", "engine"}, "transformers": {"adapters", "engine", "methods"}}

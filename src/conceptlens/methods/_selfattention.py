@@ -15,13 +15,12 @@ from conceptlens.methods._vit import Opened, VisionMethod
 from conceptlens.methods._vit_view import part, tapped, vit_blocks
 
 
-def class_token_attention(
+def first_row(
     q: Float[Tensor, "1 token width"], k: Float[Tensor, "1 token width"], heads: int
-) -> Float[Tensor, " token"]:
-    """mean_h softmax(q_0 Kᵀ / √d): the first token's row alone, which spares the token x token matrix."""
+) -> Float[Tensor, "head token"]:
+    """softmax(q_0 Kᵀ / √d): where the class token looks. One row alone spares the token x token matrix."""
     first, keys = q[0, 0].unflatten(-1, (heads, -1)), k[0].unflatten(-1, (heads, -1))
-    rows = torch.einsum("hd,thd->ht", first, keys) * first.shape[-1] ** -0.5
-    return rows.softmax(dim=-1).mean(dim=0)
+    return (torch.einsum("hd,thd->ht", first, keys) * first.shape[-1] ** -0.5).softmax(dim=-1)
 
 
 class SelfAttentionMethod(VisionMethod):
@@ -44,8 +43,8 @@ class SelfAttentionMethod(VisionMethod):
 
     def _scores(self, pixels: Tensor, names: tuple[str, ...]) -> Float[Tensor, "map rows cols"]:
         rows, cols = (side // self._patch for side in pixels.shape[2:])
-        row = class_token_attention(*self._last_queries_and_keys(pixels), self._model.config.num_attention_heads)
-        return row[self._prefix :].reshape(1, rows, cols)
+        row = first_row(*self._last_queries_and_keys(pixels), self._model.config.num_attention_heads)
+        return row.mean(dim=0)[self._prefix :].reshape(1, rows, cols)
 
     def _last_queries_and_keys(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         last, seen = vit_blocks(self._model)[-1], {}

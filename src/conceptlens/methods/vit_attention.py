@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from conceptlens.methods import register
-from conceptlens.methods._selfattention import class_token_attention
+from conceptlens.methods._selfattention import first_row
 from conceptlens.methods._vit import IMAGENET_VIT, ViTMethod
 from conceptlens.methods._vit_view import record
 from conceptlens.methods.base import MethodInfo
@@ -26,5 +26,5 @@ class ViTAttention(ViTMethod):
     def _scores(self, pixels: Tensor, names: tuple[str, ...]) -> Float[Tensor, "1 rows cols"]:
         last = len(self._view.blocks) - 1
         block = record(self._view, pixels, {"q", "k"}, first=last).blocks[last]
-        row = class_token_attention(block["q"], block["k"], self._view.blocks[last].heads)
+        row = first_row(block["q"], block["k"], self._view.blocks[last].heads).mean(dim=0)
         return row[1:].reshape(1, *self._view.grid)

@@ -122,7 +122,8 @@ def _normalisation(source: str | Path, family: Family) -> tuple[tuple[float, ...
         said, _ = ImageProcessingMixin.get_image_processor_dict(source)
     except OSError:  # no preprocessor_config.json
         return family.mean, family.std
-    return tuple(said.get("image_mean") or family.mean), tuple(said.get("image_std") or family.std)
+    mean, std = (said.get(f"image_{name}") or getattr(family, name) for name in ("mean", "std"))
+    return tuple(map(float, mean)), tuple(map(float, std))
 
 
 class VisionMethod(SaliencyMethod):

@@ -445,6 +445,11 @@ def test_impossible_settings(name: str, options: dict[str, Any], said: str) -> N
         method_named(name)(opened("imagenet-vit"), **options)
 
 
+def test_a_method_on_a_model_of_its_own_refuses_another() -> None:
+    with pytest.raises(ModelError, match=r"gradcam reads a vision model, not str\. Open it with method_named"):
+        method_named("gradcam")("demo")  # type: ignore[arg-type]
+
+
 def test_a_concept_that_is_too_long_says_so() -> None:
     method = method_named("gradcam")(opened("clip"))
     with pytest.raises(ConceptError, match=r"tokens with its template; tiny takes 77\. Shorten it"):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from conceptlens.engine.encode import working_size
 from conceptlens.errors import RecipeError
-from conceptlens.methods._vit import Opened, VisionMethod
+from conceptlens.methods._vit import VisionMethod
 from conceptlens.methods._vit_view import part, tapped, vit_blocks
 
 
@@ -30,7 +30,7 @@ class SelfAttentionMethod(VisionMethod):
     `size` x `size` pixels, and position embeddings are interpolated.
     """
 
-    def __init__(self, opened: Opened, **options: Any) -> None:
+    def __init__(self, opened: Any, **options: Any) -> None:
         super().__init__(opened, **options)
         config = opened.model.config
         self._patch, self._prefix = config.patch_size, 1 + getattr(config, "num_register_tokens", 0)

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
-from transformers import AutoConfig, CLIPModel, CLIPTokenizer, PreTrainedModel, ViTForImageClassification
+from transformers import AutoConfig, CLIPModel, CLIPTokenizer, ViTForImageClassification
 from transformers.image_processing_base import ImageProcessingMixin
 
 from conceptlens.engine.encode import open_image
@@ -47,7 +47,7 @@ class Family:
     name: str
     hub_id: str
     model_type: str
-    model: type[PreTrainedModel]
+    model: Any
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     resample: Image.Resampling = Image.Resampling.BILINEAR
@@ -133,8 +133,13 @@ class VisionMethod(SaliencyMethod):
     defaults: ClassVar[Mapping[str, Any]] = {}
     choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
-    def __init__(self, opened: Opened, **options: Any) -> None:
-        """On a loaded model; `options` as for `load`."""
+    def __init__(self, opened: Any, **options: Any) -> None:
+        """On an `Opened` model; `options` as for `load`. Raises `ModelError` for anything else."""
+        if not isinstance(opened, Opened):
+            raise ModelError(
+                f"{self.name} reads a vision model, not {type(opened).__name__}. "
+                f"Open it with method_named({self.name!r}).load(folder or hub id)."
+            )
         self._opened, self._model = opened, opened.model
         self._options = self._check(options)
 
@@ -147,7 +152,7 @@ class VisionMethod(SaliencyMethod):
         if backbone is not None and backbone not in known:
             raise RecipeError(f"{cls.name} has no backbone {backbone!r}. Known: {', '.join(known)}.")
         families = cls.families if backbone is None else (known[backbone],)
-        return cls(cls._open(families[0].hub_id if model is None else model, families, device), **options)
+        return cls(cls._open(next(iter(families)).hub_id if model is None else model, families, device), **options)
 
     @classmethod
     def _open(cls, source: Any, families: Sequence[Family], device: str | None) -> Opened:
@@ -225,7 +230,7 @@ class ViTMethod(VisionMethod):
 
     families = (IMAGENET_VIT, CLIP)
 
-    def __init__(self, opened: Opened, **options: Any) -> None:
+    def __init__(self, opened: Any, **options: Any) -> None:
         super().__init__(opened, **options)
         self._view = view_of(opened.model)
         self._texts: dict[str, Tensor] = {}

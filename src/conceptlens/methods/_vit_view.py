@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
-from transformers import CLIPModel, ViTForImageClassification
+from transformers import CLIPModel
 
 TAPS = {
     "norm1": ("x", "normed"),
@@ -118,7 +118,7 @@ def vit_blocks(root: Any) -> list[Any]:
     return list(part(root, "layers", "encoder.layer"))
 
 
-def _view_vit(model: ViTForImageClassification) -> ViTView:
+def _view_vit(model: Any) -> ViTView:
     root = model.vit
     blocks = tuple(
         BlockView(
@@ -142,12 +142,12 @@ def _view_vit(model: ViTForImageClassification) -> ViTView:
         positions=root.embeddings.position_embeddings,
         blocks=blocks,
         final_norm=root.layernorm,
-        head=model.classifier,  # type: ignore[arg-type]
-        side=model.config.image_size,  # type: ignore[arg-type]
+        head=model.classifier,
+        side=model.config.image_size,
     )
 
 
-def _view_clip(model: CLIPModel) -> ViTView:
+def _view_clip(model: Any) -> ViTView:
     tower = model.vision_model
     blocks = tuple(
         BlockView(
@@ -164,7 +164,7 @@ def _view_clip(model: CLIPModel) -> ViTView:
         for block in tower.encoder.layers
     )
     return ViTView(
-        run=lambda pixels: model.get_image_features(pixel_values=pixels).pooler_output,  # type: ignore[union-attr]
+        run=lambda pixels: model.get_image_features(pixel_values=pixels).pooler_output,
         embeddings=tower.embeddings,
         patches=tower.embeddings.patch_embedding,
         first_token=tower.embeddings.class_embedding[None, None],
@@ -172,7 +172,7 @@ def _view_clip(model: CLIPModel) -> ViTView:
         blocks=blocks,
         final_norm=tower.post_layernorm,
         head=model.visual_projection,
-        side=tower.config.image_size,  # type: ignore[arg-type]
+        side=tower.config.image_size,
     )
 
 

@@ -143,5 +143,5 @@ class IBOT(SelfAttentionMethod):
             raise ModelError(f"iBOT is not on the hub. Download {_WHERE} and give its path.")
         if not Path(source).is_file():
             return super()._open(source, families, device)
-        model = build_model(read_checkpoint(source)).requires_grad_(False).to(_device(device))
-        return Opened(model, families[0], str(Path(source).resolve()), IMAGENET_MEAN, IMAGENET_STD)
+        model: Any = build_model(read_checkpoint(source)).requires_grad_(False)
+        return Opened(model.to(_device(device)), families[0], str(Path(source).resolve()), IMAGENET_MEAN, IMAGENET_STD)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from conceptlens.methods import register
 from conceptlens.methods._relevance import ALL_TAPS, RelevanceMethod
-from conceptlens.methods._vit import IMAGENET_VIT, Opened
+from conceptlens.methods._vit import IMAGENET_VIT
 from conceptlens.methods._vit_view import Trace, attention, attention_gradients, record
 from conceptlens.methods.base import MethodInfo
 
@@ -30,7 +30,7 @@ class TransInterp(RelevanceMethod):
     defaults = {**RelevanceMethod.defaults, "rules": "ours", "variant": "lrp", "start_layer": None}
     choices = {**RelevanceMethod.choices, "variant": ("lrp", "mm")}
 
-    def __init__(self, opened: Opened, **options: Any) -> None:
+    def __init__(self, opened: Any, **options: Any) -> None:
         super().__init__(opened, **options)
         if self._options["start_layer"] is None:
             last = len(self._view.blocks) - 1

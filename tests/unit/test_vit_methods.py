@@ -401,6 +401,21 @@ def test_a_wide_picture_is_squeezed_into_the_square_and_its_map_comes_back_wide(
     assert maps.scores.min() < 0 < maps.scores.max()
 
 
+@pytest.mark.parametrize("name", ["lrp", "partial-lrp", "transinterp"])
+def test_relevance_can_be_had_in_float64(name: str, kind: str) -> None:
+    family, plain = opened(kind).family, MODELS[kind]().requires_grad_(False)
+    words = tokenizers()[0] if kind == "clip" else None
+    single = Opened(plain, family, "tiny", family.mean, family.std, words)
+    rough = method_named(name)(single).explain(picture(), ["house"]).scores
+    double = method_named(name)(single, dtype="float64")
+    assert double._view.first_token.dtype == torch.float64
+    fine = double.explain(picture(), ["house"]).scores
+    exact = method_named(name)(opened(kind)).explain(picture(), ["house"]).scores
+    assert fine.dtype == torch.float32
+    torch.testing.assert_close(fine, exact, rtol=0, atol=1e-5 * float(exact.abs().max()))
+    assert (rough - exact).abs().max() >= (fine - exact).abs().max()
+
+
 def test_input_norm(tmp_path: Path) -> None:
     folder, _ = vit_folder(tmp_path)
     correct, reference = (

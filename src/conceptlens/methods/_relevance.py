@@ -78,10 +78,13 @@ def _of_pixels(view: ViTView, trace: Trace, r: Tensor, joint: bool) -> Tensor:
 
 
 class RelevanceMethod(ViTMethod):
-    """A ViT method that starts from relevance: one of the class, or of the concept's text through <z, t_c>."""
+    """A ViT method that starts from relevance: one of the class, or of the concept's text through <z, t_c>.
 
-    defaults = {"rules": "orig", "templates": "single"}
-    choices = {"rules": ("orig", "ours"), "templates": ("single", "ensemble")}
+    Small denominators enlarge rounding from block to block: `dtype="float64"` gives maps that do not depend on it.
+    """
+
+    defaults = {"rules": "orig", "templates": "single", "dtype": "float32"}
+    choices = {"rules": ("orig", "ours"), "templates": ("single", "ensemble"), "dtype": ("float32", "float64")}
 
     def _walk(self, trace: Trace, target: Float[Tensor, " out"], *, last: int = 0, pixels: bool = False) -> Relevance:
         joint, start = self._options["rules"] == "ours", target[None]

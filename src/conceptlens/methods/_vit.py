@@ -232,6 +232,8 @@ class ViTMethod(VisionMethod):
 
     def __init__(self, opened: Any, **options: Any) -> None:
         super().__init__(opened, **options)
+        if self._options.get("dtype") == "float64":
+            opened.model.double()
         self._view = view_of(opened.model)
         self._texts: dict[str, Tensor] = {}
         if opened.family.name == "clip" and self.info.class_conditioned:

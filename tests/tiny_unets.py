@@ -1,0 +1,116 @@
+"""Tiny random Stable Diffusion pipelines and CLIP models of the real classes, saved as ordinary folders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from tiny_models import randomize, tokenizers
+
+WIDE, WIDER, POOLED = 8, 12, 10
+SIDE = 32
+"""Side in pixels of the images that the tiny pipelines are shown; their latents are half as wide."""
+
+SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+
+
+def _vae() -> AutoencoderKL:
+    torch.manual_seed(0)
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 8),
+        norm_num_groups=4,
+        latent_channels=4,
+        sample_size=SIDE,
+    )
+    return vae.eval()
+
+
+def unet(context: int, **changes: Any) -> UNet2DConditionModel:
+    """Cross-attention at full and half size of the latents, in the down, middle and up blocks."""
+    torch.manual_seed(0)
+    shape = {"block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4, "sample_size": 16}
+    kinds = {
+        "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+    }
+    config = {"cross_attention_dim": context, "attention_head_dim": (2, 4), "use_linear_projection": True}
+    return randomize(UNet2DConditionModel(**{**shape, **kinds, **config, **changes}))
+
+
+def _text_encoder(cls: Any, width: int, vocabulary: int) -> Any:
+    torch.manual_seed(width)
+    config = CLIPTextConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=width,
+        projection_dim=POOLED,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=77,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+    return randomize(cls(config), 0.5)
+
+
+def sd2_pipeline() -> StableDiffusionPipeline:
+    clip, _ = tokenizers()
+    pipeline = StableDiffusionPipeline(
+        vae=_vae(),
+        text_encoder=_text_encoder(CLIPTextModel, WIDE, len(clip)),
+        tokenizer=clip,
+        unet=unet(WIDE),
+        scheduler=PNDMScheduler(**SCHEDULE, skip_prk_steps=True),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def sdxl_pipeline() -> StableDiffusionXLPipeline:
+    clip, _ = tokenizers()
+    time_ids = {"addition_embed_type": "text_time", "addition_time_embed_dim": 4}
+    pipeline = StableDiffusionXLPipeline(
+        vae=_vae(),
+        text_encoder=_text_encoder(CLIPTextModel, WIDE, len(clip)),
+        tokenizer=clip,
+        text_encoder_2=_text_encoder(CLIPTextModelWithProjection, WIDER, len(clip)),
+        tokenizer_2=clip,
+        unet=unet(WIDE + WIDER, projection_class_embeddings_input_dim=6 * 4 + POOLED, **time_ids),
+        scheduler=EulerDiscreteScheduler(**SCHEDULE, timestep_spacing="leading"),
+        add_watermarker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+Builder = Callable[[Path], tuple[Any, dict[str, Any]]]
+
+
+def _saved(pipeline: Callable[[], Any]) -> Builder:
+    def build(folder: Path) -> tuple[str, dict[str, Any]]:
+        pipeline().save_pretrained(folder / "pipeline")
+        return str(folder / "pipeline"), {"size": SIDE}
+
+    return build
+
+
+METHODS_TINY_UNET: dict[str, Builder] = {"daam": _saved(sdxl_pipeline), "ovam": _saved(sd2_pipeline)}
+"""By the name of a method: writes a tiny model into a folder and gives the arguments of its `load`."""

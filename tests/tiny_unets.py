@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from tiny_models import randomize, tokenizers
+from tiny_models import flux_pipeline, randomize, tokenizers
 
 WIDE, WIDER, POOLED = 8, 12, 10
 SIDE = 32
@@ -104,13 +105,16 @@ def sdxl_pipeline() -> StableDiffusionXLPipeline:
 Builder = Callable[[Path], tuple[Any, dict[str, Any]]]
 
 
-def _saved(pipeline: Callable[[], Any]) -> Builder:
-    def build(folder: Path) -> tuple[str, dict[str, Any]]:
-        pipeline().save_pretrained(folder / "pipeline")
-        return str(folder / "pipeline"), {"size": SIDE}
+def saved(pipeline: Callable[[], Any], folder: Path) -> Path:
+    """The folder, with a pipeline that generates and reads squares of `SIDE` pixels."""
+    pipeline().save_pretrained(folder)
+    (folder / "conceptlens.json").write_text(json.dumps({"generate": {"height": SIDE, "width": SIDE}}))
+    return folder
 
-    return build
 
-
-METHODS_TINY_UNET: dict[str, Builder] = {"daam": _saved(sdxl_pipeline), "ovam": _saved(sd2_pipeline)}
+METHODS_TINY_UNET: dict[str, Builder] = {
+    "daam": lambda folder: (str(saved(sdxl_pipeline, folder / "sdxl")), {"size": SIDE}),
+    "ovam": lambda folder: (str(saved(sd2_pipeline, folder / "sd2")), {"size": SIDE}),
+    "cross-attention-prompt": lambda folder: (str(saved(flux_pipeline, folder / "flux")), {"noise": 0.4}),
+}
 """By the name of a method: writes a tiny model into a folder and gives the arguments of its `load`."""

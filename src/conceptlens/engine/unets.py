@@ -48,7 +48,8 @@ def load_unet(model: Any, *, device: str | torch.device | None = None, dtype: to
     source = str(folder if local else model)
     try:
         with _quiet(progress=not local):
-            _check_class(str(DiffusionPipeline.load_config(source).get("_class_name")), source)
+            index: Any = DiffusionPipeline.load_config(source)
+            _check_class(str(index.get("_class_name")), source)
             pipeline = DiffusionPipeline.from_pretrained(source, dtype=dtype)
     except ModelError:
         raise

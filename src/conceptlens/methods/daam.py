@@ -25,7 +25,6 @@ from conceptlens.engine.encode import open_image
 from conceptlens.engine.unets import LoadedUnet, load_unet
 from conceptlens.maps import ConceptMaps
 from conceptlens.methods import register
-from conceptlens.methods._clip_words import joined_prompt, word_positions
 from conceptlens.methods._options import maps_of, options_of, plain
 from conceptlens.methods._unet import (
     NoisedImage,
@@ -36,6 +35,7 @@ from conceptlens.methods._unet import (
     token_probabilities,
     watch_cross_attention,
 )
+from conceptlens.methods._words import clip_positions, joined_prompt
 from conceptlens.methods.base import MethodInfo, SaliencyMethod
 from conceptlens.records import TokenGrid
 from conceptlens.session import check_concepts
@@ -91,7 +91,8 @@ class Daam(SaliencyMethod):
         """The prompt that the U-Net sees, and the text in which concepts are looked up: equal but for a quirk."""
         if self.settings["lookup"] == "official":
             return caption, joined_prompt(caption, concepts, separator="")
-        return (joined_prompt(caption, concepts),) * 2
+        text = joined_prompt(caption, concepts)
+        return text, text
 
     @torch.no_grad()
     def explain(self, image: Image.Image, concepts: Sequence[str], *, prompt: str = "", seed: int = 0) -> ConceptMaps:
@@ -103,7 +104,7 @@ class Daam(SaliencyMethod):
         started = time.perf_counter()
         names, picture, pipeline = check_concepts(concepts), open_image(image), self._model.pipeline
         shown, searched = self.texts(names, prompt)
-        places = [word_positions(pipeline.tokenizer, searched, name, ignore_endings=self._half) for name in names]
+        places = [clip_positions(pipeline.tokenizer, searched, name, ignore_endings=self._half) for name in names]
         noised = NoisedImage(pipeline, picture, self._options, seed)
         mean = _HeadMean(noised.grid, sorted({p for place in places for p in place}), half=self._half)
         with watch_cross_attention(pipeline.unet, mean):

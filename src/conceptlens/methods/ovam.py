@@ -24,7 +24,6 @@ from conceptlens.engine.unets import LoadedUnet, load_unet
 from conceptlens.errors import ConceptError
 from conceptlens.maps import ConceptMaps
 from conceptlens.methods import register
-from conceptlens.methods._clip_words import joined_prompt, word_positions
 from conceptlens.methods._options import maps_of, options_of, plain
 from conceptlens.methods._unet import (
     NoisedImage,
@@ -35,6 +34,7 @@ from conceptlens.methods._unet import (
     token_probabilities,
     watch_cross_attention,
 )
+from conceptlens.methods._words import clip_positions, joined_prompt
 from conceptlens.methods.base import MethodInfo, SaliencyMethod
 from conceptlens.records import TokenGrid
 from conceptlens.session import check_concepts
@@ -169,4 +169,4 @@ class Ovam(SaliencyMethod):
                 f"the attribution prompt has {length} tokens; the CLIP text encoder reads "
                 f"{tokenizer.model_max_length}. Use fewer concepts or a shorter text."
             )
-        return [word_positions(tokenizer, text, name) for name in names]
+        return [clip_positions(tokenizer, text, name) for name in names]

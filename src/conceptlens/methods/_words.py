@@ -1,4 +1,4 @@
-"""Which tokens of a prompt are a word's own, for CLIP's byte-pair tokenizer."""
+"""Which tokens of a prompt are a word's own."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def joined_prompt(caption: str, concepts: Sequence[str], separator: str = ",") -
     return f"{caption}{separator}{listed}" if caption else listed
 
 
-def word_positions(tokenizer: Any, text: str, word: str, *, ignore_endings: bool = False) -> tuple[int, ...]:
-    """Positions of a word's tokens in an encoded text (begin-of-text at 0): every place where the word stands.
+def clip_positions(tokenizer: Any, text: str, word: str, *, ignore_endings: bool = False) -> tuple[int, ...]:
+    """Positions of a word's tokens in a text encoded by CLIP (begin-of-text at 0): every place where the word stands.
 
     Args:
         tokenizer: of a CLIP text encoder.
@@ -29,21 +29,36 @@ def word_positions(tokenizer: Any, text: str, word: str, *, ignore_endings: bool
     Raises:
         ConceptError: when the word is not in the text, or only behind what the encoder reads.
     """
+    room = tokenizer.model_max_length - 2  # begin-of-text and end-of-text take one each
+    return tuple(at + 1 for at in _positions(tokenizer, text, word, room, "CLIP", ignore_endings))
+
+
+def t5_positions(tokenizer: Any, text: str, word: str, length: int) -> tuple[int, ...]:
+    """Positions of a word's tokens in a text encoded by T5, which reads `length` tokens with the end of text.
+
+    Raises:
+        ConceptError: when the word is not in the text, or only behind what the encoder reads.
+    """
+    return _positions(tokenizer, text, word, length - 1, "T5", False)
+
+
+def _positions(tokenizer: Any, text: str, word: str, room: int, encoder: str, ignore_endings: bool) -> tuple[int, ...]:
     prompt, wanted = (_pieces(tokenizer, part, ignore_endings) for part in (text, word))
     if not wanted:
-        raise ConceptError(f"concept {word!r} has no token that the CLIP tokenizer knows. Use another word.")
+        raise ConceptError(f"concept {word!r} has no token that the {encoder} tokenizer knows. Use another word.")
     size = len(wanted)
     starts = [i for i in range(len(prompt) - size + 1) if prompt[i : i + size] == wanted]
     if not starts:
-        raise ConceptError(f"concept {word!r} is not in the prompt {_shorten(text)!r}, so it has no tokens there.")
-    room = tokenizer.model_max_length - 2  # begin-of-text and end-of-text take one each
+        raise ConceptError(
+            f"concept {word!r} is not in the prompt {_shorten(text)!r}, so it has no tokens there. Name it in the prompt."
+        )
     kept = [start for start in starts if start + size <= room]
     if not kept:
         raise ConceptError(
-            f"concept {word!r} stands behind the {room} tokens that the CLIP text encoder reads (token {starts[0] + 1} "
-            "of the prompt). Use fewer concepts or a shorter prompt."
+            f"concept {word!r} stands behind the {room} tokens that the {encoder} text encoder reads (token "
+            f"{starts[0] + 1} of the prompt). Use fewer concepts or a shorter prompt."
         )
-    return tuple(sorted({start + 1 + offset for start in kept for offset in range(size)}))
+    return tuple(sorted({start + offset for start in kept for offset in range(size)}))
 
 
 def _pieces(tokenizer: Any, text: str, ignore_endings: bool) -> list[str]:

@@ -16,7 +16,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from tiny_models import flux_pipeline, randomize, tokenizers
 
@@ -112,9 +112,32 @@ def saved(pipeline: Callable[[], Any], folder: Path) -> Path:
     return folder
 
 
+def tiny_clip(**vision: Any) -> CLIPModel:
+    """Image and text towers of three and two layers; images of 16 pixels in 4 x 4 patches."""
+    torch.manual_seed(0)
+    clip, _ = tokenizers()
+    shape = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "num_hidden_layers": 3}
+    text = {**shape, "num_hidden_layers": 2, "vocab_size": len(clip), "max_position_embeddings": 77}
+    ends = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    config = CLIPConfig(
+        text_config={**text, **ends},
+        vision_config={**shape, "image_size": 16, "patch_size": 4, **vision},
+        projection_dim=POOLED,
+    )
+    return randomize(CLIPModel(config), 0.3)
+
+
+def _clip_as_rnn(folder: Path) -> tuple[str, dict[str, Any]]:
+    for name, changes in (("proposer", {}), ("scorer", {"patch_size": 8})):
+        tiny_clip(**changes).save_pretrained(folder / name)
+        tokenizers()[0].save_pretrained(folder / name)
+    return str(folder / "proposer"), {"scorer": str(folder / "scorer"), "size": SIDE}
+
+
 METHODS_TINY_UNET: dict[str, Builder] = {
     "daam": lambda folder: (str(saved(sdxl_pipeline, folder / "sdxl")), {"size": SIDE}),
     "ovam": lambda folder: (str(saved(sd2_pipeline, folder / "sd2")), {"size": SIDE}),
     "cross-attention-prompt": lambda folder: (str(saved(flux_pipeline, folder / "flux")), {"noise": 0.4}),
+    "clip-as-rnn": _clip_as_rnn,
 }
 """By the name of a method: writes a tiny model into a folder and gives the arguments of its `load`."""

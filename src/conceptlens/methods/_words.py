@@ -50,7 +50,7 @@ def _positions(tokenizer: Any, text: str, word: str, room: int, encoder: str, ig
     starts = [i for i in range(len(prompt) - size + 1) if prompt[i : i + size] == wanted]
     if not starts:
         raise ConceptError(
-            f"concept {word!r} is not in the prompt {_shorten(text)!r}, so it has no tokens there. Name it in the prompt."
+            f"concept {word!r} is not in the prompt {_shorten(text)!r}, so it has no tokens there. Name it there."
         )
     kept = [start for start in starts if start + size <= room]
     if not kept:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from conceptlens.errors import ConceptError, ModelError, RecipeError
 from conceptlens.methods import method_named
 from conceptlens.methods._clip_as_rnn_masks import affinity, boxes, refine, visual_prompt
 from conceptlens.methods._clip_as_rnn_models import Clip, head_mean_attention, load_clip, look, stretch
-from conceptlens.methods.clip_as_rnn import BACKGROUNDS, SCORING_TEMPLATES, ClipAsRnn, recur
+from conceptlens.methods._clip_as_rnn_words import BACKGROUNDS, SCORING_TEMPLATES
+from conceptlens.methods.clip_as_rnn import ClipAsRnn, recur
 from tiny_models import tokenizers
 from tiny_unets import METHODS_TINY_UNET, SIDE, tiny_clip
 
@@ -200,8 +202,8 @@ def test_the_kept_set_only_shrinks_and_the_loop_ends(table: list[list[float]]) -
     assert set(maps) == set(names)
     sizes = [len(names), *map(len, rounds)]
     assert sizes[-1] == sizes[-2] >= 1
-    assert all(later < earlier for earlier, later in zip(sizes[:-2], sizes[1:-1], strict=True))
-    assert all(set(later) <= set(earlier) for earlier, later in zip(rounds, rounds[1:], strict=False))
+    assert all(later < earlier for earlier, later in pairwise(sizes[:-1]))
+    assert all(set(later) <= set(earlier) for earlier, later in pairwise(rounds))
 
 
 def test_a_folder_opens_and_explains(tmp_path: Path, picture: torch.Tensor) -> None:

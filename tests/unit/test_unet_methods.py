@@ -27,6 +27,7 @@ from conceptlens.methods._words import clip_positions, joined_prompt
 from conceptlens.methods.daam import Daam
 from conceptlens.methods.ovam import Ovam
 from conceptlens.records import TokenGrid
+from conceptlens.session import Session
 from oracles.daam import layer_maps_by_loops, word_map_by_loops
 from tiny_models import flux_pipeline, tokenizers
 from tiny_unets import METHODS_TINY_UNET, SIDE, sd2_pipeline, sdxl_pipeline
@@ -371,7 +372,9 @@ def test_settings_that_only_the_model_can_refuse(image: Image.Image) -> None:
         Daam(model, size=33).explain(image, ["tree"])
 
 
-def test_models_of_other_kinds_are_refused(tmp_path: Path) -> None:
+def test_models_of_other_kinds_are_refused(demo: Session, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="daam runs on a U-Net pipeline; got a Session. Open it with load"):
+        method_named("daam")(demo)
     with pytest.raises(ModelError, match="this pipeline is a FluxPipeline; a U-Net with text is needed"):
         load_unet(flux_pipeline())
     with pytest.raises(ModelError, match=r"has no model_index\.json"):

@@ -50,7 +50,7 @@ def refine(
 def visual_prompt(
     picture: UInt8[Tensor, "rows cols 3"], mask: Bool[Tensor, "rows cols"], *, over: bool = False
 ) -> UInt8[Tensor, "rows cols 3"]:
-    """Everything outside the mask blurred (15 x 15 mean), and a red ellipse, one pixel wide, in the mask's bounding box.
+    """The mask as it is, the rest blurred (15 x 15 mean), and a red ellipse in the mask's bounding box, one pixel wide.
 
     The ellipse passes behind the mask, whose pixels stay as they are; with `over` it is drawn on top, as in the
     official code.

@@ -133,9 +133,10 @@ def look(clip: Clip, picture: UInt8[Tensor, "rows cols 3"], side: int) -> Propos
     for number, layer in enumerate(layers):
         if number >= len(layers) - _AVERAGED_LAYERS:
             maps.append(head_mean_attention(layer, hidden)[1:, 1:])
-        before, hidden = hidden, layer(hidden, None)
+        if number < len(layers) - 1:
+            hidden = layer(hidden, None)
     rows = side // clip.model.config.vision_config.patch_size
-    return ProposalPass(clip, before, torch.stack(maps).mean(dim=0), rows)
+    return ProposalPass(clip, hidden, torch.stack(maps).mean(dim=0), rows)
 
 
 def load_clip(model: Any, device: str | torch.device | None) -> Clip:
@@ -152,7 +153,8 @@ def load_clip(model: Any, device: str | torch.device | None) -> Clip:
                 raise ModelError(
                     f"{source} is a {kind} model; a CLIP model is needed, such as openai/clip-vit-base-patch16."
                 )
-            loaded = CLIPModel.from_pretrained(source, dtype=torch.float32).eval().requires_grad_(False).to(chosen)
+            loaded: Any = CLIPModel.from_pretrained(source, dtype=torch.float32)
+            loaded.eval().requires_grad_(False).to(chosen)
             return Clip(loaded, CLIPTokenizer.from_pretrained(source), source)
     except ModelError:
         raise

@@ -1,14 +1,14 @@
-"""What DAAM and OVAM share: one U-Net call on a noised image, watched at its cross-attention layers."""
+"""What DAAM and OVAM share: a pipeline, and one U-Net call on a noised image, watched at its cross-attention."""
 
 from __future__ import annotations
 
 import copy
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from einops import rearrange
@@ -16,8 +16,10 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
+from conceptlens.engine.unets import LoadedUnet, load_unet
 from conceptlens.errors import ModelError, RecipeError
-from conceptlens.methods._options import check_range
+from conceptlens.methods._options import check_range, options_of, plain
+from conceptlens.methods.base import MethodInfo, SaliencyMethod
 from conceptlens.records import TokenGrid
 
 SCHEDULE_STEPS, SCHEDULE_INDEX = 50, 49
@@ -46,6 +48,39 @@ class UnetOptions:
         check_range("samples", self.samples, 1, 1000)
         if self.timestep is not None:
             check_range("timestep", self.timestep, 0, 100_000)
+
+
+class UnetMethod(SaliencyMethod):
+    """A method on an open Stable Diffusion XL or 2 pipeline, with settings of `kind`."""
+
+    kind: ClassVar[type[UnetOptions]] = UnetOptions
+    info = MethodInfo(text_conditioned=True, backbone="stabilityai/stable-diffusion-xl-base-1.0")
+
+    def __init__(self, model: Any, **options: Any) -> None:
+        """On an open pipeline, a `LoadedUnet`; `options` are the fields of `kind`.
+
+        Raises:
+            ModelError: for anything but a U-Net pipeline from `load_unet`.
+            RecipeError: for impossible settings.
+        """
+        if not isinstance(model, LoadedUnet):
+            raise ModelError(f"{self.name} runs on a U-Net pipeline; got a {type(model).__name__}. Open it with load.")
+        self._model, self._options = model, options_of(self.kind, options)
+
+    @classmethod
+    def load(
+        cls, model: Any = None, *, device: str | None = None, dtype: torch.dtype | None = None, **options: Any
+    ) -> UnetMethod:
+        options_of(cls.kind, options)
+        return cls(load_unet(model or cls.info.backbone, device=device, dtype=dtype), **options)
+
+    @property
+    def model_id(self) -> str:
+        return self._model.model_id
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return plain(self._options)
 
 
 class _Watched:

@@ -27,22 +27,12 @@ from conceptlens.maps import ConceptMaps
 from conceptlens.methods import register
 from conceptlens.methods._clip_as_rnn_masks import affinity, check_crf, dense_crf, refine, visual_prompt
 from conceptlens.methods._clip_as_rnn_models import Clip, load_clip, look
+from conceptlens.methods._clip_as_rnn_words import BACKGROUNDS, SCORING_TEMPLATES, TEMPLATE
 from conceptlens.methods._options import check_range, maps_of, options_of, plain
 from conceptlens.methods.base import MethodInfo, SaliencyMethod
 from conceptlens.session import check_concepts
 
 SCORER = "openai/clip-vit-large-patch14"
-TEMPLATE = "a clean origami {}."
-BACKGROUNDS = tuple(
-    ["ground", "land", "grass", "tree", "building", "wall", "sky", "lake", "water", "river", "sea", "railway", "railroad", "helmet", "cloud", "house", "mountain", "ocean", "road", "rock", "street", "valley", "bridge"]
-)
-# Fifteen everyday templates. The official code has a list of fifteen of its own, so its figures may differ slightly.
-SCORING_TEMPLATES = (
-    *("a photo of a {}.", "a picture of a {}.", "an image of a {}.", "a photo of the {}.", "a photo of one {}."),
-    *("a close-up photo of a {}.", "a cropped photo of a {}.", "a bright photo of a {}.", "a dark photo of a {}."),
-    *("a good photo of a {}.", "a bad photo of a {}.", "a photo of a large {}.", "a photo of a small {}."),
-    *("a rendering of a {}.", "there is a {} in the scene."),
-)
 
 Proposer = Callable[[tuple[str, ...], int], Tensor]
 Scorer = Callable[[tuple[str, ...], Tensor], Tensor]
@@ -118,7 +108,7 @@ class ClipAsRnn(SaliencyMethod):
                 f"the one concept {names[0]!r} has nothing to compete with, so its map would be empty. Name another "
                 "concept or leave background=True."
             )
-        square = torch.from_numpy(np.array(picture.resize((options.size,) * 2, Image.Resampling.BICUBIC)))
+        square = torch.from_numpy(np.array(picture.resize((options.size, options.size), Image.Resampling.BICUBIC)))
         seen = look(self._proposer, square, options.size)
         matrix = affinity(seen.attention)
         quirks = options.protocol == "paper"

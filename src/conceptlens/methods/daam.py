@@ -22,12 +22,12 @@ from PIL import Image
 from torch import Tensor
 
 from conceptlens.engine.encode import open_image
-from conceptlens.engine.unets import LoadedUnet, load_unet
 from conceptlens.maps import ConceptMaps
 from conceptlens.methods import register
-from conceptlens.methods._options import maps_of, options_of, plain
+from conceptlens.methods._options import maps_of
 from conceptlens.methods._unet import (
     NoisedImage,
+    UnetMethod,
     UnetOptions,
     keys,
     layer_grid,
@@ -36,7 +36,6 @@ from conceptlens.methods._unet import (
     watch_cross_attention,
 )
 from conceptlens.methods._words import clip_positions, joined_prompt
-from conceptlens.methods.base import MethodInfo, SaliencyMethod
 from conceptlens.records import TokenGrid
 from conceptlens.session import check_concepts
 
@@ -52,36 +51,21 @@ class DaamOptions(UnetOptions):
 
 
 @register
-class Daam(SaliencyMethod):
+class Daam(UnetMethod):
     """Cross-attention probabilities of a concept's tokens. Scores are in 0..1, on the grid of the latents."""
 
     name = "daam"
     summary = "cross-attention maps of a U-Net (Stable Diffusion XL or 2)"
-    info = MethodInfo(text_conditioned=True, backbone="stabilityai/stable-diffusion-xl-base-1.0")
-
-    def __init__(self, model: LoadedUnet, **options: Any) -> None:
-        """On an open pipeline; `options` are the fields of `DaamOptions`."""
-        self._model, self._options = model, options_of(DaamOptions, options)
-
-    @classmethod
-    def load(
-        cls, model: Any = None, *, device: str | None = None, dtype: torch.dtype | None = None, **options: Any
-    ) -> Daam:
-        options_of(DaamOptions, options)
-        return cls(load_unet(model or cls.info.backbone, device=device, dtype=dtype), **options)
-
-    @property
-    def model_id(self) -> str:
-        return self._model.model_id
+    kind = DaamOptions
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        official = self._options.protocol == "paper" and not self._is_xl
-        return {**plain(self._options), "half_heads": self._half, "lookup": "official" if official else "prompt"}
+        official = self._half and not self._is_xl
+        return {**super().settings, "half_heads": self._half, "lookup": "official" if official else "prompt"}
 
     @property
     def _half(self) -> bool:
-        return self._options.protocol == "paper"
+        return super().settings["protocol"] == "paper"
 
     @property
     def _is_xl(self) -> bool:

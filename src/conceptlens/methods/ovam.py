@@ -8,7 +8,7 @@ Zero-shot: no token is optimised.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,14 +20,13 @@ from PIL import Image
 from torch import Tensor
 
 from conceptlens.engine.encode import open_image
-from conceptlens.engine.unets import LoadedUnet, load_unet
 from conceptlens.errors import ConceptError
 from conceptlens.maps import ConceptMaps
 from conceptlens.methods import register
-from conceptlens.methods._options import maps_of, options_of, plain
+from conceptlens.methods._options import maps_of
 from conceptlens.methods._unet import (
     NoisedImage,
-    UnetOptions,
+    UnetMethod,
     keys,
     layer_grid,
     queries,
@@ -35,7 +34,6 @@ from conceptlens.methods._unet import (
     watch_cross_attention,
 )
 from conceptlens.methods._words import clip_positions, joined_prompt
-from conceptlens.methods.base import MethodInfo, SaliencyMethod
 from conceptlens.records import TokenGrid
 from conceptlens.session import check_concepts
 
@@ -65,31 +63,11 @@ class StoredQueries:
 
 
 @register
-class Ovam(SaliencyMethod):
+class Ovam(UnetMethod):
     """Cross-attention of words that need not be in the prompt. Scores are sums of probabilities, 0 and above."""
 
     name = "ovam"
     summary = "cross-attention of a U-Net with words outside the prompt (Stable Diffusion XL or 2)"
-    info = MethodInfo(text_conditioned=True, backbone="stabilityai/stable-diffusion-xl-base-1.0")
-
-    def __init__(self, model: LoadedUnet, **options: Any) -> None:
-        """On an open pipeline; `options` are the fields of `UnetOptions`."""
-        self._model, self._options = model, options_of(UnetOptions, options)
-
-    @classmethod
-    def load(
-        cls, model: Any = None, *, device: str | None = None, dtype: torch.dtype | None = None, **options: Any
-    ) -> Ovam:
-        options_of(UnetOptions, options)
-        return cls(load_unet(model or cls.info.backbone, device=device, dtype=dtype), **options)
-
-    @property
-    def model_id(self) -> str:
-        return self._model.model_id
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        return plain(self._options)
 
     def explain(self, image: Image.Image, concepts: Sequence[str], *, prompt: str = "", seed: int = 0) -> ConceptMaps:
         """Maps of concepts, each a part of the attribution prompt "a first, a second, ..."; see `attribute`."""

@@ -256,6 +256,46 @@ def test_without_pydensecrf_the_crf_is_refused(clip: Clip, monkeypatch: pytest.M
         ClipAsRnn(clip, clip, size=SIDE, crf=True)
 
 
+CRF = """
+import numpy as np
+
+
+class DenseCRF2D:
+    def __init__(self, width, height, labels):
+        self.shape = (labels, height * width)
+
+    def setUnaryEnergy(self, energy):
+        assert energy.shape == self.shape
+        self.energy = energy
+
+    def addPairwiseGaussian(self, sxy, compat):
+        pass
+
+    def addPairwiseBilateral(self, sxy, srgb, rgbim, compat):
+        assert rgbim.dtype == np.uint8 and rgbim.shape[0] * rgbim.shape[1] == self.shape[1]
+
+    def inference(self, rounds):
+        return np.exp(-self.energy)
+"""
+
+
+def test_the_crf_sees_labels_and_pixels_in_its_own_order(
+    clip: Clip, picture: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in that returns its input, so only the plumbing is under test, not the CRF."""
+    (tmp_path / "pydensecrf").mkdir()
+    (tmp_path / "pydensecrf" / "__init__.py").touch()
+    (tmp_path / "pydensecrf" / "densecrf.py").write_text(CRF)
+    unary = "import numpy as np\ndef unary_from_softmax(p):\n    return -np.log(p.clip(1e-5)).reshape(len(p), -1)\n"
+    (tmp_path / "pydensecrf" / "utils.py").write_text(unary)
+    monkeypatch.syspath_prepend(tmp_path)
+    image = Image.fromarray(picture.numpy())
+    plain = ClipAsRnn(clip, clip, size=SIDE).explain(image, ["sun", "house"]).scores
+    refined = ClipAsRnn(clip, clip, size=SIDE, crf=True).explain(image, ["sun", "house"]).scores
+    wanted = F.interpolate(plain[None], (SIDE, SIDE), mode="bilinear")[0].clamp(min=1e-5)
+    torch.testing.assert_close(refined, wanted, rtol=1e-4, atol=1e-6)
+
+
 def test_models_that_are_no_clip_are_refused(tmp_path: Path) -> None:
     ViTConfig().save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="is a vit model; a CLIP model is needed"):

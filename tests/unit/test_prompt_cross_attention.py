@@ -16,10 +16,11 @@ from PIL import Image
 import conceptlens as cl
 from conceptlens.errors import ConceptError, ModelError, RecipeError
 from conceptlens.methods import method_named
+from conceptlens.methods._words import t5_positions
 from conceptlens.methods.cross_attention_prompt import PromptCrossAttention
 from conceptlens.session import Session
 from conftest import hooks_left
-from tiny_models import flux_pipeline, sd3_pipeline, sd3_transformer, sd30_transformer
+from tiny_models import flux_pipeline, sd3_pipeline, sd3_transformer, sd30_transformer, tokenizers
 from tiny_unets import METHODS_TINY_UNET, SIDE, saved
 
 IMAGE_TOKENS = (SIDE // 4) ** 2
@@ -154,12 +155,25 @@ def test_the_paper_protocol_is_for_stable_diffusion_3(flux: Session, sd3: Sessio
 
 def test_concepts_that_the_prompt_lacks_are_added(flux: Session, sd3: Session) -> None:
     method = PromptCrossAttention(flux)
-    assert method.text(["tree", "sun"], "A tree, in the sun") == "A tree, in the sun"
+    assert method.text(["tree", "sun"], "a tree, in the sun") == "a tree, in the sun"
+    assert method.text(["tree"], "a Tree") == "a Tree, a tree", "T5 tells capitals apart"
+    assert PromptCrossAttention(sd3).text(["tree"], "a Tree") == "a Tree", "CLIP does not"
     assert method.text(["tree", "sun"], "a tree") == "a tree, a sun"
     assert method.text(["tree"], "trees") == "trees, a tree"
     assert method.text(["tree", "sun"], "") == "a tree, a sun"
     assert method.text(["red tree"], "a tree") == "a tree, a red tree"
     assert PromptCrossAttention(sd3, protocol="paper").text(["sun"], "a tree") == "a tree"
+
+
+def test_a_word_that_begins_another_is_not_found_in_it() -> None:
+    _, t5 = tokenizers()
+    assert t5.tokenize("trees")[0] == t5.tokenize("tree")[0], "the toy vocabulary must split this word"
+    assert t5_positions(t5, "a tree", "tree", 32) == t5_positions(t5, "a tree, a sun", "tree", 32) == (1,)
+    with pytest.raises(ConceptError, match="'tree' is not in the prompt 'a trees'"):
+        t5_positions(t5, "a trees", "tree", 32)
+    assert t5_positions(t5, "sun " * 30 + "tree", "tree", 32) == (30,)
+    with pytest.raises(ConceptError, match="stands behind the 31 tokens that the T5 text encoder reads"):
+        t5_positions(t5, "sun " * 31 + "tree", "tree", 32)
 
 
 def test_too_many_concepts_are_refused(sd3: Session, image: Image.Image) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 from conceptlens.errors import ConceptError
 
-_END = "</w>"
+_END, _START = "</w>", "▁"
+"""CLIP marks the last piece of a word, T5 the first."""
 
 
 def joined_prompt(caption: str, concepts: Sequence[str], separator: str = ",") -> str:
@@ -29,25 +30,36 @@ def clip_positions(tokenizer: Any, text: str, word: str, *, ignore_endings: bool
     Raises:
         ConceptError: when the word is not in the text, or only behind what the encoder reads.
     """
+    prompt, wanted = (_pieces(tokenizer, part) for part in (text, word))
+    if ignore_endings:
+        prompt, wanted = ([piece.removesuffix(_END) for piece in part] for part in (prompt, wanted))
+    starts = _starts(prompt, wanted)
     room = tokenizer.model_max_length - 2  # begin-of-text and end-of-text take one each
-    return tuple(at + 1 for at in _positions(tokenizer, text, word, room, "CLIP", ignore_endings))
+    return tuple(at + 1 for at in _positions(starts, text, word, len(wanted), room, "CLIP"))
 
 
 def t5_positions(tokenizer: Any, text: str, word: str, length: int) -> tuple[int, ...]:
     """Positions of a word's tokens in a text encoded by T5, which reads `length` tokens with the end of text.
 
+    A place where another letter follows is the beginning of another word and does not count.
+
     Raises:
         ConceptError: when the word is not in the text, or only behind what the encoder reads.
     """
-    return _positions(tokenizer, text, word, length - 1, "T5", False)
+    prompt, wanted = (_pieces(tokenizer, part) for part in (text, word))
+    ends = [piece.startswith(_START) or not piece[0].isalnum() for piece in [*prompt[1:], _START]]
+    starts = [start for start in _starts(prompt, wanted) if ends[start + len(wanted) - 1]]
+    return _positions(starts, text, word, len(wanted), length - 1, "T5")
 
 
-def _positions(tokenizer: Any, text: str, word: str, room: int, encoder: str, ignore_endings: bool) -> tuple[int, ...]:
-    prompt, wanted = (_pieces(tokenizer, part, ignore_endings) for part in (text, word))
-    if not wanted:
-        raise ConceptError(f"concept {word!r} has no token that the {encoder} tokenizer knows. Use another word.")
+def _starts(prompt: list[str], wanted: list[str]) -> list[int]:
     size = len(wanted)
-    starts = [i for i in range(len(prompt) - size + 1) if prompt[i : i + size] == wanted]
+    return [i for i in range(len(prompt) - size + 1) if prompt[i : i + size] == wanted]
+
+
+def _positions(starts: list[int], text: str, word: str, size: int, room: int, encoder: str) -> tuple[int, ...]:
+    if not size:
+        raise ConceptError(f"concept {word!r} has no token that the {encoder} tokenizer knows. Use another word.")
     if not starts:
         raise ConceptError(
             f"concept {word!r} is not in the prompt {_shorten(text)!r}, so it has no tokens there. Name it there."
@@ -61,10 +73,9 @@ def _positions(tokenizer: Any, text: str, word: str, room: int, encoder: str, ig
     return tuple(sorted({start + offset for start in kept for offset in range(size)}))
 
 
-def _pieces(tokenizer: Any, text: str, ignore_endings: bool) -> list[str]:
+def _pieces(tokenizer: Any, text: str) -> list[str]:
     ids = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False).input_ids
-    pieces = tokenizer.convert_ids_to_tokens(ids)
-    return [piece.removesuffix(_END) for piece in pieces] if ignore_endings else list(pieces)
+    return list(tokenizer.convert_ids_to_tokens(ids))
 
 
 def _shorten(text: str) -> str:

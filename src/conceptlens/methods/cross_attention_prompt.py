@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from conceptlens.adapters import adapter_for
-from conceptlens.errors import ModelError, RecipeError
+from conceptlens.errors import ConceptError, ModelError, RecipeError
 from conceptlens.maps import ConceptMaps
 from conceptlens.methods import register
 from conceptlens.methods._options import maps_of, options_of
@@ -98,8 +98,7 @@ class PromptCrossAttention(SaliencyMethod):
         """The prompt that the model sees: concepts that it lacks are added, "prompt, a first, a second"."""
         if self._options.protocol == "paper":
             return prompt
-        padded = f" {' '.join(''.join(c if c.isalnum() else ' ' for c in prompt.lower()).split())} "
-        missing = [name for name in concepts if f" {name.lower()} " not in padded]
+        missing = [name for name in concepts if not self._stands_in(prompt, name)]
         return joined_prompt(prompt, missing, separator=", ") if missing else prompt
 
     @torch.no_grad()
@@ -123,6 +122,12 @@ class PromptCrossAttention(SaliencyMethod):
         )
         told = dict(zip(names, map(list, places), strict=True))
         return maps_of(self, names, scores, image=record.image, prompt=text, seed=seed, started=started, tokens=told)
+
+    def _stands_in(self, text: str, name: str) -> bool:
+        try:
+            return bool(self._positions(text, name))
+        except ConceptError:
+            return False
 
     def _positions(self, text: str, name: str) -> tuple[int, ...]:
         pipeline = self._session.pipeline

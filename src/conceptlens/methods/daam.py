@@ -52,7 +52,7 @@ class DaamOptions(UnetOptions):
 
 @register
 class Daam(UnetMethod):
-    """Cross-attention probabilities of a concept's tokens. Scores are in 0..1, on the grid of the latents."""
+    """Mean cross-attention probabilities of a concept's tokens, 0 and above, on the grid of the latents."""
 
     name = "daam"
     summary = "cross-attention maps of a U-Net (Stable Diffusion XL or 2)"

@@ -60,6 +60,7 @@ class StoredQueries:
     image: Image.Image
     prompt: str
     seed: int
+    timestep: int
 
 
 @register
@@ -89,7 +90,7 @@ class Ovam(UnetMethod):
         with watch_cross_attention(self._model.pipeline.unet, keep):
             for _ in range(self._options.samples):
                 noised.show(prompt)
-        return StoredQueries(tuple(kept), picture, prompt, seed)
+        return StoredQueries(tuple(kept), picture, prompt, seed, noised.timestep)
 
     @torch.no_grad()
     def attribute(
@@ -124,7 +125,7 @@ class Ovam(UnetMethod):
             total += F.interpolate(maps, (rows, cols), mode="bilinear", align_corners=False)[0]
         scores = torch.stack([total[list(place)].mean(dim=0) for place in places])
         where = {"image": stored.image, "prompt": stored.prompt, "seed": stored.seed, "started": started}
-        return maps_of(self, names, scores, attribution=text, **where)
+        return maps_of(self, names, scores, attribution=text, timestep=stored.timestep, **where)
 
     def encode(self, text: str) -> Float[Tensor, "1 token dim"]:
         """A text without padding, as the pipeline's own encoders see it (SDXL: both, penultimate layers joined)."""

@@ -103,7 +103,7 @@ def test_bench_scenes_as_json(
         (["read", "x", "-c", "sky", "--device", "warp"], "no device 'warp'"),
         (["read", "none.png", "-c", "house"], "no image at none.png"),
         (["probe", "none.record", "-c", "house"], "no record at none.record"),
-        (["bench", "scenes", "--method", "dam", "--limit", "1"], "no method 'dam'. Known: concept-attention"),
+        (["bench", "scenes", "--method", "dam", "--limit", "1"], "no method 'dam'. Known: clip-as-rnn, concept-attention, "),
         (["demo", "--out", "/proc/nowhere"], "cannot write to /proc/nowhere"),
     ],
 )

@@ -21,6 +21,7 @@ from conceptlens.methods._clip_as_rnn_masks import affinity, boxes, refine, visu
 from conceptlens.methods._clip_as_rnn_models import Clip, head_mean_attention, load_clip, look, stretch
 from conceptlens.methods._clip_as_rnn_words import BACKGROUNDS, SCORING_TEMPLATES
 from conceptlens.methods.clip_as_rnn import ClipAsRnn, recur
+from conceptlens.session import Session
 from tiny_models import tokenizers
 from tiny_unets import METHODS_TINY_UNET, SIDE, tiny_clip
 
@@ -118,9 +119,9 @@ def test_scores_are_those_of_the_whole_model(clip: Clip, picture: torch.Tensor) 
     given = clip.tokenizer(texts, padding=True, return_tensors="pt")
     with torch.no_grad():
         own = clip.model(pixel_values=clip.pixels(picture[None], 16), **given).logits_per_image
-    made = clip.score(picture[None], clip.text(texts), skip_last=False)
+    made = clip.logits(clip.image(picture[None], skip_last=False), clip.text(texts))
     torch.testing.assert_close(made, own, rtol=1e-4, atol=1e-4)
-    short = clip.score(picture[None], clip.text(texts), skip_last=True)
+    short = clip.logits(clip.image(picture[None], skip_last=True), clip.text(texts))
     assert not torch.allclose(short, own, rtol=1e-2)
 
 
@@ -231,8 +232,9 @@ def test_a_single_concept_needs_the_background(clip: Clip, picture: torch.Tensor
         ClipAsRnn(clip, clip, size=SIDE, background=False).explain(image, ["sun"])
     alone = ClipAsRnn(clip, clip, size=SIDE).explain(image, ["sun"])
     assert alone.details["kept"] == [["sun"]]
-    both = ClipAsRnn(clip, clip, size=SIDE, background=False).explain(image, ["sun", "house"])
-    assert both.scores.shape == (2, 8, 8)
+    both = ClipAsRnn(clip, clip, size=SIDE, background=False, keep_above=1.0).explain(image, ["sun", "house"])
+    assert [len(kept) for kept in both.details["kept"]] == [1, 1]
+    assert both.scores.flatten(1).any(dim=1).all(), "the last one still competes with the one that was dropped"
 
 
 def test_the_word_lists() -> None:
@@ -296,7 +298,11 @@ def test_the_crf_sees_labels_and_pixels_in_its_own_order(
     torch.testing.assert_close(refined, wanted, rtol=1e-4, atol=1e-6)
 
 
-def test_models_that_are_no_clip_are_refused(tmp_path: Path) -> None:
+def test_models_that_are_no_clip_are_refused(clip: Clip, demo: Session, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="clip-as-rnn runs on two CLIP models; got a Session. Open it with load"):
+        ClipAsRnn(demo)
+    with pytest.raises(ModelError, match="got a NoneType"):
+        ClipAsRnn(clip)
     ViTConfig().save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="is a vit model; a CLIP model is needed"):
         load_clip(tmp_path, "cpu")

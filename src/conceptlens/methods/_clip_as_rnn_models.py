@@ -56,16 +56,17 @@ class Clip:
         return vision.pre_layrnorm(tokens)
 
     @torch.no_grad()
-    def score(
-        self, pictures: UInt8[Tensor, "image rows cols 3"], texts: Float[Tensor, "text dim"], *, skip_last: bool
-    ) -> Float[Tensor, "image text"]:
-        """Scaled cosines of whole pictures with texts; `skip_last` leaves out the last layer, as the official code."""
+    def image(self, pictures: UInt8[Tensor, "image rows cols 3"], *, skip_last: bool) -> Float[Tensor, "image dim"]:
+        """Unit vectors of whole pictures; `skip_last` leaves out the last layer, as the official code does."""
         vision = self.model.vision_model
         hidden = self.embed(self.pixels(pictures, self.model.config.vision_config.image_size))
         for layer in vision.encoder.layers[: -1 if skip_last else None]:
             hidden = layer(hidden, None)
-        made = self.model.visual_projection(vision.post_layernorm(hidden[:, 0]))
-        return self.model.logit_scale.exp() * F.normalize(made, dim=-1) @ texts.T
+        return F.normalize(self.model.visual_projection(vision.post_layernorm(hidden[:, 0])), dim=-1)
+
+    def logits(self, image: Float[Tensor, "image dim"], text: Float[Tensor, "text dim"]) -> Float[Tensor, "image text"]:
+        """Cosines, scaled as in training."""
+        return self.model.logit_scale.exp() * image @ text.T
 
 
 @torch.no_grad()
@@ -109,7 +110,7 @@ class ProposalPass:
             hidden = hidden + last.mlp(last.layer_norm2(hidden))
             pooled = model.vision_model.post_layernorm(hidden)[:, 1:].mean(dim=1)
             image = F.normalize(model.visual_projection(pooled), dim=-1)
-            chances = (model.logit_scale.exp() * image @ torch.cat([queries, others]).T).softmax(dim=-1)[0]
+            chances = self.clip.logits(image, torch.cat([queries, others])).softmax(dim=-1)[0]
             maps = []
             for chance in chances[: len(queries)]:
                 (gradient,) = torch.autograd.grad(chance, features, retain_graph=True)

@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from conceptlens.engine.encode import open_image
-from conceptlens.errors import ConceptError, RecipeError
+from conceptlens.errors import ConceptError, ModelError, RecipeError
 from conceptlens.maps import ConceptMaps
 from conceptlens.methods import register
 from conceptlens.methods._clip_as_rnn_masks import affinity, check_crf, dense_crf, refine, visual_prompt
@@ -46,7 +46,8 @@ class ClipAsRnnOptions:
         size: side in pixels of the square in which masks are proposed; a multiple of the patch size.
         threshold: fraction of a map's range above which its mask and its boxes lie.
         keep_above: the score above which a query stays, in 0..1.
-        background: background words compete with the queries in the proposal; needed for a single concept.
+        background: background words compete with the queries in the proposal. Needed for a single concept; without
+            them a last query competes with those that were dropped.
         crf: refine the maps with a dense CRF at `size`; needs the package pydensecrf.
         protocol: "fixed", or "paper" for the quirks of the official code.
     """
@@ -74,8 +75,12 @@ class ClipAsRnn(SaliencyMethod):
     summary = "masks that CLIP proposes, and keeps while it recognises them (two CLIP models)"
     info = MethodInfo(text_conditioned=True, needs_grad=True, backbone="openai/clip-vit-base-patch16")
 
-    def __init__(self, proposer: Clip, scorer: Clip, **options: Any) -> None:
-        """On two open CLIP models; `options` are the fields of `ClipAsRnnOptions`."""
+    def __init__(self, proposer: Any, scorer: Any = None, **options: Any) -> None:
+        """On two open CLIP models, each a `Clip`; `options` are the fields of `ClipAsRnnOptions`."""
+        for given in (proposer, scorer):
+            if not isinstance(given, Clip):
+                kind = type(given).__name__
+                raise ModelError(f"{self.name} runs on two CLIP models; got a {kind}. Open it with load.")
         self._proposer, self._scorer, self._options = proposer, scorer, options_of(ClipAsRnnOptions, options)
         patch = proposer.model.config.vision_config.patch_size
         if self._options.size % patch:
@@ -118,19 +123,22 @@ class ClipAsRnn(SaliencyMethod):
         def propose(queries: tuple[str, ...], round_: int) -> Tensor:
             bare = quirks and round_ == 0
             texts = self._proposer.text(queries if bare else [TEMPLATE.format(query) for query in queries])
-            cams = seen.activation_maps(texts, behind)
-            if len(queries) > 1 and not cams.any():
-                cams = seen.activation_maps(texts, behind[:0])
+            dropped = [TEMPLATE.format(name) for name in names if name not in queries]
+            rivals = self._proposer.text(dropped) if len(queries) == 1 and not options.background else behind
+            cams = seen.activation_maps(texts, rivals)
+            empty = ~cams.flatten(1).any(dim=1)
+            if len(queries) > 1 and empty.any():
+                cams[empty] = seen.activation_maps(texts, rivals[:0])[empty]
             return refine(cams, matrix, options.threshold)
 
         def score(queries: tuple[str, ...], cams: Tensor) -> Tensor:
             masks = F.interpolate(cams[None].cpu(), square.shape[:2], mode="bilinear")[0] > options.threshold
             marked = torch.stack([visual_prompt(square, mask, over=quirks) for mask in masks])
-            rows = []
+            pictures, total = self._scorer.image(marked, skip_last=quirks), torch.zeros(())
             for template in SCORING_TEMPLATES:
                 texts = self._scorer.text([template.format(query) for query in queries])
-                rows.append(self._scorer.score(marked, texts, skip_last=quirks).softmax(dim=-1))
-            return torch.stack(rows).sum(dim=0).softmax(dim=-1).diagonal()
+                total = total + self._scorer.logits(pictures, texts).softmax(dim=-1).cpu()
+            return total.softmax(dim=-1).diagonal()
 
         maps, rounds = recur(names, propose, score, options.keep_above)
         scores = torch.stack([maps[name] for name in names]).cpu()

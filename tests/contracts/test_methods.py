@@ -1,4 +1,4 @@
-"""What every method promises, on the tiny folder that `METHODS_TINY` gives it."""
+"""What every method promises, on the tiny folder that its builder writes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from torch import nn
 from conceptlens.errors import ConceptError, ModelError, RecipeError
 from conceptlens.methods import method_named
 from conceptlens.methods.base import SaliencyMethod
-from tiny_methods import METHODS_TINY
+from tiny_methods import METHODS_TINY as METHODS_TINY_VIT
+from tiny_unets import METHODS_TINY_UNET
+
+METHODS_TINY = {**METHODS_TINY_VIT, **METHODS_TINY_UNET}
 
 CONCEPTS = ["house", "tree", "sun"]
 

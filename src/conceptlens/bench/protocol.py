@@ -173,6 +173,8 @@ def protocols(dataset: type[Dataset], method: str, *, streams: bool) -> dict[str
         found = {**_single(streams), "paper": (_paper_voc_single if voc else _paper_imagenet)(streams)}
     if "paper" in found and streams:
         found["paper"] = _official_settings(found["paper"], dataset.name, method)
+    elif "paper" in found and method in _OFFICIAL_OPTIONS:
+        found["paper"] = replace(found["paper"], options=_OFFICIAL_OPTIONS[method])
     return found
 
 
@@ -186,6 +188,15 @@ def _official_settings(protocol: Protocol, dataset: str, method: str) -> Protoco
     if dataset.startswith("voc"):
         options |= {"noise": 0.5128, "samples": 1}
     return replace(protocol, blur=own and dataset == "imagenet-seg", options=options)
+
+
+_UNNORMALIZED = {"input_norm": "reference"}
+_OFFICIAL_OPTIONS: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(("daam", "cross-attention-prompt", "clip-as-rnn"), {"protocol": "paper"}),
+    **dict.fromkeys(("vit-attention", "rollout", "gradcam", "lrp", "partial-lrp", "transinterp"), _UNNORMALIZED),
+    **dict.fromkeys(("textspan", "dino"), _UNNORMALIZED),
+}
+"""Quirks of the official scripts that sit inside a method: wrong token positions, half the heads, inputs in 0..1."""
 
 
 def protocol_named(name: str, dataset: type[Dataset], method: str, *, streams: bool) -> Protocol:

@@ -132,7 +132,10 @@ def test_methods_are_listed(monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
         (["read", "x", "-c", "sky", "--device", "warp"], "no device 'warp'"),
         (["read", "none.png", "-c", "house"], "no image at none.png"),
         (["probe", "none.record", "-c", "house"], "no record at none.record"),
-        (["bench", "scenes", "--method", "dam", "--limit", "1"], "no method 'dam'. Known: clip-as-rnn, concept-attention, "),
+        (
+            ["bench", "scenes", "--method", "dam", "--limit", "1"],
+            "no method 'dam'. Known: clip-as-rnn, concept",
+        ),
         (["bench", "scenes", "--protocol", "best", "--limit", "1"], "scenes has no protocol 'best'. Known: fixed"),
         (["bench", "voc-multi", "--data", "/nowhere"], "voc-multi looked for VOCdevkit/VOC2012 in /nowhere"),
         (["bench", "imagenet-seg"], "imagenet-seg needs its data: give --data FOLDER"),

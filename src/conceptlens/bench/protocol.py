@@ -190,11 +190,11 @@ def _official_settings(protocol: Protocol, dataset: str, method: str) -> Protoco
     return replace(protocol, blur=own and dataset == "imagenet-seg", options=options)
 
 
-_UNNORMALIZED = {"input_norm": "reference"}
+_WRONG_WORDS = ("daam", "cross-attention-prompt", "clip-as-rnn")
+_RAW_INPUTS = ("vit-attention", "rollout", "gradcam", "lrp", "partial-lrp", "transinterp", "textspan", "dino")
 _OFFICIAL_OPTIONS: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("daam", "cross-attention-prompt", "clip-as-rnn"), {"protocol": "paper"}),
-    **dict.fromkeys(("vit-attention", "rollout", "gradcam", "lrp", "partial-lrp", "transinterp"), _UNNORMALIZED),
-    **dict.fromkeys(("textspan", "dino"), _UNNORMALIZED),
+    **{name: {"protocol": "paper"} for name in _WRONG_WORDS},
+    **{name: {"input_norm": "reference"} for name in _RAW_INPUTS},
 }
 """Quirks of the official scripts that sit inside a method: wrong token positions, half the heads, inputs in 0..1."""
 

@@ -73,7 +73,7 @@ def score_with_ray(spec: RunSpec, ids: Sequence[str], workers: int) -> Iterator[
             max_restarts=-1,
             max_task_retries=-1,
         )
-        for row in rows.iter_rows(prefetch_batches=0):
+        for row in rows.iter_rows():
             yield json.loads(row["row"])
     finally:
         if started:

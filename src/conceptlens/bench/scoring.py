@@ -86,7 +86,8 @@ def binary_mask(
     if protocol.mask == "argmax":
         winner = native.argmax(dim=0)
         return ~torch.isin(winner, torch.tensor(distractors)) if distractors else winner == target
-    return native[target] > native[target].mean()
+    # In double precision: in float32 the mean of a constant map may lie below it, and the mask would be everything.
+    return native[target].double() > native[target].double().mean()
 
 
 def _score_single(
@@ -98,7 +99,7 @@ def _score_single(
     own = resize(native[target][None], height, width, protocol.score_filter)[0]
     if protocol.stretch:
         own = unit_range(own)
-        mask = (own > own.mean()).numpy()
+        mask = (own.double() > own.double().mean()).numpy()
     else:
         mask = resize(binary_mask(native, target, others, protocol)[None].float(), height, width, "nearest")[0] > 0.5
         mask = mask.numpy()

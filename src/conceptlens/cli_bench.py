@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shlex
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 from rich.console import Console
@@ -47,7 +48,7 @@ DEFAULT_LIMITS = {"scenes": 200}
 
 
 def _run(
-    context: typer.Context,
+    dataset: str,
     method: Method = "concept-attention",
     model: ModelId = None,
     protocol: ProtocolName = "fixed",
@@ -74,7 +75,6 @@ def _run(
 
     if engine not in ("local", "ray"):
         raise RecipeError(f"no engine {engine!r}. Known: local, ray.")
-    dataset = str(context.info_name)
     options = recipe_options(None, raw, layers, isolate) | given(noise=noise, samples=samples) | parse_settings(set_)
     spec = RunSpec(
         dataset, method, protocol, model, None if data is None else str(data), device, seed, options,
@@ -91,8 +91,23 @@ def _run(
     _show(report)
 
 
+def _command_of(dataset: str) -> Callable[..., None]:
+    """`_run` on one dataset, with the options of `_run`: each dataset is a command of its own."""
+
+    def command(**options: Any) -> None:
+        _run(dataset, **options)
+
+    hints = get_type_hints(_run, include_extras=True)
+    shape = inspect.signature(_run)
+    rest = [p.replace(annotation=hints[name]) for name, p in shape.parameters.items() if name != "dataset"]
+    command.__signature__ = shape.replace(parameters=rest)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in rest}
+    command.__doc__ = _run.__doc__
+    return command
+
+
 for _name in DATASETS:
-    bench.command(_name)(_run)
+    bench.command(_name)(_command_of(_name))
 
 
 @bench.command("ablate")

@@ -62,7 +62,8 @@ def score_with_ray(spec: RunSpec, ids: Sequence[str], workers: int) -> Iterator[
         context.max_errored_blocks = 0
         resources = ray.cluster_resources()
         gpus = 1 if resources.get("GPU", 0) >= workers else 0
-        threads = max(1, torch.get_num_threads() // workers)
+        # As many as here: the number of threads decides the order of sums, and so the last bits of a row.
+        threads = torch.get_num_threads()
         rows = ray.data.from_items([{"id": id_} for id_ in ids], override_num_blocks=len(ids)).map_batches(
             _Actor,
             fn_constructor_args=(spec, threads),

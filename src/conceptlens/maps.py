@@ -18,6 +18,7 @@ from conceptlens.files import into_folder
 from conceptlens.ops.grids import Threshold, resize, threshold_level, unit_range
 from conceptlens.pictures import contact_sheet, heat_colours, palette, tint
 from conceptlens.recipe import Recipe
+from conceptlens.records import ImageRecord
 
 _PROVENANCE = "maps.json"
 
@@ -39,6 +40,7 @@ class ConceptMaps:
         background: concepts that were added because a softmax over a single concept says nothing.
         parts: (step, layer, concept, rows, cols), when asked for with `keep=True`; steps and layers as in `recipe`.
         details: how else the maps were made: versions, pipeline options, seconds.
+        record: what `Session.probe` needs to ask this picture for other concepts, when painted with `record=True`.
     """
 
     concepts: tuple[str, ...]
@@ -51,6 +53,7 @@ class ConceptMaps:
     background: tuple[str, ...] = ()
     parts: Float[Tensor, "step layer concept rows cols"] | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+    record: ImageRecord | None = None
 
     @property
     def asked(self) -> tuple[str, ...]:

@@ -71,7 +71,7 @@ class LayerRecord:
         return replace(self, call=replace(self.call, arguments=arguments), **moved)
 
     def clone(self) -> LayerRecord:
-        """A copy with memory of its own: what a running model handed out may be a view of more rows than the record's."""
+        """A copy with memory of its own: a running model hands out views, of more rows than the record has."""
         own = {name: getattr(self, name) for name in ("key", "value", "out", "query")}
         return replace(self, **{name: None if t is None else t.detach().clone() for name, t in own.items()})
 

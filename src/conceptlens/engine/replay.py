@@ -41,7 +41,7 @@ def check_recorded(record: ImageRecord, recipe: Recipe) -> None:
 
 
 def wanted_steps(record: ImageRecord, recipe: Recipe) -> frozenset[int]:
-    """The steps of a painted record that a recipe averages; an image that was read has one call, whatever the recipe."""
+    """The steps of a painted record that a recipe averages; an image that was read has one call."""
     return resolve_steps(recipe.steps, record.steps) if record.steps else frozenset(record.recorded_steps)
 
 

@@ -16,14 +16,15 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 LADDER = [
     {"_version", "errors", "recipe", "records"},
     {"files", "pictures"},
-    {"ops"},
+    {"ops", "exports", "pages", "positions"},
     {"maps", "record_files"},
     {"adapters"},
     {"engine"},
     {"session"},
     {"methods"},
     {"bench"},
-    {"cli"},
+    {"presence", "rerun"},
+    {"cli", "web"},
 ]
 HEAVY = {"diffusers": {"adapters", "engine"}, "transformers": {"adapters", "engine", "methods"}}
 LARGEST_MODULE, LARGEST_FUNCTION = 400, 60

@@ -114,7 +114,7 @@ def _check_budget(first: list[LayerRecord], steps: int, budget: int) -> None:
     each = sum(layer.nbytes for layer in first)
     if each * steps > budget:
         raise BudgetError(
-            f"a record of {steps} steps takes {each * steps / 1e6:,.0f} MB; the budget is {budget / 1e6:,.0f} MB, where "
+            f"a record of {steps} steps takes {each * steps / 1e6:,.0f} MB, the budget is {budget / 1e6:,.0f} MB: "
             f"{budget // each} steps would fit. Name fewer with steps=, or raise record_budget.",
             budget // each,
         )

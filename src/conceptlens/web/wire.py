@@ -1,8 +1,8 @@
 """Maps as bytes: a small JSON header, then arrays.
 
-Four bytes hold the length of the header (little-endian); then come the header in UTF-8, padded with blanks to a multiple
-of four, and the arrays, each padded likewise. The header names each array: its type ("float16" or "uint8"), shape, place
-in bytes after the header, and `low` and `scale`, with which a stored number n means low + scale * n.
+Four bytes hold the length of the header (little-endian). Then come the header in UTF-8, padded with blanks to a
+multiple of four, and the arrays, each padded likewise. The header names each array: its type ("float16" or "uint8"),
+shape, place in bytes after the header, and `low` and `scale`: a stored number n means low + scale * n.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ from conceptlens.web.errors import RequestError, status_of
 from conceptlens.web.limits import Limits
 from conceptlens.web.store import Store
 from conceptlens.web.wire import MEDIA_TYPE
-from conceptlens.web.words import content_words, ranked_words
 from conceptlens.web.worker import Worker
+from conceptlens.words import content_words, ranked_words
 
 log = logging.getLogger("conceptlens.web")
 TAB = "x-conceptlens-tab"

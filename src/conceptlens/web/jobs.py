@@ -18,8 +18,8 @@ from conceptlens.session import Session
 from conceptlens.web.errors import RequestError, status_of
 from conceptlens.web.limits import Limits
 from conceptlens.web.store import Picture, Store, new_id
-from conceptlens.web.words import content_words
 from conceptlens.web.worker import Worker, with_notes
+from conceptlens.words import content_words
 
 log = logging.getLogger("conceptlens.web")
 FAILED = "the model failed unexpectedly; the server's log says why."

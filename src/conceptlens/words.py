@@ -1,4 +1,4 @@
-"""Words that may be ranked under the pointer, where the user named none."""
+"""Words to ask where the user named none: under the pointer, and as company for a single word."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -106,9 +107,10 @@ def plain(answer: Any, status: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def kept(client: Any) -> tuple[Tab, str]:
-    tab = Tab(client)
-    return tab, tab.finish(tab.upload(png(GREEN)))["picture"]
+def kept(demo: Session) -> Iterator[tuple[Tab, str]]:
+    with TestClient(create_app(demo, limits=LIMITS), base_url=HOME) as client:
+        tab = Tab(client)
+        yield tab, tab.finish(tab.upload(png(GREEN)))["picture"]
 
 
 def test_there_are_enough_of_them() -> None:

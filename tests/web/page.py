@@ -1,23 +1,19 @@
-"""A page over the embedded model, and a browser tab of it."""
+"""A page under test, seen from one of its browser tabs."""
 
 from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from conceptlens.bench.datasets.scenes import make_scene
-from conceptlens.session import Session
-
 pytest.importorskip("starlette", reason="the page needs conceptlens[web]")
 
 from starlette.testclient import TestClient
 
-from conceptlens.web import Limits, create_app
+from conceptlens.web import Limits
 
 HOME = "http://127.0.0.1"
 LIMITS = Limits(upload_bytes=200_000, upload_pixels=300_000, side=256, recorded_steps=2, pictures=3)
@@ -56,24 +52,3 @@ def png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     return buffer.getvalue()
-
-
-@pytest.fixture(scope="session")
-def scene() -> Image.Image:
-    return Image.fromarray(make_scene(8).image)
-
-
-@pytest.fixture(scope="module")
-def client(demo: Session) -> Iterator[TestClient]:
-    with TestClient(create_app(demo, limits=LIMITS), base_url=HOME) as made:
-        yield made
-
-
-@pytest.fixture
-def tab(client: TestClient) -> Tab:
-    return Tab(client)
-
-
-@pytest.fixture
-def picture(tab: Tab, scene: Image.Image) -> str:
-    return tab.finish(tab.upload(png(scene)))["picture"]

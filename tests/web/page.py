@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import time
 from typing import Any
 
@@ -31,7 +32,8 @@ class Tab:
         return self.client.get(address, headers=self.headers)
 
     def post(self, address: str, **fields: Any) -> Any:
-        return self.client.post(address, json=fields, headers=self.headers)
+        headers = {**self.headers, "content-type": "application/json"}
+        return self.client.post(address, content=json.dumps(fields), headers=headers)
 
     def upload(self, data: bytes, address: str = "/api/read") -> Any:
         return self.client.post(address, content=data, headers=self.headers)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from page import HOME, LIMITS, Tab, png
 from PIL import Image
 from starlette.testclient import TestClient
 
@@ -22,7 +23,7 @@ from conceptlens.session import Session
 from conceptlens.web import Limits, create_app
 from conceptlens.web.app import STATIC
 from conceptlens.web.wire import pack, unpack
-from conftest import HOME, LIMITS, Tab, png  # pyright: ignore
+from conftest import hooks_left
 
 
 @pytest.fixture(scope="module")
@@ -186,16 +187,16 @@ def test_two_hundred_requests_at_once(tab: Tab, picture: str) -> None:
     expected = [unpack(data)[1]["scores"] for data in alone]
 
     def ask(number: int) -> Any:
-        if number % 5 == 4:
+        if number % 8 > 3:
             return tab.get(f"/api/pictures/{picture}")
-        return tab.post("/api/maps", picture=picture, concepts=questions[number % 5])
+        return tab.post("/api/maps", picture=picture, concepts=questions[number % 8])
 
     with ThreadPoolExecutor(200) as pool:
         answers = list(pool.map(ask, range(200)))
     assert {answer.status_code for answer in answers} == {200}
     for number, answer in enumerate(answers):
-        if number % 5 < 4:
-            assert np.array_equal(unpack(answer.content)[1]["scores"], expected[number % 5])
+        if number % 8 < 4:
+            assert np.array_equal(unpack(answer.content)[1]["scores"], expected[number % 8])
 
 
 def test_a_full_queue_turns_away_and_recovers(demo: Session, scene: Image.Image) -> None:

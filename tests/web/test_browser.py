@@ -5,10 +5,8 @@ from __future__ import annotations
 import threading
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from PIL import Image
 from webdriver import BROWSER, DRIVER, KEYS, Browser, driver
 
 from conceptlens.session import Session
@@ -54,7 +52,7 @@ def paint(browser: Browser, address: str, steps: int) -> None:
 
 
 @needs_browser
-def test_paint_type_and_point(browser_address: str, address: str, tmp_path: Path) -> None:
+def test_paint_type_and_point(browser_address: str, address: str) -> None:
     browser = Browser(browser_address, 1200, 900)
     try:
         paint(browser, address, 6)
@@ -83,8 +81,6 @@ def test_paint_type_and_point(browser_address: str, address: str, tmp_path: Path
         browser.run("const s = document.getElementById('layer'); s.value = 2; s.dispatchEvent(new Event('input'))")
         assert browser.text("#layer-told") == "3"
         assert browser.complaints() == []
-        (tmp_path / "page.png").write_bytes(browser.screenshot())
-        assert Image.open(tmp_path / "page.png").width >= 1000
     finally:
         browser.close()
 

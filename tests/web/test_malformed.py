@@ -9,17 +9,24 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from page import HOME, LIMITS, Tab, png
 from PIL import Image
+from starlette.testclient import TestClient
 
-from conftest import LIMITS, Tab, png  # pyright: ignore
+from conceptlens.session import Session
+from conceptlens.web import create_app
 
 LONG = "x" * 70_000
 
 
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
 def bomb() -> bytes:
     """A PNG whose header promises a billion pixels."""
-    header = b"IHDR" + struct.pack(">IIBBBBB", 40_000, 25_000, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    header = struct.pack(">IIBBBBB", 40_000, 25_000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100)))
 
 
 def saved(image: Image.Image, kind: str) -> bytes:

@@ -2,10 +2,13 @@
 
 A concept is asked alone (`isolate=True`: it reads itself and the image, not the other concepts) and without a
 softmax, so its raw scores depend on the picture only. Their scale means nothing by itself, so they are held against
-null concepts, words that were asked of the same picture in the same way: first patch by patch, which takes away what
-all words share, then as a whole, in robust standard deviations (median and median absolute deviation). A few null
-concepts that are in the picture do no harm. Raw scores without a softmax are those of arXiv 2502.04320, equation 9;
-holding them against null concepts is our own.
+null concepts, words that were asked of the same picture in the same way: at each patch the odds of the concept
+against the mean null concept, at the temperature at which the null concepts differ among themselves; of these the
+best patches count. A few null concepts that are in the picture do no harm. Raw scores without a softmax are those of
+arXiv 2502.04320, equation 9; holding them against null concepts is our own.
+
+It answers for things, which fill a part of the picture and leave it again. For what fills half of every picture
+(ground, sky) raw scores of the embedded model say nothing; `benchmarks/presence.py` shows both.
 """
 
 from __future__ import annotations
@@ -22,10 +25,9 @@ from conceptlens.records import ImageRecord
 from conceptlens.session import Session, check_concepts
 from conceptlens.words import ranked_words
 
-TOP = 0.05
+TOP = 0.02
 """Share of the patches, the highest of a map, whose mean stands for the map; small objects are few patches."""
 FEWEST_NULLS = 5
-_MAD_TO_DEVIATION = 1.4826
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,8 @@ class Presence:
 
     Attributes:
         concept: its name.
-        score: how far its map stands out from those of null concepts, in their robust standard deviations; about 0 for
-            a word that fits no better than they do.
+        score: log odds against the mean null concept, where it fits best; near 0 for a word that fits nowhere better
+            than they do.
         chance: 0..1 by the calibration; None without one.
     """
 
@@ -97,17 +99,16 @@ def presence(
 
 
 def standing(own: Float[np.ndarray, "rows cols"], nulls: Float[np.ndarray, "null rows cols"]) -> float:
-    """How far a raw map stands out from null maps, in robust standard deviations of the nulls."""
-    shared = np.median(nulls, axis=0)
-    null_tops = np.array([_top(null - shared) for null in nulls])
-    middle = float(np.median(null_tops))
-    spread = _MAD_TO_DEVIATION * float(np.median(np.abs(null_tops - middle)))
-    return (_top(own - shared) - middle) / max(spread, np.finfo(np.float32).tiny)
+    """Log odds of a raw map against the mean null map, averaged over its best patches.
 
-
-def _top(scores: Float[np.ndarray, "rows cols"]) -> float:
-    count = max(1, round(TOP * scores.size))
-    return float(np.partition(scores.ravel(), -count)[-count:].mean())
+    What all maps share at a patch, and the unit of the scores, cancel.
+    """
+    spread = max(float((nulls - nulls.mean(axis=0)).std()), np.finfo(np.float32).tiny)
+    gaps = (nulls - own) / spread
+    highest = gaps.max(axis=0)
+    odds = -(highest + np.log(np.exp(gaps - highest).mean(axis=0)))
+    count = max(1, round(TOP * odds.size))
+    return float(np.partition(odds.ravel(), -count)[-count:].mean())
 
 
 def calibrate(scores: Float[np.ndarray, " pairs"], there: Bool[np.ndarray, " pairs"]) -> Calibration:

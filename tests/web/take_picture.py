@@ -37,9 +37,11 @@ def main(target: Path, width: int, height: int) -> None:
             browser.wait(lambda: browser.text("#legend").count("%") == 5, "maps of five words")
             browser.wait(lambda: "%" in browser.text("#legend").split("grass")[1], "the last map")
             browser.run("document.querySelector('[data-view=areas]').click()")
+            browser.run("document.activeElement.blur(); scrollTo(0, 0)")
             box = browser.run("return document.getElementById('canvas').getBoundingClientRect().toJSON()")
             x, y = int(box["x"] + 0.6 * box["width"]), int(box["y"] + 0.42 * box["height"])
-            browser.wait(lambda: (browser.point(x, min(y, height - 5)), browser.text("#ranked"))[1], "ranked words")
+            if width > 500:
+                browser.wait(lambda: browser.point(x, y) or browser.text("#ranked"), "ranked words")
             picture = Image.open(io.BytesIO(browser.screenshot())).convert("RGB")
             picture.quantize(200, dither=Image.Dither.NONE).save(target, optimize=True)
             browser.close()
@@ -51,4 +53,4 @@ def main(target: Path, width: int, height: int) -> None:
 
 if __name__ == "__main__":
     phone = "--phone" in sys.argv
-    main(Path(sys.argv[1]), *((390, 844) if phone else (1200, 980)))
+    main(Path(sys.argv[1]), *((390, 844) if phone else (1200, 1190)))

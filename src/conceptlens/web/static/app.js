@@ -166,6 +166,7 @@ function render() {
   }
   at("notes").textContent = (state.told?.notes ?? []).join(" ");
   at("relations").replaceChildren(...(state.told?.relations ?? []).map((line) => Object.assign(document.createElement("li"), { textContent: line })));
+  at("lie").hidden = !state.told?.relations.length;
   for (const button of document.querySelectorAll(".get")) button.disabled = !state.told;
   renderLegend();
 }

@@ -21,13 +21,15 @@ _COMMON_TEXT = (
 )
 COMMON = tuple(_COMMON_TEXT.split())
 """Concrete nouns that many pictures hold; for models with an open vocabulary."""
+LONGEST = 40
+"""Letters of a word; longer ones are no words that a text encoder knows."""
 _NO_THINGS = frozenset(_FUNCTION_TEXT.split()) | frozenset(_QUALITY_TEXT.split())
 
 
 def content_words(prompt: str) -> list[str]:
     """The words of a prompt that name things, each once, in order."""
     letters = "".join(c.lower() if c.isalnum() or c == "-" else " " for c in prompt)
-    return [word for word in dict.fromkeys(letters.split()) if word not in _NO_THINGS]
+    return [word for word in dict.fromkeys(letters.split()) if word not in _NO_THINGS and len(word) <= LONGEST]
 
 
 def ranked_words(vocabulary: Sequence[str] | None) -> tuple[str, ...]:

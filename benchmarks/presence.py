@@ -43,6 +43,7 @@ def main() -> None:
         truth.append([name in scene.concepts for name in CONCEPTS])
     score, there, softmax = np.array(scores), np.array(truth), np.array(plain)
     objects = np.array([name in NOUNS for name in CONCEPTS])
+    judged = there.any(axis=0) & ~there.all(axis=0)
     half = len(score) // 2
     curve = calibrate(score[:half].ravel(), there[:half].ravel())
     chances = np.array([curve.chance(value) for value in score[half:].ravel()])
@@ -56,7 +57,8 @@ def main() -> None:
         "interval95": interval(score, there),
         "objects": round(roc_auc(score[:, objects], there[:, objects]), 4),
         "softmax": round(roc_auc(softmax, there), 4),
-        "each": {n: round(roc_auc(score[:, i], there[:, i]), 3) for i, n in enumerate(CONCEPTS) if there[:, i].any()},
+        "softmax_objects": round(roc_auc(softmax[:, objects], there[:, objects]), 4),
+        "each": {name: round(roc_auc(score[:, i], there[:, i]), 3) for i, name in enumerate(CONCEPTS) if judged[i]},
         "calibration": {"slope": curve.slope, "intercept": curve.intercept},
         "right_on_the_second_half": round(float(((chances > 0.5) == told).mean()), 4),
         "brier_on_the_second_half": round(float(((chances - told) ** 2).mean()), 4),

@@ -84,7 +84,7 @@ def presence(
     for name in asked:
         if len(set(others) - {name}) < FEWEST_NULLS:
             raise ConceptError(
-                f"{name!r} needs {FEWEST_NULLS} null concepts beside itself; got {len(others)}. Add some."
+                f"{name!r} needs {FEWEST_NULLS} null concepts beside itself; got {', '.join(others)}. Add some."
             )
     names = tuple(dict.fromkeys((*asked, *others)))
     maps = session.probe(record, names, background=False, softmax=False, isolate=True)

@@ -55,7 +55,7 @@ def test_a_word_is_judged_by_itself(demo: Session) -> None:
     assert together.concept == "house"
     assert together.score == pytest.approx(alone.score, abs=1e-3)
     assert alone.chance is None
-    assert presence(demo, record, ["house"], calibration=Calibration(1, 0))[0].chance == pytest.approx(
+    assert presence(demo, record, ["house"], calibration=Calibration(1.0, 0.0))[0].chance == pytest.approx(
         1 / (1 + np.exp(-alone.score)), rel=1e-6
     )
 

@@ -102,12 +102,11 @@ class ConceptMaps:
 
     def cut_out(self, concept: str, threshold: Threshold | None = None) -> Image.Image:
         """The picture with all but one concept transparent (RGBA); see `places` for the threshold."""
-        return cut_out(self.image, self._mask(concept, threshold))
+        return cut_out(self.image, self._masks(threshold, (concept,))[concept])
 
     def coco(self, threshold: Threshold | None = None, *, outlines: bool = False) -> dict[str, Any]:
         """The masks of the asked concepts as a COCO data set; run lengths, or with `outlines` polygons."""
-        masks = {name: self._mask(name, threshold) for name in self.asked}
-        return coco(masks, self.image.size, outlines=outlines)
+        return coco(self._masks(threshold), self.image.size, outlines=outlines)
 
     def places(self, threshold: Threshold | None = None) -> dict[str, Place]:
         """Box, centre and area of each asked concept.
@@ -115,16 +114,23 @@ class ConceptMaps:
         Args:
             threshold: see `mask`; when None, "argmax" where concepts compete and "mean" for a single one.
         """
-        return {name: place_of(self._mask(name, threshold)) for name in self.asked}
+        return {name: place_of(mask) for name, mask in self._masks(threshold).items()}
 
     def relations(self, threshold: Threshold | None = None) -> tuple[Relation, ...]:
         """How each pair of the asked concepts lies, by their centres; those with an empty mask are left out."""
         return relate(self.places(threshold), self.image.size)
 
-    def _mask(self, concept: str, threshold: Threshold | None) -> Bool[np.ndarray, "height width"]:
-        if threshold is None:
-            threshold = "argmax" if len(self.concepts) > 1 else "mean"
-        return self.mask(concept, threshold)
+    def _masks(
+        self, threshold: Threshold | None = None, names: tuple[str, ...] | None = None
+    ) -> dict[str, Bool[np.ndarray, "height width"]]:
+        """Masks of the asked concepts; their competition is settled once for all."""
+        names = self.asked if names is None else names
+        if threshold not in (None, "argmax") or (threshold is None and len(self.concepts) == 1):
+            return {name: self.mask(name, "mean" if threshold is None else threshold) for name in names}
+        for name in names:
+            self[name]
+        winners = self.segmentation()
+        return {name: winners == self.concepts.index(name) for name in names}
 
     def _repr_html_(self) -> str:
         alt = f"Maps of {', '.join(self.asked)}"
@@ -132,8 +138,11 @@ class ConceptMaps:
 
     def report(self) -> str:
         """A web page in one file: pictures, a table and the settings that made them."""
+        return self._report(self._tiles())
+
+    def _report(self, tiles: list[tuple[str, Image.Image]]) -> str:
         title = self.prompt or f"Where is {', '.join(self.asked)}?"
-        return page(title, self.describe(), self._tiles(), self._table(), self.provenance())
+        return page(title, self.describe(), tiles, self._table(), self.provenance())
 
     def _table(self) -> str:
         rows = []
@@ -215,18 +224,19 @@ class ConceptMaps:
         """
         with into_folder(folder) as stage:
             self.image.save(stage / "image.png")
-            self.overlay().save(stage / "overlay.png")
+            tiles, masks = self._tiles(), self._masks()
+            contact_sheet(tiles, legend=self.concepts).save(stage / "overlay.png")
             for number, name in enumerate(self.asked):
                 stem = f"{number}-{_file_name(name)}.png"
                 Image.fromarray(heat_colours(self.heatmap(name))).save(stage / f"heatmap-{stem}")
                 Image.fromarray(self.mask(name)).save(stage / f"mask-{stem}")
-                self.cut_out(name).save(stage / f"cutout-{stem}")
+                cut_out(self.image, masks[name]).save(stage / f"cutout-{stem}", compress_level=3)
             if len(self.concepts) > 1:
                 self._segmented().save(stage / "segmentation.png")
                 if len(self.concepts) <= 256:
                     palette_image(self.segmentation(), len(self.concepts)).save(stage / "labels.png")
-            (stage / "coco.json").write_text(json.dumps(self.coco()) + "\n", encoding="utf-8")
-            (stage / "report.html").write_text(self.report(), encoding="utf-8")
+            (stage / "coco.json").write_text(json.dumps(coco(masks, self.image.size)) + "\n", encoding="utf-8")
+            (stage / "report.html").write_text(self._report(tiles), encoding="utf-8")
             arrays = {"scores": self.scores.numpy(), "segmentation": self.segmentation().astype(np.uint16)}
             if self.parts is not None:
                 arrays["parts"] = self.parts.numpy()

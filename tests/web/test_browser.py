@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import signal
+import subprocess
+import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -119,3 +123,26 @@ def test_a_taken_address_is_one_clear_line(demo: Session, address: str) -> None:
         serve(demo, port=port, open_browser=False)
     with pytest.raises(AppError, match="cannot listen at no.such.host.invalid"):
         serve(demo, host="no.such.host.invalid", open_browser=False)
+
+
+def test_served_from_a_script_until_it_is_interrupted() -> None:
+    script = (
+        "import conceptlens as cl; from conceptlens.web import serve\n"
+        "serve(cl.load(device='cpu'), port=0, open_browser=False, announce=lambda url: print(url, flush=True))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout
+        url = process.stdout.readline().strip()
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", url)
+        with urllib.request.urlopen(url) as answer:
+            assert answer.status == 200
+        process.send_signal(signal.SIGINT)
+        told = process.communicate(timeout=60)[1]
+        assert process.returncode == 0
+        assert "Traceback" not in told
+    finally:
+        process.kill()
+        process.communicate()

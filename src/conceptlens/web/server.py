@@ -7,6 +7,7 @@ import threading
 import time
 import webbrowser
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import uvicorn
@@ -46,7 +47,7 @@ def run(
             webbrowser.open(url)
 
     threading.Thread(target=tell, daemon=True).start()
-    with listening:
+    with listening, suppress(KeyboardInterrupt):
         server.run(sockets=[listening])
 
 

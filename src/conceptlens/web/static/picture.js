@@ -79,7 +79,7 @@ export function overlay(maps, colours, view, selected, stops, width, height) {
     }
     pixels.data.set([colour[0], colour[1], colour[2], alpha], i * 4);
   }
-  const made = new OffscreenCanvas(w, h);
+  const made = Object.assign(document.createElement("canvas"), { width: w, height: h });
   made.getContext("2d").putImageData(pixels, 0, 0);
   return made;
 }

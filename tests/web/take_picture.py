@@ -53,4 +53,4 @@ def main(target: Path, width: int, height: int) -> None:
 
 if __name__ == "__main__":
     phone = "--phone" in sys.argv
-    main(Path(sys.argv[1]), *((390, 844) if phone else (1200, 1190)))
+    main(Path(sys.argv[1]), *((390, 844) if phone else (1200, 1060)))

@@ -1,80 +1,111 @@
-"""The README's table: every method on held-out scenes, from stored reports.
+"""The results tables of the README and the model card: methods and ablations on held-out scenes, from stored rows.
 
-.venv/bin/python benchmarks/scenes.py --limit 200   # runs, stores results/scenes/*.json, writes the tables
-.venv/bin/python benchmarks/scenes.py --render      # writes the tables from the stored reports
+.venv/bin/python benchmarks/scenes.py --limit 200   # runs (or goes on), stores results/, writes the tables
+.venv/bin/python benchmarks/scenes.py --render      # writes the tables from the stored rows
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import shutil
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-import conceptlens as cl
-from conceptlens.bench.metrics import bootstrap_interval
-from conceptlens.bench.protocol import run_scenes
-from conceptlens.methods import registered
+from conceptlens.bench.ablate import ablate, variants
+from conceptlens.bench.figures import draw
+from conceptlens.bench.report import Report, difference
+from conceptlens.bench.runs import RunSpec, run
+from conceptlens.bench.tables import HEADINGS, Table, told_protocol
 
 ROOT = Path(__file__).parents[1]
-STORED = ROOT / "results" / "scenes"
+METHODS = ROOT / "results" / "scenes"
+ABLATIONS = ROOT / "results" / "ablations"
 TARGETS = (ROOT / "README.md", ROOT / "src/conceptlens/assets/demo/README.md")
-BEGIN, END = "<!-- scenes: begin -->", "<!-- scenes: end -->"
+PAGE = ROOT / "docs" / "benchmarks.md"
+AXES = ("space", "attention", "layers", "noise")
+STREAMS = ("concept-attention", "cross-attention", "value-similarity")
+SHOWN = ("miou", "iou_image", "auc", "accuracy", "ap")
 
 
-def load() -> dict[str, dict[str, Any]]:
-    reports = {path.stem: json.loads(path.read_text()) for path in sorted(STORED.glob("*.json"))}
-    return dict(sorted(reports.items(), key=lambda item: -item[1]["miou"]))
+def load() -> list[Report]:
+    """The stored runs, best first."""
+    reports = [Report.load(folder) for folder in sorted(METHODS.iterdir()) if folder.is_dir()]
+    return sorted(reports, key=lambda r: -r.metrics["miou"].value)
 
 
-def interval(report: dict[str, Any], metric: str) -> str:
-    low, high = report["interval95"][metric]
-    return f"{report[metric]:.3f} [{low:.3f}, {high:.3f}]"
-
-
-def render(reports: dict[str, dict[str, Any]]) -> str:
-    best, first = next(iter(reports.items()))
-    heads = ("method", "mean IoU", "ROC-AUC", "accuracy", "AP", "margin of the first in mean IoU")
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for name, report in reports.items():
-        cells = [interval(report, metric) for metric in ("miou", "auc", "accuracy", "ap")]
-        gaps = np.array([a["miou"] - b["miou"] for a, b in zip(first["rows"], report["rows"], strict=True)])
-        low, high = bootstrap_interval(gaps)
-        cells.append("" if name == best else f"{gaps.mean():.3f} [{low:.3f}, {high:.3f}]")
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    recipe, images = first["recipe"], first["images"]
-    layers = ", ".join(map(str, recipe["layers"]))
+def render(reports: list[Report]) -> str:
+    first = reports[0]
+    head = ("method", *(HEADINGS[m] for m in SHOWN), "margin of the first in mIoU per image")
+    body = []
+    for report in reports:
+        gap = "" if report is first else str(difference(first, report, "iou"))
+        body.append((report.method, *(str(report.metrics[m]) for m in SHOWN), gap))
+    recipe, images = first.settings["method_settings"], len(first.good)
     how = (
-        f"Embedded model, {images} unseen scenes ({first['dataset']}), argmax over the present concepts at pixel "
-        f"resolution; noise {recipe['noise']:g}, {recipe['samples']} draw(s), layers {layers}, no prompt; 95% "
+        f"Embedded model, {images} unseen scenes, argmax over the present concepts at pixel resolution, no prompt; "
+        f"noise {recipe['noise']:g}, {recipe['samples']} draw(s), layers {', '.join(map(str, recipe['layers']))}. 95% "
         f"bootstrap intervals over images. Made by `.venv/bin/python benchmarks/scenes.py --limit {images}`."
     )
-    return "\n".join([*lines, "", how])
+    return Table("", head, tuple(body), (how,)).markdown()
 
 
-def write(path: Path, table: str) -> None:
-    text = path.read_text()
-    before, rest = text.split(BEGIN)
-    path.write_text(f"{before}{BEGIN}\n{table}\n{END}{rest.split(END)[1]}")
+def load_ablation(axis: str) -> dict[str, Report]:
+    """The stored rows of an ablation, in the order of its table."""
+    found = {}
+    for folder in (ABLATIONS / axis).iterdir():
+        if folder.is_dir():
+            report = Report.load(folder)
+            found[report.told["variant"]] = report
+    order = [v.name for v in variants(axis, len(found))]
+    return {name: found[name] for name in order}
+
+
+def render_ablation(axis: str) -> str:
+    from conceptlens.bench.tables import ablation_table
+
+    reports = load_ablation(axis)
+    table = ablation_table(reports, axis, next(iter(reports.values())).told["command"])
+    short = {"Acc", "mIoU", "mIoU per image", "ROC-AUC", "paper (ImageNet): Acc / mIoU / AP", axis}
+    keep = [i for i, name in enumerate(table.head) if name in short]
+    body = tuple(tuple(row[i] for i in keep) for row in table.body)
+    return Table("", tuple(table.head[i] for i in keep), body, table.notes[1:]).markdown()
+
+
+def protocol_line() -> str:
+    return told_protocol(load()[0].protocol)
+
+
+def write(path: Path, mark: str, text: str) -> None:
+    begin, end = f"<!-- {mark}: begin -->", f"<!-- {mark}: end -->"
+    page = path.read_text()
+    before, rest = page.split(begin)
+    path.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--limit", type=int, default=200)
+    parser.add_argument("--ablation-limit", type=int, default=100)
+    parser.add_argument("--fresh", action="store_true", help="forget the stored rows first")
     parser.add_argument("--render", action="store_true")
     args = parser.parse_args()
+    if args.fresh:
+        shutil.rmtree(METHODS, ignore_errors=True)
+        shutil.rmtree(ABLATIONS, ignore_errors=True)
     if not args.render:
-        session = cl.load(device="cpu")
-        for name in registered():
-            report = run_scenes(session, name, limit=args.limit)
-            report.save(STORED)
-            print(name, {k: report.summary()[k] for k in ("miou", "auc", "accuracy", "ap")}, flush=True)
-    table = render(load())
+        for name in STREAMS:
+            command = f"conceptlens bench scenes --method {name} --limit {args.limit}"
+            report = Report(*run(RunSpec("scenes", name), METHODS / name, limit=args.limit, command=command))
+            print(name, {m: str(e) for m, e in report.metrics.items()}, flush=True)
+        for axis in AXES:
+            command = f"conceptlens bench ablate {axis} --limit {args.ablation_limit}"
+            reports = ablate(RunSpec("scenes"), axis, ABLATIONS / axis, limit=args.ablation_limit, command=command)
+            draw(reports, axis, [ROOT / "docs" / "images" / f"ablate-{axis}.png"], command=command)
+            print(axis, "done", flush=True)
     for path in TARGETS:
-        write(path, table)
-    print(table)
+        write(path, "scenes", render(load()))
+    for axis in AXES:
+        write(PAGE, axis, render_ablation(axis))
+    write(PAGE, "protocol", protocol_line())
 
 
 if __name__ == "__main__":

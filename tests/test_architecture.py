@@ -24,6 +24,8 @@ LADDER = [
     {"methods"},
     {"bench"},
     {"presence", "rerun"},
+    {"cli_options"},
+    {"cli_bench"},
     {"cli", "web"},
 ]
 HEAVY = {"diffusers": {"adapters", "engine"}, "transformers": {"adapters", "engine", "methods"}}

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 import conceptlens as cl
-from conceptlens.bench.datasets.scenes import scenes
-from conceptlens.bench.protocol import score_scene
+from conceptlens.bench.datasets import dataset_named
+from conceptlens.bench.protocol import protocol_named
+from conceptlens.bench.scoring import score_image
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -33,22 +32,24 @@ def main() -> None:
     session = cl.load(args.folder, device="cpu")
     depth = len(session.pipeline.transformer.transformer_blocks)
     spans = [range(first, last + 1) for first in range(depth) for last in range(first, depth)]
+    data = dataset_named("scenes").open(None, split="validation")
+    rules = protocol_named("fixed", type(data), "concept-attention", streams=True)
     table: list[dict] = []
     for noise in args.noises:
         found: dict[range, list[dict[str, float]]] = {span: [] for span in spans}
-        for scene in scenes("validation", args.limit):
-            record = session.read(
-                Image.fromarray(scene.image), seed=scene.seed, noise=noise, layers=range(depth), samples=args.samples
-            )
-            maps = session.probe(record, scene.concepts, keep=True, softmax=not args.raw)
+        for id_ in data.ids()[: args.limit]:
+            sample = data.sample(id_)
+            record = session.read(sample.image, seed=int(id_), noise=noise, layers=range(depth), samples=args.samples)
+            maps = session.probe(record, sample.present, keep=True, softmax=not args.raw)
             assert maps.parts is not None
             for span in spans:
-                chosen = replace(maps, scores=maps.parts[0, list(span)].mean(0))
-                found[span].append(score_scene(chosen, scene))
+                scores = maps.parts[0, list(span)].mean(0)
+                scored = score_image(scores, sample.present, sample, data.classes, rules, background=False)
+                found[span].append(scored.scores)
         for span, rows in found.items():
             means = {name: round(float(np.mean([row[name] for row in rows])), 4) for name in rows[0]}
             table.append({"noise": noise, "layers": [span[0], span[-1]], "samples": args.samples, **means})
-    table.sort(key=lambda row: -row["miou"])
+    table.sort(key=lambda row: -row["iou"])
     for row in table[:12]:
         print(json.dumps(row))
     print("by noise, all layers:")

@@ -53,6 +53,11 @@ class Session:
         return self._model.adapter.name
 
     @property
+    def depth(self) -> int:
+        """How many dual-stream blocks the transformer has."""
+        return len(self._model.adapter.blocks())
+
+    @property
     def generate_defaults(self) -> dict[str, Any]:
         """Pipeline keywords that `generate` sets unless told otherwise, from the model's `conceptlens.json`."""
         return dict(self._model.defaults.generate)

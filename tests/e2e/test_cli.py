@@ -14,7 +14,7 @@ from PIL import Image
 import conceptlens as cl
 from conceptlens import cli
 from conceptlens.bench.datasets.scenes import make_scene
-from conceptlens.cli import parse_layers
+from conceptlens.cli_options import parse_layers
 
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -36,7 +36,7 @@ def here(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 def test_demo_in_a_fresh_process(tmp_path: Path) -> None:
     done = run("demo", "--out", "shown", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "seed 17" in done.stdout
+    assert "seed 14" in done.stdout
     assert "output space" in done.stdout
     assert (tmp_path / "shown" / "overlay.png").exists()
     assert "Warning" not in done.stderr
@@ -77,17 +77,46 @@ def test_read_then_probe_the_record(
     assert "noise" in capfd.readouterr().out
 
 
-def test_bench_scenes_as_json(
+def test_read_with_another_method(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["bench", "scenes", "--method", "cross-attention", "--limit", "3", "--seed", "1", "--json"]
-    assert here(monkeypatch, *command, "-o", str(tmp_path)) == 0
+    Image.fromarray(make_scene(2).image).save(tmp_path / "photo.png")
+    read = ["read", str(tmp_path / "photo.png"), "-c", "house", "-c", "sky", "--seed", "3", "-o"]
+    assert here(monkeypatch, *read, str(tmp_path / "a"), "--method", "cross-attention", "--json") == 0
+    assert here(monkeypatch, *read, str(tmp_path / "b"), "--space", "cross", "--json") == 0
+    a, b = (np.load(tmp_path / name / "maps.npz")["scores"] for name in "ab")
+    assert np.array_equal(a, b)
+    assert json.loads(capfd.readouterr().out.splitlines()[0])["recipe"]["space"] == "cross"
+
+
+def test_bench_then_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    command = ["bench", "scenes", "--method", "cross-attention", "--limit", "3", "--seed", "1"]
+    out = ["-o", str(tmp_path / "xa")]
+    assert here(monkeypatch, *command, *out, "--json") == 0
     said = json.loads(capfd.readouterr().out)
-    assert {"accuracy", "miou", "ap", "images"} <= set(said)
+    assert {"accuracy", "miou", "ap"} <= set(said["metrics"])
     assert said["images"] == 3
-    assert said["recipe"]["space"] == "cross"
-    rows = json.loads((tmp_path / "cross-attention.json").read_text())["rows"]
-    assert np.mean([row["miou"] for row in rows]) == pytest.approx(said["miou"], abs=1e-4)
+    assert said["settings"]["method_settings"]["space"] == "cross"
+    assert here(monkeypatch, *command, *out) == 0
+    assert "Protocol fixed: task=multi, distractors=()" in capfd.readouterr().out
+    assert here(monkeypatch, "bench", "report", str(tmp_path), "--format", "csv") == 0
+    assert "cross-attention,demo" in capfd.readouterr().out
+    rows = [json.loads(line) for line in (tmp_path / "xa" / "rows.jsonl").read_text().splitlines()]
+    assert np.mean([r["scores"]["iou"] for r in rows]) == pytest.approx(said["metrics"]["iou_image"][0], abs=1e-4)
+
+
+def test_bench_ablate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    assert here(monkeypatch, "bench", "ablate", "samples", "--limit", "1", "-o", str(tmp_path)) == 0
+    assert "| 8 draws |" in capfd.readouterr().out
+    made = {path.name for path in (tmp_path / "samples").iterdir() if path.is_file()}
+    assert made == {f"samples.{ending}" for ending in ("md", "tex", "csv", "png", "svg")}
+
+
+def test_methods_are_listed(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    assert here(monkeypatch, "methods") == 0
+    assert "concept-attention" in capfd.readouterr().out
+    assert here(monkeypatch, "methods", "--json") == 0
+    assert json.loads(capfd.readouterr().out)["concept-attention"]["text_conditioned"] is True
 
 
 @pytest.mark.parametrize(
@@ -103,7 +132,14 @@ def test_bench_scenes_as_json(
         (["read", "x", "-c", "sky", "--device", "warp"], "no device 'warp'"),
         (["read", "none.png", "-c", "house"], "no image at none.png"),
         (["probe", "none.record", "-c", "house"], "no record at none.record"),
-        (["bench", "scenes", "--method", "dam", "--limit", "1"], "no method 'dam'. Known: concept-attention"),
+        (["bench", "scenes", "--method", "dam", "--limit", "1"], "no method 'dam'. Known: clip-as-rnn, concept-attention, "),
+        (["bench", "scenes", "--protocol", "best", "--limit", "1"], "scenes has no protocol 'best'. Known: fixed"),
+        (["bench", "voc-multi", "--data", "/nowhere"], "voc-multi looked for VOCdevkit/VOC2012 in /nowhere"),
+        (["bench", "imagenet-seg"], "imagenet-seg needs its data: give --data FOLDER"),
+        (["bench", "scenes", "--engine", "spark"], "no engine 'spark'. Known: local, ray"),
+        (["bench", "ablate", "width", "--limit", "1", "-o", "/tmp"], "no ablation 'width'. Known: space"),
+        (["bench", "report", "/proc/self/fdinfo"], "no run in /proc/self/fdinfo"),
+        (["bench", "report", "/tmp", "--format", "xml"], "no format 'xml'. Known: markdown, latex, csv"),
         (["demo", "--out", "/proc/nowhere"], "cannot write to /proc/nowhere"),
     ],
 )

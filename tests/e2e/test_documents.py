@@ -40,6 +40,9 @@ def test_the_results_tables_come_from_the_stored_reports() -> None:
     table = scenes.render(scenes.load())
     for path in scenes.TARGETS:
         assert table in path.read_text(), f"{path}: run benchmarks/scenes.py --render"
+    for axis in scenes.AXES:
+        assert scenes.render_ablation(axis) in scenes.PAGE.read_text(), f"{axis}: run benchmarks/scenes.py --render"
+    assert scenes.protocol_line() in scenes.PAGE.read_text()
 
 
 def test_documents_speak_of_the_project_alone() -> None:

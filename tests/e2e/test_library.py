@@ -193,7 +193,7 @@ def test_saved_pipelines_load_from_a_folder(tmp_path: Path) -> None:
         assert session.probe(record, ["house", "sky"]).scores.isfinite().all()
 
 
-@pytest.mark.parametrize("name", sorted(registered()))
+@pytest.mark.parametrize("name", [name for name, method in registered().items() if method.info.backbone is None])
 def test_methods_give_finite_maps_are_deterministic_and_leave_no_hooks(demo: Session, name: str) -> None:
     method = method_named(name)(demo)
     picture = Image.fromarray(make_scene(4).image).resize((96, 48))
@@ -205,7 +205,7 @@ def test_methods_give_finite_maps_are_deterministic_and_leave_no_hooks(demo: Ses
 
 
 def test_an_unknown_method_lists_the_known() -> None:
-    with pytest.raises(UnknownMethodError, match="no method 'dam'. Known: concept-attention"):
+    with pytest.raises(UnknownMethodError, match="no method 'dam'. Known: .*concept-attention, "):
         method_named("dam")
 
 

@@ -43,6 +43,37 @@ def average_precision(scores: Float[np.ndarray, "*shape"], truth: Bool[np.ndarra
     return float((recall * hits / count).sum())
 
 
+def pooled_average_precision(
+    scores: Float[np.ndarray, "*shape"], truth: Bool[np.ndarray, "*shape"], *, normalize: bool = True
+) -> float:
+    """Average precision of foreground and background pooled into one problem, as the official scripts compute it.
+
+    Scores `[1 - s, s]` against truth `[not y, y]` (arXiv 2502.04320, column mAP). Without `normalize` the scores enter
+    as they are, which the official VOC script does: tiny scores then rank every "background" first, and even a
+    constant map reaches 0.69 where a quarter of the image is foreground.
+
+    Computed in float32 like the original: `s` and `1 - s` tie in one precision and not in another, and average
+    precision depends on ties.
+
+    Args:
+        scores: any range.
+        truth: True = foreground; leave void pixels out of both arrays.
+        normalize: move the scores to 0..1 by their extremes first. A constant map then says nothing: 0.5.
+
+    >>> same, mask = np.full(4, 0.3), np.array([True, False, False, False])
+    >>> pooled_average_precision(same, mask), pooled_average_precision(same, mask, normalize=False)
+    (0.5, 0.6875)
+    """
+    values = scores.astype(np.float32).ravel()
+    if normalize:
+        low, high = values.min(), values.max()
+        if high <= low:
+            return 0.5
+        values = (values - low) / (high - low)
+    pooled = np.concatenate([np.float32(1) - values, values])
+    return average_precision(pooled, np.concatenate([~truth.ravel(), truth.ravel()]))
+
+
 def roc_auc(scores: Float[np.ndarray, "*shape"], truth: Bool[np.ndarray, "*shape"]) -> float:
     """Chance that a positive scores above a negative, ties counting half; NaN without both kinds.
 

@@ -1,77 +1,211 @@
-"""Scoring a method on held-out scenes: which of the present concepts is at each pixel?"""
+"""Protocols: every choice between a map and a number, by name. Two protocols never share a column.
+
+`paper` repeats the official scripts of ConceptAttention (arXiv 2502.04320), mistakes included; `fixed` is what we hold
+to be right; `chefer` is what the upstream papers of the rows "LRP" to "TransInterp" did (Chefer et al., CVPR 2021).
+`gt-prompt` and `full-vocab` ask two more questions of multi-class data: with the true classes told to the model in
+the prompt, and with every class of the dataset as a candidate.
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, Literal
 
-import numpy as np
-from PIL import Image
+from conceptlens.bench.counts import BinaryIoU, Void
+from conceptlens.bench.datasets.base import Dataset, Sample, Task
+from conceptlens.errors import ConceptlensError
 
-from conceptlens.bench.datasets.scenes import Scene, scenes
-from conceptlens.bench.metrics import average_precision, mean_iou, pixel_accuracy, roc_auc
-from conceptlens.bench.report import Report
-from conceptlens.maps import ConceptMaps
-from conceptlens.methods import method_named
-from conceptlens.session import Session, package_version
+AP = Literal["pooled-minmax", "pooled-raw", "foreground", "none"]
+_IMAGENET_DISTRACTORS = ("background", "floor", "tree", "person", "grass", "face")
+_VOC_DISTRACTORS = ("background", "floor", "grass", "tree", "sky")
 
 
-def score_scene(maps: ConceptMaps, scene: Scene) -> dict[str, float]:
-    """Metrics of maps of all present concepts of a scene, at pixel resolution.
+class ProtocolError(ConceptlensError, ValueError):
+    """A protocol is unknown or does not fit the data."""
 
-    Accuracy and mean IoU by argmax over the concepts; average precision and ROC-AUC of each concept's own map, then
-    averaged over the concepts.
+
+@dataclass(frozen=True)
+class Protocol:
+    """How images become maps and maps become numbers.
+
+    Attributes:
+        name: of the protocol; a report never mixes two.
+        task: "single" (one target against the rest) or "multi" (classes).
+        distractors: concepts that compete and count as background.
+        distractors_first: they stand before the targets in the list of concepts, else after them.
+        candidates: the classes asked for: those "present" in the image, or "all" of the dataset.
+        prompt: what the model is told about the image: nothing, "a {target}", or all present classes.
+        image_size: images are squeezed to this square before the method sees them; None: as they are.
+        image_filter: how.
+        label_size: labels and scores are compared at this square; None: at the labels' own size.
+        score_filter: how scores get there.
+        blur: a Gaussian of sigma 1 over 3x3 cells of the native map, before anything else.
+        stretch: scores are moved to 0..1 per map, at the label size, before the threshold.
+        mask: "mean": strictly above the map's mean, at the native grid unless stretched; "argmax" over the concepts.
+        void_accuracy: void pixels are "ignored", or counted as "wrong" (see `BinaryCounts.accuracy`).
+        void_in_union: predictions on void pixels count against the class (multi).
+        iou: "standard", or the degenerate "paired" (see `BinaryCounts.iou`).
+        ap: which average precision is the headline.
+        relabel: "lookup", or "sequential": the official in-place renumbering, which renumbers some classes twice.
+        options: settings of the method that the protocol fixes.
     """
-    scores = maps.pixels().numpy()
-    predicted = scores.argmax(axis=0)
-    masks = [scene.mask(name) for name in scene.concepts]
+
+    name: str
+    task: Task
+    distractors: tuple[str, ...] = ()
+    distractors_first: bool = False
+    candidates: Literal["present", "all"] = "present"
+    prompt: Literal["none", "target", "present"] = "none"
+    image_size: int | None = None
+    image_filter: Literal["bicubic", "nearest"] = "bicubic"
+    label_size: int | None = None
+    score_filter: Literal["bilinear", "nearest"] = "bilinear"
+    blur: bool = False
+    stretch: bool = False
+    mask: Literal["mean", "argmax"] = "mean"
+    void_accuracy: Void = "ignored"
+    void_in_union: bool = False
+    iou: BinaryIoU = "standard"
+    ap: AP = "pooled-minmax"
+    relabel: Literal["lookup", "sequential"] = "lookup"
+    options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field, as plain JSON values."""
+        told = asdict(replace(self, options={}))
+        return {**told, "distractors": list(self.distractors), "options": dict(self.options)}
+
+    def concepts(self, sample: Sample, classes: tuple[str, ...]) -> tuple[str, ...]:
+        """The concepts to ask for in one image, distractors included."""
+        asked = classes if self.candidates == "all" else sample.present
+        others = tuple(d for d in self.distractors if d not in asked)
+        return (*others, *asked) if self.distractors_first else (*asked, *others)
+
+    def caption(self, sample: Sample) -> str:
+        """The prompt that goes with the image."""
+        if self.prompt == "none":
+            return ""
+        return ",".join(f"a {name}" for name in sample.present)
+
+
+def _single(streams: bool) -> dict[str, Protocol]:
+    """Protocols of one target per image. `streams`: the method reads a diffusion transformer's concept stream."""
+    fixed = Protocol("fixed", "single", _IMAGENET_DISTRACTORS, prompt="target")
+    chefer = Protocol(
+        "chefer", "single", _IMAGENET_DISTRACTORS if streams else (), prompt="target", image_size=224, label_size=224,
+        stretch=True,
+    )  # fmt: skip
+    return {"fixed": fixed, "chefer": chefer}
+
+
+def _paper_imagenet(streams: bool) -> Protocol:
+    return Protocol(
+        "paper",
+        "single",
+        _IMAGENET_DISTRACTORS,
+        prompt="target",
+        image_size=512,
+        label_size=224,
+        score_filter="nearest",
+        iou="paired",
+        ap="pooled-minmax",
+    )
+
+
+def _paper_voc_single(streams: bool) -> Protocol:
+    return Protocol(
+        "paper",
+        "single",
+        _VOC_DISTRACTORS if streams else (),
+        distractors_first=True,
+        prompt="target",
+        image_size=512,
+        image_filter="nearest",
+        label_size=224,
+        score_filter="nearest",
+        mask="argmax" if streams else "mean",
+        void_accuracy="wrong",
+        ap="pooled-raw",
+    )
+
+
+def _multi(background: bool) -> dict[str, Protocol]:
+    distractors = _VOC_DISTRACTORS if background else ()
+    fixed = Protocol("fixed", "multi", distractors, mask="argmax", ap="foreground")
+    paper = replace(
+        fixed,
+        name="paper",
+        distractors_first=True,
+        prompt="present",
+        image_size=1024,
+        image_filter="nearest",
+        label_size=64,
+        score_filter="nearest",
+        void_in_union=True,
+        ap="none",
+        relabel="sequential",
+    )
     return {
-        "accuracy": pixel_accuracy(predicted, scene.labels),
-        "miou": mean_iou(predicted, scene.labels, len(scene.concepts)),
-        "ap": float(np.mean([average_precision(s, m) for s, m in zip(scores, masks, strict=True)])),
-        "auc": float(np.mean([roc_auc(s, m) for s, m in zip(scores, masks, strict=True)])),
+        "fixed": fixed,
+        "paper": paper,
+        "gt-prompt": replace(fixed, name="gt-prompt", prompt="present"),
+        "full-vocab": replace(fixed, name="full-vocab", candidates="all"),
     }
 
 
-def run_scenes(
-    session: Session,
-    method: str,
-    *,
-    limit: int,
-    seed: int = 0,
-    split: Literal["validation", "test"] = "test",
-    track: Callable[[Iterable[Scene]], Iterable[Scene]] = lambda items: items,
-    command: str = "",
-    **options: Any,
-) -> Report:
-    """Scores a method on the first `limit` scenes of a split.
+def protocols(dataset: type[Dataset], method: str, *, streams: bool) -> dict[str, Protocol]:
+    """The protocols of a dataset, as they apply to a method.
 
     Args:
-        session: the model.
-        method: a name from `conceptlens.methods`.
-        limit: number of scenes.
-        seed: of the noise; each scene adds its own seed, so the noise differs between scenes.
-        split: "test" is never used for training or tuning.
-        track: wraps the scenes, for a progress bar.
-        command: what to tell in the report about how to repeat it.
-        **options: fields of `Recipe`.
+        dataset: its class.
+        method: a method's name.
+        streams: the method reads a diffusion transformer's concept stream. The official scripts treat those
+            differently: more concepts and an argmax mask on VOC; and blur for ConceptAttention alone.
     """
-    chosen = method_named(method)
-    saliency = chosen(session, **options)
-    started = time.perf_counter()
-    rows = []
-    for scene in track(scenes(split, limit)):
-        maps = saliency.explain(Image.fromarray(scene.image), scene.concepts, seed=seed + scene.seed)
-        rows.append({"id": scene.seed, **score_scene(maps, scene)})
-    return Report(
-        method=method,
-        dataset=f"scenes/{split}",
-        model_id=session.model_id,
-        recipe=dict(saliency.settings),
-        seed=seed,
-        rows=tuple(rows),
-        seconds=time.perf_counter() - started,
-        command=command or f"run_scenes(session, {method!r}, limit={limit}, seed={seed}, split={split!r}, **{options})",
-        versions={name: package_version(name) for name in ("conceptlens", "diffusers", "torch")},
-    )
+    if dataset.task == "multi":
+        found = _multi(dataset.background)
+        if not dataset.background:
+            found.pop("paper")
+    else:
+        voc = dataset.name == "voc-single"
+        found = {**_single(streams), "paper": (_paper_voc_single if voc else _paper_imagenet)(streams)}
+    if "paper" in found and streams:
+        found["paper"] = _official_settings(found["paper"], dataset.name, method)
+    elif "paper" in found and method in _OFFICIAL_OPTIONS:
+        found["paper"] = replace(found["paper"], options=_OFFICIAL_OPTIONS[method])
+    return found
+
+
+def _official_settings(protocol: Protocol, dataset: str, method: str) -> Protocol:
+    """What the official ConceptAttention command sets; layers are those of a FLUX.1 with 19 blocks (`flux_layers`)."""
+    own = method == "concept-attention"
+    layers = (14, 15, 16, 17, 18) if dataset == "voc-single" else (14, 15, 16, 17)
+    options: dict[str, Any] = {"preset": "paper", "flux_layers": layers, "noise": 0.5}
+    if own:
+        options |= {"samples": 5, "normalize": "linear"}
+    if dataset.startswith("voc"):
+        options |= {"noise": 0.5128, "samples": 1}
+    return replace(protocol, blur=own and dataset == "imagenet-seg", options=options)
+
+
+_UNNORMALIZED = {"input_norm": "reference"}
+_OFFICIAL_OPTIONS: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(("daam", "cross-attention-prompt", "clip-as-rnn"), {"protocol": "paper"}),
+    **dict.fromkeys(("vit-attention", "rollout", "gradcam", "lrp", "partial-lrp", "transinterp"), _UNNORMALIZED),
+    **dict.fromkeys(("textspan", "dino"), _UNNORMALIZED),
+}
+"""Quirks of the official scripts that sit inside a method: wrong token positions, half the heads, inputs in 0..1."""
+
+
+def protocol_named(name: str, dataset: type[Dataset], method: str, *, streams: bool) -> Protocol:
+    """One protocol of a dataset.
+
+    Raises:
+        ProtocolError: when the dataset has none of this name.
+    """
+    known = protocols(dataset, method, streams=streams)
+    if name not in known:
+        raise ProtocolError(f"{dataset.name} has no protocol {name!r}. Known: {', '.join(sorted(known))}.")
+    return known[name]

@@ -1,77 +1,185 @@
-"""Report: what a run found, with the settings that made it."""
+"""Report: what a run found, from its stored rows, with intervals and the settings that made it."""
 
 from __future__ import annotations
 
-import json
-import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
-from conceptlens.bench.metrics import bootstrap_interval
-from conceptlens.files import into_folder
+from conceptlens.bench.counts import BINARY_FIELDS, BinaryCounts, ClassCounts, binary_from_json, classes_from_json
+from conceptlens.bench.paper import paper_figures
+from conceptlens.bench.rows import read_rows
 
-METRICS = ("accuracy", "miou", "ap", "auc")
+DRAWS = 2000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its 95% bootstrap interval over images."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
 @dataclass(frozen=True)
 class Report:
-    """Scores of one method on one dataset.
+    """Figures of one run.
 
     Attributes:
-        method: its name.
-        dataset: its name and split.
-        model_id: the model.
-        recipe: the settings, as plain values.
-        seed: of the run.
-        rows: one per image: its id and its metrics.
-        seconds: wall time of the run.
-        command: the command line that repeats it.
-        versions: of the packages.
+        told: what `run.json` says: settings, command, versions, ...
+        rows: one per image, bad ones (with an `error`) included.
     """
 
-    method: str
-    dataset: str
-    model_id: str
-    recipe: dict[str, Any]
-    seed: int
-    rows: tuple[dict[str, Any], ...]
-    seconds: float
-    command: str
-    versions: dict[str, str]
+    told: dict[str, Any]
+    rows: Sequence[dict[str, Any]]
 
-    def values(self, metric: str) -> np.ndarray:
-        """One metric of all images, NaN left out."""
-        found = [row[metric] for row in self.rows]
-        return np.array([v for v in found if not math.isnan(v)])
+    @classmethod
+    def load(cls, folder: Path | str) -> Report:
+        """From the folder of a run. Raises `RunError` when there is none."""
+        told, rows = read_rows(Path(folder))
+        return cls(told, sorted(rows, key=lambda row: row["id"]))
 
-    def mean(self, metric: str) -> float:
-        """Mean over images."""
-        return float(self.values(metric).mean())
+    @property
+    def settings(self) -> dict[str, Any]:
+        return self.told["settings"]
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        return self.settings["protocol"]
+
+    @property
+    def method(self) -> str:
+        return self.settings["method"]
+
+    @cached_property
+    def good(self) -> list[dict[str, Any]]:
+        """Rows with counts."""
+        return [row for row in self.rows if "error" not in row]
+
+    @cached_property
+    def bad(self) -> list[dict[str, Any]]:
+        """Rows of images that could not be read."""
+        return [row for row in self.rows if "error" in row]
+
+    def column(self, score: str) -> Float[np.ndarray, " images"]:
+        """One score of all good images, NaN where an image has none."""
+        return np.array([np.nan if row["scores"].get(score) is None else row["scores"][score] for row in self.good])
+
+    @cached_property
+    def metrics(self) -> dict[str, Estimate]:
+        """The protocol's own figures, then those that stand beside them.
+
+        `accuracy`, `miou` and `ap` are computed as the protocol says: the first two from pixel counts summed over the
+        images, the third as a mean over images. `iou_image` is the mean over images of each image's own mean IoU, and
+        `auc` of its ROC-AUC. Beside a quirk of the protocol stand `accuracy_standard`, `miou_standard`, `ap_minmax`.
+        """
+        if not self.good:
+            return {}
+        single = self.protocol["task"] == "single"
+        micro = self._binary() if single else self._classes()
+        means = {"iou_image": "iou", "auc": "auc"}
+        ap = self.protocol["ap"].replace("-", "_")
+        if ap != "none":
+            means = {"ap": f"ap_{ap}", **means}
+        if single and ap != "pooled_minmax":
+            means["ap_minmax"] = "ap_pooled_minmax"
+        found = {name: self._mean(score) for name, score in means.items()}
+        first = [name for name in ("accuracy", "miou", "ap") if name in micro or name in found]
+        both = {**micro, **found}
+        return {name: both[name] for name in [*first, *(n for n in both if n not in first)]}
+
+    def _mean(self, score: str) -> Estimate:
+        values = self.column(score)
+        values = values[np.isfinite(values)]
+        if not len(values):
+            return Estimate(np.nan, np.nan, np.nan)
+        return Estimate(float(values.mean()), *_interval(values[_draws(len(values))].mean(axis=1)))
+
+    def _binary(self) -> dict[str, Estimate]:
+        table = binary_from_json([row["counts"] for row in self.good])
+        void, kind = self.protocol["void_accuracy"], self.protocol["iou"]
+        chosen: dict[str, Callable[[np.ndarray], float]] = {
+            "accuracy": lambda sums: BinaryCounts(*sums).accuracy(void),
+            "miou": lambda sums: BinaryCounts(*sums).iou(kind),
+        }
+        if void != "ignored":
+            chosen["accuracy_standard"] = lambda sums: BinaryCounts(*sums).accuracy()
+        if kind != "standard":
+            chosen["miou_standard"] = lambda sums: BinaryCounts(*sums).iou()
+        assert table.shape[1] == len(BINARY_FIELDS)
+        return _micro(table, chosen)
+
+    def _classes(self) -> dict[str, Estimate]:
+        table = classes_from_json([row["counts"]["classes"] for row in self.good], len(self.told["classes"]))
+        union = self.protocol["void_in_union"]
+        chosen: dict[str, Callable[[np.ndarray], float]] = {
+            "accuracy": lambda sums: ClassCounts(*sums.T).accuracy(),
+            "miou": lambda sums: ClassCounts(*sums.T).iou(void_in_union=union),
+        }
+        if union:
+            chosen["miou_standard"] = lambda sums: ClassCounts(*sums.T).iou()
+        return _micro(table, chosen)
+
+    def class_iou(self) -> dict[str, float]:
+        """IoU of each class over the whole run (multi); empty for one target per image."""
+        if self.protocol["task"] == "single":
+            return {}
+        classes = self.told["classes"]
+        table = classes_from_json([row["counts"]["classes"] for row in self.good], len(classes)).sum(0)
+        found = ClassCounts(*table.T).class_iou(void_in_union=self.protocol["void_in_union"])
+        return {name: float(value) for name, value in zip(classes, found, strict=True) if np.isfinite(value)}
 
     def summary(self) -> dict[str, Any]:
-        """Means with their 95% intervals over images, and how they came about."""
-        scores = {name: round(self.mean(name), 4) for name in METRICS}
-        intervals = {name: [round(v, 4) for v in bootstrap_interval(self.values(name))] for name in METRICS}
+        """Everything but the rows, as plain JSON values."""
         return {
-            **scores,
-            "images": len(self.rows),
-            "method": self.method,
-            "dataset": self.dataset,
-            "model": self.model_id,
-            "seed": self.seed,
-            "interval95": intervals,
-            "seconds": round(self.seconds, 2),
-            "recipe": self.recipe,
-            "command": self.command,
-            "versions": self.versions,
+            "metrics": {n: [round(v, 4) for v in (e.value, e.low, e.high)] for n, e in self.metrics.items()},
+            "class_iou": {name: round(value, 4) for name, value in self.class_iou().items()},
+            "images": len(self.good),
+            "bad_images": len(self.bad),
+            "seconds_per_image": self.seconds,
+            "paper": paper_figures(self.settings["dataset"], self.method, self.settings["model"]),
+            **self.told,
         }
 
-    def save(self, folder: str | Path) -> Path:
-        """Writes `<method>.json`: the summary and the rows."""
-        name = f"{self.method}.json"
-        with into_folder(folder) as stage:
-            (stage / name).write_text(json.dumps({**self.summary(), "rows": list(self.rows)}, indent=1) + "\n")
-        return Path(folder) / name
+    @property
+    def seconds(self) -> float | None:
+        """Median seconds per image."""
+        return round(float(np.median([row["seconds"] for row in self.good])), 4) if self.good else None
+
+
+def difference(first: Report, second: Report, score: str) -> Estimate:
+    """Mean over common images of one score of the first minus the second, paired."""
+    theirs = {row["id"]: row["scores"].get(score) for row in second.good}
+    pairs = [(row["scores"].get(score), theirs.get(row["id"])) for row in first.good]
+    gaps = np.array([a - b for a, b in pairs if a is not None and b is not None])
+    return Estimate(float(gaps.mean()), *_interval(gaps[_draws(len(gaps))].mean(axis=1)))
+
+
+def _micro(table: np.ndarray, chosen: dict[str, Callable[[np.ndarray], float]]) -> dict[str, Estimate]:
+    """Figures of counts summed over images, with an interval over images drawn with replacement."""
+    images = len(table)
+    drawn = np.stack([np.bincount(picked, minlength=images) for picked in _draws(images)]).astype(float)
+    sums = np.tensordot(drawn, table, axes=1)
+    whole = table.sum(0)
+    return {
+        name: Estimate(figure(whole), *_interval(np.array([figure(s) for s in sums])))
+        for name, figure in chosen.items()
+    }
+
+
+def _draws(images: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, images, (DRAWS, images))
+
+
+def _interval(values: np.ndarray) -> tuple[float, float]:
+    low, high = np.nanquantile(values, [0.025, 0.975])
+    return float(low), float(high)

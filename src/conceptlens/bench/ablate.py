@@ -1,0 +1,221 @@
+"""Ablations and sweeps: one thing varies, all else stays. Each variant is a run of its own, so its rows are kept.
+
+Variants that need the same picture of the model share it: the image is read once, with all layers and queries, and
+probed once per variant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from conceptlens.bench.datasets.base import Sample
+from conceptlens.bench.report import Report
+from conceptlens.bench.rows import RowFile
+from conceptlens.bench.runs import PACKAGES, RunSpec, Scorer, Track, image_seed, peak_memory
+from conceptlens.errors import ConceptlensError
+from conceptlens.maps import ConceptMaps
+from conceptlens.methods._stream import StreamMethod
+from conceptlens.recipe import Space
+from conceptlens.records import ImageRecord
+from conceptlens.session import Session, package_version
+
+AXES = ("space", "attention", "layers", "noise", "samples", "concepts")
+NOISES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+SAMPLES = (1, 2, 4, 8)
+EXTRA_CONCEPTS = (0, 1, 2, 4, 8)
+
+
+class AblationError(ConceptlensError, ValueError):
+    """An ablation is unknown or cannot be made."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of an ablation: its name, the options that make it, and concepts that are added to those asked."""
+
+    name: str
+    options: Mapping[str, Any]
+    extra: int = 0
+
+
+def variants(axis: str, depth: int, *, official: bool = False) -> list[Variant]:
+    """The rows of an ablation.
+
+    Args:
+        axis: one of `AXES`.
+        depth: dual-stream blocks of the model.
+        official: the settings of the official scripts, which differ between the rows: its space table was made with one
+            draw at noise 0.75; its attention table with that and no softmax, but for the last row.
+
+    Raises:
+        AblationError: for an unknown axis.
+    """
+    if axis == "space":
+        spaces: tuple[Space, ...] = ("cross", "value", "output")
+        fixed: dict[str, Any] = {"noise": 0.75, "samples": 1} if official else {}
+        return [
+            Variant(f"{space}, {'softmax' if softmax else 'raw'}", {"space": space, "softmax": softmax, **fixed})
+            for space in spaces
+            for softmax in (False, True)
+        ]
+    if axis == "attention":
+        plain: dict[str, Any] = {"noise": 0.75, "samples": 1, "softmax": False} if official else {}
+        last: dict[str, Any] = {"noise": 0.5, "samples": 5} if official else {}
+        return [
+            Variant("neither", {"cross_attention": False, "self_attention": False, **plain}),
+            Variant("self only", {"cross_attention": False, "self_attention": True, **plain}),
+            Variant("cross only", {"cross_attention": True, "self_attention": False, **plain}),
+            Variant("cross and self", {"cross_attention": True, "self_attention": True, **last}),
+        ]
+    if axis == "layers":
+        # The official per-layer sweep used no softmax.
+        more = {"softmax": False} if official else {}
+        return [Variant(f"layer {layer}", {"layers": (layer,), **more}) for layer in range(depth)]
+    if axis == "noise":
+        return [Variant(f"noise {noise:g}", {"noise": noise}) for noise in NOISES]
+    if axis == "samples":
+        return [Variant(f"{count} draws", {"samples": count}) for count in SAMPLES]
+    if axis == "concepts":
+        return [Variant(f"{count} more concepts", {}, extra=count) for count in EXTRA_CONCEPTS]
+    raise AblationError(f"no ablation {axis!r}. Known: {', '.join(AXES)}.")
+
+
+def ablate(
+    spec: RunSpec,
+    axis: str,
+    out: Path,
+    *,
+    limit: int | None = None,
+    track: Track = lambda rows, total: rows,
+    command: str = "",
+) -> dict[str, Report]:
+    """Runs every variant of an ablation; the same call goes on where it was interrupted.
+
+    Args:
+        spec: the run that varies; its method must read a concept stream.
+        axis: what varies.
+        out: a folder per variant is made in it.
+        limit: only the first images of the dataset.
+        track: wraps the images as they are done, for a progress bar.
+        command: what to tell about how to repeat it.
+
+    Returns:
+        Reports by the variant's name, in the order of the table.
+    """
+    opened = spec.open_method()
+    if not isinstance(opened, StreamMethod):
+        raise AblationError(f"{spec.method} has no concept stream to ablate. Use concept-attention.")
+    session = opened.session
+    chosen = variants(axis, session.depth, official=spec.protocol == "paper")
+    reader = _SharedReader(session, spec.rules().options.get("preset"))
+    scorers = {v.name: _variant_scorer(spec, v, reader, session) for v in chosen}
+    files: dict[str, RowFile] = {}
+    versions = {name: package_version(name) for name in PACKAGES}
+    try:
+        for variant in chosen:
+            scorer = scorers[variant.name]
+            told = {
+                "command": command,
+                "variant": variant.name,
+                "background": scorer.data.background,
+                "classes": list(scorer.data.classes) if scorer.data.task == "multi" else [],
+                "versions": versions,
+            }
+            files[variant.name] = RowFile(out / _folder(variant.name), scorer.settings, told)
+        first = scorers[chosen[0].name]
+        ids = list(first.data.ids()[:limit] if limit else first.data.ids())
+        todo = [i for i in ids if any(i not in file.rows for file in files.values())]
+
+        def rows() -> Any:
+            for id_ in todo:
+                for name, file in files.items():
+                    if id_ not in file.rows:
+                        file.append(scorers[name](id_))
+                yield files[chosen[0].name].rows[id_]
+
+        for _ in track(rows(), len(todo)):
+            pass
+        wanted = set(ids)
+        reports = {}
+        for name, file in files.items():
+            told = {**Report.load(file.folder).told, "peak_memory_mb": peak_memory()}
+            file.note({k: v for k, v in told.items() if k not in ("recipe", "settings")})
+            reports[name] = Report(told, [row for id_, row in file.rows.items() if id_ in wanted])
+        return reports
+    finally:
+        for file in files.values():
+            file.__exit__(None, None, None)
+
+
+class _SharedReader:
+    """Reads an image once for all variants that can share the reading: same picture, noise, draws and seed."""
+
+    def __init__(self, session: Session, preset: str | None) -> None:
+        self._session, self._preset = session, preset
+        self._key: Any = None
+        self._record: ImageRecord | None = None
+
+    def read(self, image: Image.Image, prompt: str, seed: int, options: Mapping[str, Any]) -> ImageRecord:
+        reading = {k: options[k] for k in ("noise", "samples") if k in options}
+        key = (image.tobytes(), prompt, seed, tuple(sorted(reading.items())))
+        if self._record is None or key != self._key:
+            layers = range(self._session.depth)
+            self._record = self._session.read(
+                image, prompt=prompt, seed=seed, preset=self._preset, space="cross", layers=layers, **reading
+            )
+            self._key = key
+        return self._record
+
+
+class _VariantMethod(StreamMethod):
+    """A stream method whose readings are shared, with any space and concepts added."""
+
+    name = "variant"
+    summary = "one row of an ablation"
+    space = "output"
+
+    def __init__(self, session: Session, reader: _SharedReader, variant: Variant, options: Mapping[str, Any]) -> None:
+        given = dict(options)
+        self._preset = given.pop("preset", None)
+        self._session, self._reader, self._variant = session, reader, variant
+        self._options = {"space": "output", **given, **variant.options}
+        self._recipe = session.recipe(self._preset, **self._options)
+
+    def explain(self, image: Image.Image, concepts: Any, *, prompt: str = "", seed: int = 0) -> ConceptMaps:
+        record = self._reader.read(image, prompt, seed, self._options)
+        wanted = self._recipe.to_dict()
+        changed = {k: v for k, v in wanted.items() if v != record.recipe.to_dict()[k] and k != "preset"}
+        return self._session.probe(record, concepts, background=False, **changed)
+
+
+class _VariantScorer(Scorer):
+    """A scorer that may ask for more concepts, drawn for each image from those of the dataset that it does not show."""
+
+    def __init__(self, spec: RunSpec, method: StreamMethod, extra: int) -> None:
+        super().__init__(spec, method)
+        self._extra = extra
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {**super().settings, "extra_concepts": self._extra}
+
+    def concepts(self, sample: Sample) -> tuple[str, ...]:
+        asked = super().concepts(sample)
+        absent = [name for name in self.data.classes if name not in asked and name != "background"]
+        np.random.default_rng(image_seed(0, sample.id)).shuffle(absent)
+        return (*asked, *absent[: self._extra])
+
+
+def _variant_scorer(spec: RunSpec, variant: Variant, reader: _SharedReader, session: Session) -> Scorer:
+    options = {k: v for k, v in {**spec.rules().options, **spec.options}.items() if k != "flux_layers"}
+    return _VariantScorer(spec, _VariantMethod(session, reader, variant, options), variant.extra)
+
+
+def _folder(name: str) -> str:
+    return "".join(c if c.isalnum() or c == "." else "-" for c in name).replace("--", "-")

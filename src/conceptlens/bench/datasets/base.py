@@ -1,0 +1,126 @@
+"""Dataset: images with label maps, addressed by id."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from jaxtyping import Integer
+from PIL import Image
+
+from conceptlens.errors import ConceptlensError, one_line
+
+Task = Literal["single", "multi"]
+VOID = -1
+"""The label of pixels that have none."""
+
+
+class DataError(ConceptlensError, ValueError):
+    """A dataset, or one image of it, is missing or damaged."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image with its truth.
+
+    Attributes:
+        id: unique within the dataset.
+        image: RGB, any size.
+        labels: for a "single" dataset 1 = the target, 0 = background; for a "multi" dataset an index into the dataset's
+            classes; -1 = void (no label).
+        present: names of what is there: the target; or the classes that have a pixel, without the background.
+    """
+
+    id: str
+    image: Image.Image
+    labels: Integer[np.ndarray, "height width"]
+    present: tuple[str, ...]
+
+
+class Dataset(ABC):
+    """A folder on disk, or a generator, as samples by id.
+
+    `name` is what the command line calls it; `task` "single" (one target against the rest) or "multi" (classes);
+    `background` whether class 0 of a "multi" dataset is a background without a name to ask for; `source` where to get
+    the data.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    task: ClassVar[Task]
+    background: ClassVar[bool] = False
+    source: ClassVar[str] = ""
+
+    @classmethod
+    @abstractmethod
+    def open(cls, root: Path | None, **options: Any) -> Dataset:
+        """Looks for the data under `root`.
+
+        Raises:
+            DataError: when it is not there: what was looked for, where, and where to get it.
+        """
+
+    @property
+    @abstractmethod
+    def classes(self) -> tuple[str, ...]:
+        """Names of the labels of a "multi" dataset, by number; the vocabulary of targets of a "single" one."""
+
+    @abstractmethod
+    def ids(self) -> Sequence[str]:
+        """All ids, in an order that never changes."""
+
+    @abstractmethod
+    def sample(self, id_: str) -> Sample:
+        """One image.
+
+        Raises:
+            DataError: when it is missing or damaged.
+        """
+
+
+def require(root: Path | None, what: str, dataset: type[Dataset]) -> Path:
+    """The path `what` under `root`, which must exist.
+
+    Raises:
+        DataError: when it does not.
+    """
+    if root is None:
+        raise DataError(f"{dataset.name} needs its data: give --data FOLDER, which holds {what}. {dataset.source}")
+    path = root / what
+    if not path.exists():
+        raise DataError(f"{dataset.name} looked for {what} in {root} and found none. {dataset.source}")
+    return path
+
+
+def open_labels(path: Path) -> Integer[np.ndarray, "height width"]:
+    """An index PNG as it is stored, palette numbers and all.
+
+    Raises:
+        DataError: when it is missing, damaged, or has colours in place of numbers.
+    """
+    try:
+        with Image.open(path) as opened:
+            if opened.mode not in ("P", "L", "I", "I;16", "1"):
+                raise DataError(f"{path} has colours ({opened.mode}); label maps are PNGs of class numbers.")
+            return np.asarray(opened).astype(np.int32)
+    except DataError:
+        raise
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DataError(f"cannot read the label map {path} ({one_line(error)}). Restore the file.") from error
+
+
+def open_picture(path: Path) -> Image.Image:
+    """An RGB picture.
+
+    Raises:
+        DataError: when it is missing or damaged.
+    """
+    try:
+        with Image.open(path) as opened:
+            return opened.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"cannot read the image {path} ({one_line(error)}). Restore the file.") from error

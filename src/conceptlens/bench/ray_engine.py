@@ -1,0 +1,80 @@
+"""The same rows from many processes or machines, on Ray Data: one open model per actor, lost actors replaced.
+
+An actor scores one image at a time, with the same `Scorer` as the local engine; the driver appends the rows as they
+arrive. Noise seeds depend on the image alone, so the rows do not depend on who made them, or in which order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from conceptlens.bench.runs import RunSpec, Scorer
+from conceptlens.errors import ConceptlensError
+
+
+class EngineError(ConceptlensError, RuntimeError):
+    """An engine is not installed or has failed."""
+
+
+class _Actor:
+    """Holds one open method; Ray makes one per worker."""
+
+    def __init__(self, spec: RunSpec, threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        self._scorer = Scorer(spec)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        import json
+
+        # As text: Arrow would give every row the columns of all rows.
+        return {"row": [json.dumps(self._scorer(str(id_))) for id_ in batch["id"]]}
+
+
+def score_with_ray(spec: RunSpec, ids: Sequence[str], workers: int) -> Iterator[dict[str, Any]]:
+    """Rows in the order they are done.
+
+    Joins the Ray cluster that `RAY_ADDRESS` names, or starts one on this machine. An actor gets a GPU where the cluster
+    has any. A lost actor, or machine, is replaced and its images are scored again.
+
+    Raises:
+        EngineError: when Ray is not installed.
+    """
+    if not ids:
+        return
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise EngineError("the ray engine needs Ray: pip install 'conceptlens[ray]'.") from error
+    import json
+
+    import torch
+
+    started = not ray.is_initialized()
+    if started:
+        ray.init(log_to_driver=False, include_dashboard=False, logging_level="ERROR")
+    try:
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.max_errored_blocks = 0
+        resources = ray.cluster_resources()
+        gpus = 1 if resources.get("GPU", 0) >= workers else 0
+        threads = max(1, torch.get_num_threads() // workers)
+        rows = ray.data.from_items([{"id": id_} for id_ in ids], override_num_blocks=len(ids)).map_batches(
+            _Actor,
+            fn_constructor_args=(spec, threads),
+            batch_size=1,
+            num_cpus=0 if gpus else min(1, resources.get("CPU", 1) / (2 * workers)),
+            num_gpus=gpus,
+            compute=ray.data.ActorPoolStrategy(size=workers),
+            max_restarts=-1,
+            max_task_retries=-1,
+        )
+        for row in rows.iter_rows(prefetch_batches=0):
+            yield json.loads(row["row"])
+    finally:
+        if started:
+            ray.shutdown()

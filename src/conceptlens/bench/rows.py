@@ -1,0 +1,173 @@
+"""RowFile: one JSON line per image, appended as it is made, safe to interrupt at any moment."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from conceptlens.errors import ConceptlensError, one_line
+
+ROWS, RUN = "rows.jsonl", "run.json"
+
+
+class RunError(ConceptlensError, ValueError):
+    """A stored run cannot be read or gone on with."""
+
+
+def fingerprint(settings: Mapping[str, Any]) -> str:
+    """12 hexadecimal digits of the settings: equal settings, equal digits."""
+    text = json.dumps(settings, sort_keys=True, separators=(",", ":"), default=list)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+class RowFile:
+    """The rows of one run in `folder/rows.jsonl`, with its settings in `folder/run.json`.
+
+    Opening it drops a torn last line and the rows of images that failed, so that they are tried again. Only one
+    process may have it open.
+
+    Args:
+        folder: of the run; made if it is not there.
+        settings: all that the rows depend on.
+        told: what else to note in `run.json`, such as the command and versions; may change between starts.
+
+    Raises:
+        RunError: when the folder holds a run with other settings, another process is writing to it, or it cannot be
+            written.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any], told: Mapping[str, Any]) -> None:
+        self.folder, self.recipe = folder, fingerprint(settings)
+        self._plain = json.loads(json.dumps(settings, default=list))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = (folder / ROWS).open("a+b")
+        except OSError as error:
+            raise RunError(f"cannot write to {folder}: {error.strerror}. Choose another --out.") from error
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._file.close()
+            raise RunError(f"another process is writing to {folder}. Wait for it, or choose another --out.") from error
+        try:
+            self._check_settings()
+            self.note(told)
+            self.rows = self._recover()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> RowFile:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+        self._file.close()
+
+    def note(self, told: Mapping[str, Any]) -> None:
+        """Writes `run.json`: the settings and what else is told."""
+        _replace(self.folder / RUN, {"recipe": self.recipe, "settings": self._plain, **told})
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Writes one row, all of it or nothing that counts: a line without its end is dropped on the next start."""
+        line = (json.dumps({**row, "recipe": self.recipe}) + "\n").encode()
+        try:
+            self._file.write(line)
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise RunError(
+                f"cannot write to {self.folder / ROWS}: {error.strerror}. Make room, then repeat the command to go on."
+            ) from error
+        self.rows[str(row["id"])] = {**row, "recipe": self.recipe}
+
+    def _check_settings(self) -> None:
+        path = self.folder / RUN
+        if not path.exists():
+            return
+        try:
+            stored = json.loads(path.read_text())["settings"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{path} is damaged ({one_line(error)}). Choose another --out, or remove it.") from error
+        if fingerprint(stored) != self.recipe:
+            name, old, new = _difference(stored, self._plain)
+            raise RunError(
+                f"{self.folder} holds a run with other settings: {name} was {old!r}, now {new!r}. "
+                "Choose another --out, or remove the folder."
+            )
+
+    def _recover(self) -> dict[str, dict[str, Any]]:
+        self._file.seek(0)
+        stored = self._file.read()
+        rows, kept, dropped = {}, [], bool(stored) and not stored.endswith(b"\n")
+        for line in stored.split(b"\n"):
+            row = _parsed(line)
+            if row is None or "error" in row or row["id"] in rows:
+                dropped |= bool(line)
+                continue
+            if row.get("recipe") != self.recipe:
+                raise RunError(
+                    f"{self.folder / ROWS} has rows of another recipe ({row.get('recipe')}, now {self.recipe}). "
+                    "Choose another --out, or remove the folder."
+                )
+            rows[row["id"]] = row
+            kept.append(line)
+        if dropped:
+            self._rewrite(kept)
+        return rows
+
+    def _rewrite(self, lines: list[bytes]) -> None:
+        """Writes aside and renames; the lock moves to the new file before it takes the name."""
+        path = self.folder / ROWS
+        aside = path.with_suffix(".tmp")
+        fresh = aside.open("w+b")
+        fcntl.flock(fresh, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fresh.write(b"".join(line + b"\n" for line in lines))
+        fresh.flush()
+        os.fsync(fresh.fileno())
+        aside.replace(path)
+        self._file.close()
+        self._file = fresh
+
+
+def read_rows(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What `run.json` says, and the whole rows of a run; of two rows with one id, the last.
+
+    Raises:
+        RunError: when the folder holds no run.
+    """
+    try:
+        told = json.loads((folder / RUN).read_text())
+        lines = (folder / ROWS).read_bytes().split(b"\n")
+    except (OSError, ValueError) as error:
+        raise RunError(f"{folder} holds no run ({one_line(error)}). Make one with conceptlens bench --out.") from error
+    rows = {row["id"]: row for row in map(_parsed, lines) if row is not None}
+    return told, list(rows.values())
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and "id" in row else None
+
+
+def _replace(path: Path, content: Mapping[str, Any]) -> None:
+    aside = path.with_suffix(".tmp")
+    aside.write_text(json.dumps(content, indent=1) + "\n")
+    aside.replace(path)
+
+
+def _difference(old: Any, new: Any, name: str = "settings") -> tuple[str, Any, Any]:
+    """The first place where two settings differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(set(old) | set(new)):
+            if old.get(key) != new.get(key):
+                return _difference(old.get(key), new.get(key), key if name == "settings" else f"{name}.{key}")
+    return name, old, new

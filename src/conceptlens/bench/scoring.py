@@ -1,0 +1,175 @@
+"""From one image's maps to counts and scores, as a protocol says."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Integer
+from PIL import Image
+from skimage.filters import gaussian
+from torch import Tensor
+
+from conceptlens.bench.counts import BinaryCounts, ClassCounts
+from conceptlens.bench.datasets.base import VOID, Sample
+from conceptlens.bench.metrics import average_precision, pooled_average_precision, roc_auc
+from conceptlens.bench.protocol import Protocol
+from conceptlens.ops.grids import resize, unit_range
+
+_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "nearest": Image.Resampling.NEAREST}
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One image: counts that add up over images, and scores of its own (NaN where there is none)."""
+
+    counts: dict[str, Any]
+    scores: dict[str, float]
+
+
+def fit_image(image: Image.Image, protocol: Protocol) -> Image.Image:
+    """The picture as the method gets it."""
+    if protocol.image_size is None:
+        return image
+    side = (protocol.image_size, protocol.image_size)
+    return image.resize(side, _FILTERS[protocol.image_filter])
+
+
+def fit_labels(labels: Integer[np.ndarray, "height width"], protocol: Protocol) -> Integer[np.ndarray, "rows cols"]:
+    """Labels at the size of the comparison, by nearest neighbour as PIL computes it (centres of pixels)."""
+    if protocol.label_size is None:
+        return labels
+    stored = Image.fromarray((labels + 1).astype(np.uint16))
+    small = stored.resize((protocol.label_size, protocol.label_size), Image.Resampling.NEAREST)
+    return np.asarray(small).astype(np.int32) - 1
+
+
+def score_image(
+    scores: Float[Tensor, "concept rows cols"],
+    concepts: tuple[str, ...],
+    sample: Sample,
+    classes: tuple[str, ...],
+    protocol: Protocol,
+    *,
+    background: bool,
+) -> Scored:
+    """Counts and scores of one image.
+
+    Args:
+        scores: raw scores on the method's own grid, one map per concept.
+        concepts: their names, as `Protocol.concepts` gave them.
+        sample: the truth.
+        classes: names of the dataset's labels.
+        protocol: the rules.
+        background: class 0 is a background, to which all distractors belong.
+    """
+    labels = fit_labels(sample.labels, protocol)
+    native = blurred(scores) if protocol.blur else scores.float()
+    if protocol.task == "single":
+        return _score_single(native, concepts, sample, labels, protocol)
+    return _score_multi(native, concepts, labels, classes, protocol, background)
+
+
+def blurred(scores: Float[Tensor, "concept rows cols"]) -> Float[Tensor, "concept rows cols"]:
+    """A Gaussian of sigma 1 over 3x3 cells, mirrored at the border."""
+    smooth = [gaussian(m.numpy(), sigma=1, truncate=1, mode="mirror", preserve_range=True) for m in scores.float()]
+    return torch.from_numpy(np.stack(smooth)).float()
+
+
+def binary_mask(
+    native: Float[Tensor, "concept rows cols"], target: int, distractors: list[int], protocol: Protocol
+) -> Bool[Tensor, "rows cols"]:
+    """The target's mask at the native grid: strictly above its mean, or argmax where no distractor wins."""
+    if protocol.mask == "argmax":
+        winner = native.argmax(dim=0)
+        return ~torch.isin(winner, torch.tensor(distractors)) if distractors else winner == target
+    return native[target] > native[target].mean()
+
+
+def _score_single(
+    native: Tensor, concepts: tuple[str, ...], sample: Sample, labels: np.ndarray, protocol: Protocol
+) -> Scored:
+    height, width = labels.shape
+    target = concepts.index(sample.present[0])
+    others = [i for i in range(len(concepts)) if i != target]
+    own = resize(native[target][None], height, width, protocol.score_filter)[0]
+    if protocol.stretch:
+        own = unit_range(own)
+        mask = (own > own.mean()).numpy()
+    else:
+        mask = resize(binary_mask(native, target, others, protocol)[None].float(), height, width, "nearest")[0] > 0.5
+        mask = mask.numpy()
+    counts = BinaryCounts.of(mask, labels)
+    valid = labels != VOID
+    truth, raw = labels[valid] == 1, own.numpy()[valid]
+    # Stretched by the extremes of the native map, as in the official ImageNet script; a constant map says nothing.
+    constant = bool(native[target].max() <= native[target].min())
+    stretched = resize(unit_range(native[target])[None], height, width, protocol.score_filter)[0].numpy()[valid]
+    values = {
+        "accuracy": counts.accuracy(protocol.void_accuracy),
+        "iou": counts.iou(),
+        "iou_paired": counts.iou("paired"),
+        "ap_pooled_minmax": 0.5 if constant else pooled_average_precision(stretched, truth, normalize=False),
+        "ap_pooled_raw": pooled_average_precision(raw, truth, normalize=False),
+        "ap_foreground": average_precision(raw, truth),
+        "auc": roc_auc(raw, truth),
+    }
+    return Scored({name: int(getattr(counts, name)) for name in counts.__dataclass_fields__}, values)
+
+
+def _score_multi(
+    native: Tensor,
+    concepts: tuple[str, ...],
+    labels: np.ndarray,
+    classes: tuple[str, ...],
+    protocol: Protocol,
+    background: bool,
+) -> Scored:
+    height, width = labels.shape
+    maps = resize(native, height, width, protocol.score_filter).numpy()
+    # The official code decides on the native grid and enlarges the decision; with bilinear scores we decide in pixels.
+    if protocol.score_filter == "nearest":
+        winner = resize(native.argmax(dim=0)[None].float(), height, width, "nearest")[0].numpy().astype(int)
+    else:
+        winner = maps.argmax(axis=0)
+    numbers = class_numbers(concepts, classes)
+    if protocol.relabel == "sequential":
+        order = [n for n in numbers if n > 0]
+        predicted = relabel_sequentially(winner, len(concepts) - len(order), order)
+    else:
+        predicted = np.array([n if n >= 0 else 0 if background else VOID for n in numbers])[winner]
+    counts = ClassCounts.of(predicted, labels, len(classes))
+    valid = labels != VOID
+    there = [(c, n) for c, n in enumerate(numbers) if n >= int(background) and (labels == n).any()]
+    precision = [average_precision(maps[c][valid], labels[valid] == n) for c, n in there]
+    ranks = [roc_auc(maps[c][valid], labels[valid] == n) for c, n in there]
+    values = {
+        "accuracy": counts.accuracy(),
+        "iou": counts.iou(),
+        "ap_foreground": float(np.mean(precision)) if precision else math.nan,
+        "auc": float(np.nanmean(ranks)) if np.isfinite(ranks).any() else math.nan,
+    }
+    return Scored({"classes": counts.to_json()}, values)
+
+
+def class_numbers(concepts: tuple[str, ...], classes: tuple[str, ...]) -> list[int]:
+    """The class number of each concept; -1 for a distractor."""
+    return [classes.index(name) if name in classes and name != "background" else -1 for name in concepts]
+
+
+def relabel_sequentially(
+    winner: Integer[np.ndarray, "height width"], distractors: int, order: list[int]
+) -> Integer[np.ndarray, "height width"]:
+    """The official renumbering of winners to class numbers: in place, one class after another.
+
+    Winners below `distractors` become 0; then each winner `distractors + j` becomes `order[j]`. Since it happens in
+    place, a class whose number equals a later winner's is renumbered a second time: with the five distractors of VOC,
+    "bus" (6) beside a second class becomes that class.
+    """
+    predicted = np.where(winner < distractors, 0, winner)
+    for position, number in enumerate(order):
+        predicted[predicted == distractors + position] = number
+    return predicted

@@ -1,0 +1,212 @@
+"""`conceptlens bench`: score methods on images with known masks, ablate, report."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from conceptlens.cli_options import (
+    Device,
+    Isolate,
+    Json,
+    Layers,
+    Noise,
+    Raw,
+    Samples,
+    Seed,
+    console,
+    given,
+    recipe_options,
+)
+from conceptlens.cli_options import settings as parse_settings
+
+bench = typer.Typer(help="Score methods on images with known masks.", no_args_is_help=True)
+
+Method = Annotated[str, typer.Option(help="A method; `conceptlens methods` lists them.")]
+ModelId = Annotated[str | None, typer.Option("--model", help="Hub id or folder; the method's own if not given.")]
+ProtocolName = Annotated[str, typer.Option("--protocol", help="fixed, paper, chefer, gt-prompt or full-vocab.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only so many images.")]
+Data = Annotated[Path | None, typer.Option(help="Folder of the dataset.", envvar="CONCEPTLENS_DATA")]
+RunOut = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run, to keep or to go on with.")]
+MethodSettings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method.")
+]
+DataSettings = Annotated[list[str] | None, typer.Option("--data-set", metavar="KEY=VALUE", help="Of the dataset.")]
+Form = Annotated[str, typer.Option("--format", help="markdown, latex or csv.")]
+DATASETS = ("scenes", "imagenet-seg", "voc-single", "voc-multi", "index-png", "folder")
+DEFAULT_LIMITS = {"scenes": 200}
+
+
+def _run(
+    context: typer.Context,
+    method: Method = "concept-attention",
+    model: ModelId = None,
+    protocol: ProtocolName = "fixed",
+    data: Data = None,
+    limit: Limit = None,
+    seed: Seed = 0,
+    noise: Noise = None,
+    samples: Samples = None,
+    raw: Raw = False,
+    layers: Layers = None,
+    isolate: Isolate = False,
+    set_: MethodSettings = None,
+    data_set: DataSettings = None,
+    engine: Annotated[str, typer.Option(help="local, or ray (needs conceptlens[ray]).")] = "local",
+    workers: Annotated[int, typer.Option(min=1, help="Processes of the ray engine.")] = 1,
+    out: RunOut = None,
+    device: Device = None,
+    json_: Json = False,
+) -> None:
+    """Score a method on a dataset: one row per image, figures with intervals, resumable."""
+    from conceptlens.bench.report import Report
+    from conceptlens.bench.runs import RunSpec, run
+    from conceptlens.errors import RecipeError
+
+    if engine not in ("local", "ray"):
+        raise RecipeError(f"no engine {engine!r}. Known: local, ray.")
+    dataset = str(context.info_name)
+    options = recipe_options(None, raw, layers, isolate) | given(noise=noise, samples=samples) | parse_settings(set_)
+    spec = RunSpec(
+        dataset, method, protocol, model, None if data is None else str(data), device, seed, options,
+        parse_settings(data_set),
+    )  # fmt: skip
+    limit = limit or DEFAULT_LIMITS.get(dataset)
+    bar = _Bar(dataset, json_)
+    told, rows = run(spec, out, limit=limit, engine=engine, workers=workers, track=bar.track, command=_command())
+    report = Report(told, rows)
+    _warn_of_bad(report)
+    if json_:
+        typer.echo(json.dumps(report.summary()))
+        return
+    _show(report)
+
+
+for _name in DATASETS:
+    bench.command(_name)(_run)
+
+
+@bench.command("ablate")
+def ablate_(
+    axis: Annotated[str, typer.Argument(help="space, attention, layers, noise, samples or concepts.")],
+    dataset: Annotated[str, typer.Option(help="What to run on.")] = "scenes",
+    model: ModelId = None,
+    protocol: ProtocolName = "fixed",
+    data: Data = None,
+    limit: Limit = None,
+    seed: Seed = 0,
+    set_: MethodSettings = None,
+    data_set: DataSettings = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for rows, tables and figures.")] = Path("out/ablate"),
+    form: Form = "markdown",
+    device: Device = None,
+) -> None:
+    """Vary one thing of concept attention, all else equal: tables and figures like the paper's."""
+    from conceptlens.bench.ablate import ablate
+    from conceptlens.bench.figures import draw
+    from conceptlens.bench.runs import RunSpec
+    from conceptlens.bench.tables import ablation_table
+
+    _check_form(form)
+    spec = RunSpec(
+        dataset, "concept-attention", protocol, model, None if data is None else str(data), device, seed,
+        parse_settings(set_), parse_settings(data_set),
+    )  # fmt: skip
+    bar = _Bar(f"{axis} on {dataset}", quiet=False)
+    limit = limit or DEFAULT_LIMITS.get(dataset)
+    folder = out / axis
+    reports = ablate(spec, axis, folder, limit=limit, track=bar.track, command=_command())
+    table = ablation_table(reports, axis, _command())
+    for ending, kind in (("md", "markdown"), ("tex", "latex"), ("csv", "csv")):
+        (folder / f"{axis}.{ending}").write_text(table.render(kind) + "\n")
+    draw(reports, axis, [folder / f"{axis}.png", folder / f"{axis}.svg"], command=_command())
+    typer.echo(table.render(form))
+    typer.echo(f"{folder}/{axis}.png, .svg, .md, .tex, .csv")
+
+
+@bench.command("report")
+def report_(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of runs, or folders that hold some.")],
+    form: Form = "markdown",
+    json_: Json = False,
+) -> None:
+    """A leaderboard of stored runs, the paper's figures beside them."""
+    from conceptlens.bench.report import Report
+    from conceptlens.bench.rows import RUN, RunError
+    from conceptlens.bench.tables import leaderboard
+
+    _check_form(form)
+    found = sorted({path.parent for folder in folders for path in folder.rglob(RUN)})
+    if not found:
+        raise RunError(f"no run in {', '.join(map(str, folders))}. Make one with conceptlens bench ... --out.")
+    reports = [Report.load(folder) for folder in found]
+    if json_:
+        typer.echo(json.dumps([report.summary() for report in reports]))
+        return
+    typer.echo("\n\n".join(table.render(form) for table in leaderboard(reports)))
+
+
+def _check_form(form: str) -> None:
+    from conceptlens.errors import RecipeError
+
+    if form not in ("markdown", "latex", "csv"):
+        raise RecipeError(f"no format {form!r}. Known: markdown, latex, csv.")
+
+
+def _command() -> str:
+    return f"conceptlens {shlex.join(sys.argv[1:])}"
+
+
+def _warn_of_bad(report: Any) -> None:
+    for row in report.bad[:5]:
+        console.print(f"note: skipped {row['id']}: {row['error']}", soft_wrap=True, markup=False)
+    if len(report.bad) > 5:
+        console.print(f"note: {len(report.bad)} images were skipped in all", soft_wrap=True)
+
+
+def _show(report: Any) -> None:
+    from conceptlens.bench.tables import HEADINGS, told_protocol
+
+    settings, paper = report.settings, report.summary()["paper"]
+    title = f"{settings['method']} on {settings['dataset']}, protocol {report.protocol['name']}"
+    shown = Table("metric", "value", "95% interval", title=title, title_justify="left", box=None)
+    for name, estimate in report.metrics.items():
+        shown.add_row(HEADINGS[name], f"{estimate.value:.4f}", f"{estimate.low:.4f} to {estimate.high:.4f}")
+    Console().print(shown)
+    if paper:
+        typer.echo(f"paper: {' / '.join(map(str, paper))} (Acc / mIoU / AP, per cent)")
+    counted = f"{len(report.good)} images" + (f", {len(report.bad)} bad" if report.bad else "")
+    peak = f" · peak {report.told['peak_memory_mb']} MB" if "peak_memory_mb" in report.told else ""
+    typer.echo(f"{counted} · model {settings['model']} · seed {settings['seed']} · {report.seconds} s/image{peak}")
+    typer.echo(told_protocol(report.protocol))
+    typer.echo(f"Intervals by bootstrap over images · {report.told['command']}")
+
+
+class _Bar:
+    """A progress bar with the running accuracy."""
+
+    def __init__(self, title: str, quiet: bool) -> None:
+        self._title, self._quiet = title, quiet
+
+    def track(self, rows: Iterable[dict[str, Any]], total: int) -> Iterator[dict[str, Any]]:
+        columns = (
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+            TextColumn("{task.fields[score]}"),
+        )  # fmt: skip
+        with Progress(*columns, console=console, disable=self._quiet, transient=True) as progress:
+            task = progress.add_task(self._title, total=total, score="")
+            values: list[float] = []
+            for row in rows:
+                values += [row["scores"]["iou"]] if row.get("scores", {}).get("iou") is not None else []
+                score = f"mean IoU {sum(values) / len(values):.3f}" if values else ""
+                progress.update(task, advance=1, score=score)
+                yield row

@@ -1,0 +1,76 @@
+"""Options that several commands share, and what they mean to the library."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from conceptlens.errors import RecipeError
+
+console = Console(stderr=True, highlight=False)
+
+Model = Annotated[str | None, typer.Option(help="Hub id or folder; the embedded model if not given.", metavar="MODEL")]
+Concepts = Annotated[list[str], typer.Option("--concept", "-c", help="A word to find; repeat it for more.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
+Seed = Annotated[int, typer.Option(help="Of the noise.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable line.")]
+Space = Annotated[str | None, typer.Option(help="output, cross or value.")]
+Raw = Annotated[bool, typer.Option("--raw", help="No softmax over the concepts.")]
+Layers = Annotated[str | None, typer.Option(help="Blocks to average, for example 3,4,5 or 2-5.")]
+Preset = Annotated[str | None, typer.Option(help="paper: the settings of the official code.")]
+Noise = Annotated[float | None, typer.Option(help="Noise level, 0 (clean) to 1.")]
+Samples = Annotated[int | None, typer.Option(help="Noise draws to average.")]
+Isolate = Annotated[bool, typer.Option("--isolate", help="Concepts do not see each other.")]
+Prompt = Annotated[str, typer.Option(help="What to tell the model about the image.")]
+Device = Annotated[str | None, typer.Option(help="cuda, cpu, ...")]
+Offload = Annotated[bool, typer.Option("--offload", help="Keep on the GPU only the part that runs.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other option.")]
+
+
+def recipe_options(space: str | None, raw: bool, layers: str | None, isolate: bool) -> dict[str, Any]:
+    """Fields of `Recipe` that were set."""
+    return given(
+        space=space,
+        softmax=False if raw else None,
+        layers=None if layers is None else parse_layers(layers),
+        isolate=isolate or None,
+    )
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """The options that were set on the command line; the others keep the library's defaults."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def parse_layers(text: str) -> tuple[int, ...]:
+    """Block numbers from text such as "3,4,5" or "2-5" or "-1".
+
+    Raises:
+        RecipeError: for anything else.
+    """
+    numbers: list[int] = []
+    try:
+        for part in text.split(","):
+            first, dash, last = part.strip().partition("-") if not part.strip().startswith("-") else (part, "", "")
+            numbers += range(int(first), int(last) + 1) if dash else [int(first)]
+    except ValueError as error:
+        raise RecipeError(f"layers must look like 3,4,5 or 2-5; got {text!r}.") from error
+    return tuple(numbers)
+
+
+def settings(pairs: list[str] | None) -> dict[str, Any]:
+    """Options from `KEY=VALUE`; a value that is no JSON is text."""
+    options = {}
+    for pair in pairs or []:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise RecipeError(f"--set takes KEY=VALUE, for example guidance_scale=3.5; got {pair!r}.")
+        try:
+            options[key] = json.loads(value)
+        except ValueError:
+            options[key] = value
+    return options

@@ -1,0 +1,72 @@
+"""Ablations: one thing varies, and each row is what a run of its own would give."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from conceptlens.bench.ablate import AXES, AblationError, ablate, variants
+from conceptlens.bench.figures import draw
+from conceptlens.bench.paper import TABLE_3, TABLE_4
+from conceptlens.bench.report import Report
+from conceptlens.bench.runs import RunSpec, run
+from conceptlens.bench.tables import ablation_table
+
+SPEC = RunSpec("scenes")
+
+
+def scores(report: Report) -> list[dict]:
+    return [{"id": row["id"], "counts": row["counts"], "scores": row["scores"]} for row in report.rows]
+
+
+def test_rows_with_a_shared_reading_equal_rows_of_single_runs(tmp_path: Path) -> None:
+    reports = ablate(SPEC, "space", tmp_path, limit=2)
+    assert list(reports) == list(TABLE_3)
+    for name, method, options in [
+        ("output, softmax", "concept-attention", {}),
+        ("output, raw", "concept-attention", {"softmax": False}),
+        ("cross, softmax", "cross-attention", {}),
+        ("value, raw", "value-similarity", {"softmax": False}),
+    ]:
+        alone = Report(*run(RunSpec("scenes", method, options=options), limit=2))
+        assert scores(reports[name]) == scores(alone), name
+
+
+def test_attention_table_and_its_figure(tmp_path: Path) -> None:
+    reports = ablate(SPEC, "attention", tmp_path, limit=2, command="conceptlens bench ablate attention")
+    assert list(reports) == list(TABLE_4)
+    assert scores(reports["neither"]) != scores(reports["cross only"])
+    table = ablation_table(reports, "attention", "conceptlens bench ablate attention")
+    assert "83.07 / 71.04 / 90.45" in table.markdown()
+    draw(reports, "attention", [tmp_path / "f.png", tmp_path / "f.svg"])
+    assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (tmp_path / "f.svg").read_text()
+
+
+def test_an_ablation_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    ablate(SPEC, "concepts", tmp_path, limit=1)
+    reports = ablate(SPEC, "concepts", tmp_path, limit=2)
+    assert {len(r.rows) for r in reports.values()} == {2}
+    rows = [r.rows[0]["scores"]["accuracy"] for r in reports.values()]
+    assert rows[0] == Report(*run(SPEC, limit=1)).rows[0]["scores"]["accuracy"]
+    assert len(set(rows)) > 1
+
+
+def test_official_settings_differ_between_rows_and_ours_do_not() -> None:
+    ours = variants("attention", 19)
+    assert {tuple(sorted(set(v.options) - {"cross_attention", "self_attention"})) for v in ours} == {()}
+    official = {v.name: v.options for v in variants("attention", 19, official=True)}
+    assert official["neither"]["noise"] == 0.75
+    assert official["neither"]["softmax"] is False
+    assert (official["cross and self"]["noise"], official["cross and self"]["samples"]) == (0.5, 5)
+    assert {v.options["noise"] for v in variants("space", 19, official=True)} == {0.75}
+
+
+def test_every_axis_has_variants_with_names_of_their_own() -> None:
+    for axis in AXES:
+        names = [v.name for v in variants(axis, 6)]
+        assert len(names) == len(set(names)) > 1
+    assert len(variants("layers", 6)) == 6
+    with pytest.raises(AblationError, match="no ablation 'width'. Known: space"):
+        variants("width", 6)

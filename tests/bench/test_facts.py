@@ -1,0 +1,213 @@
+"""What is known about the official evaluation, as figures: each fact is computed here, not quoted."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from sklearn.metrics import average_precision_score
+from torchmetrics.classification import MulticlassJaccardIndex
+
+from conceptlens.bench.counts import BinaryCounts, ClassCounts
+from conceptlens.bench.datasets.base import Sample
+from conceptlens.bench.datasets.pascal_voc import CLASSES, PascalVOCMulti, PascalVOCSingle
+from conceptlens.bench.datasets.storybook import StorybookScenes
+from conceptlens.bench.metrics import average_precision, pooled_average_precision
+from conceptlens.bench.paper import TABLE_1, TABLE_3, TABLE_4, paper_figures
+from conceptlens.bench.protocol import Protocol, ProtocolError, protocol_named, protocols
+from conceptlens.bench.scoring import binary_mask, fit_labels, relabel_sequentially, score_image
+
+SINGLE = Protocol("fixed", "single")
+
+
+def voc(*present: str) -> Sample:
+    return Sample("x", Image.new("RGB", (4, 4)), np.zeros((4, 4), np.int32), present)
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=30, deadline=None)
+def test_paired_iou_is_a_function_of_accuracy_and_the_standard_one_is_not(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    mask, labels = rng.random((9, 8)) < 0.3, (rng.random((9, 8)) < 0.5).astype(np.int32)
+    labels[0, :2] = [0, 1]
+    counts = BinaryCounts.of(mask, labels)
+    accuracy = counts.accuracy()
+    assert counts.iou("paired") == pytest.approx(accuracy / (2 - accuracy), abs=1e-12)
+    # The official histogram: mask and complement stacked, both channels in one table.
+    predicted, truth = np.stack([~mask, mask]), np.stack([labels == 0, labels == 1])
+    inter = [int((predicted == truth)[truth == v].sum()) for v in (False, True)]
+    union = [int((predicted == v).sum() + (truth == v).sum()) - inter[int(v)] for v in (False, True)]
+    assert inter[0] == inter[1]
+    assert counts.iou("paired") == pytest.approx(np.mean([i / u for i, u in zip(inter, union, strict=True)]), abs=1e-12)
+
+
+def test_the_two_ious_differ_as_computed() -> None:
+    counts = BinaryCounts(tp=10, fp=5, fn=15, tn=70)
+    assert counts.accuracy() == pytest.approx(0.80)
+    assert counts.iou("paired") == pytest.approx(0.80 / 1.20)
+    assert counts.iou("standard") == pytest.approx((10 / 30 + 70 / 90) / 2)
+
+
+def test_paper_rows_marked_paired_satisfy_the_identity_and_the_others_do_not() -> None:
+    for row in TABLE_1.values():
+        accuracy, miou, _ = (v / 100 for v in row.imagenet)
+        gap = abs(miou - accuracy / (2 - accuracy))
+        assert (gap < 2e-4) == row.paired, row
+    for triple in (*TABLE_3.values(), *TABLE_4.values()):
+        accuracy, miou, _ = (v / 100 for v in triple)
+        assert miou == pytest.approx(accuracy / (2 - accuracy), abs=1.5e-4)
+
+
+def test_void_accounting_on_three_pixels() -> None:
+    labels = np.array([[1, 0, -1]], np.int32)
+    counts = BinaryCounts.of(np.array([[True, False, True]]), labels)
+    assert counts.accuracy() == 1.0
+    assert counts.accuracy("wrong") == pytest.approx(2 * 2 / (2 * 2 + 1))
+    assert (counts.void, counts.void_predicted) == (1, 1)
+    classes = ClassCounts.of(np.array([[1, 0, 1]]), labels, 2)
+    assert classes.iou() == 1.0
+    assert classes.class_iou(void_in_union=True)[1] == pytest.approx(0.5)
+
+
+@given(st.integers(0, 10_000), st.integers(2, 6))
+@settings(max_examples=30, deadline=None)
+def test_pooled_ap_equals_scikit_learn_with_ties(seed: int, levels: int) -> None:
+    rng = np.random.default_rng(seed)
+    scores = (rng.integers(0, levels, 40) / levels).astype(np.float32)
+    truth = rng.random(40) < 0.3
+    pooled = np.concatenate([np.float32(1) - scores, scores])
+    expected = average_precision_score(np.concatenate([~truth, truth]), pooled)
+    assert pooled_average_precision(scores, truth, normalize=False) == pytest.approx(expected, abs=1e-12)
+
+
+def test_raw_pooled_ap_rewards_tiny_scores() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.random(100_000) < 0.25
+    noise = rng.random(100_000)
+    assert pooled_average_precision(noise, truth) == pytest.approx(0.50, abs=0.01)
+    assert pooled_average_precision(1e-3 * noise, truth, normalize=False) == pytest.approx(0.71, abs=0.01)
+    rare = rng.random(100_000) < 0.15
+    assert pooled_average_precision(1e-3 * noise, rare, normalize=False) == pytest.approx(0.82, abs=0.01)
+    constant = np.full(100_000, 1e-3)
+    assert pooled_average_precision(constant, truth, normalize=False) == pytest.approx(0.685, abs=0.005)
+    assert average_precision(noise, truth) == pytest.approx(0.25, abs=0.01)
+
+
+def test_a_constant_map_has_no_mask_and_half_an_ap() -> None:
+    labels = np.zeros((4, 4), np.int32)
+    labels[:2] = 1
+    sample = Sample("x", Image.new("RGB", (4, 4)), labels, ("cat",))
+    scored = score_image(torch.full((1, 4, 4), 0.3), ("cat",), sample, ("cat",), SINGLE, background=False)
+    assert scored.counts["tp"] == scored.counts["fp"] == 0
+    assert scored.scores["ap_pooled_minmax"] == 0.5
+
+
+def test_the_mean_threshold_is_strict_and_taken_on_the_native_grid() -> None:
+    scores = torch.tensor([[[0.0, 0.5], [0.5, 1.0]]])
+    assert binary_mask(scores, 0, [], SINGLE).tolist() == [[False, False], [False, True]]
+    paper = Protocol("paper", "single", label_size=8, score_filter="nearest")
+    labels = np.zeros((16, 16), np.int32)
+    labels[8:, 8:] = 1
+    sample = Sample("x", Image.new("RGB", (16, 16)), labels, ("cat",))
+    scored = score_image(scores, ("cat",), sample, ("cat",), paper, background=False)
+    assert scored.counts == {"tp": 16, "fp": 0, "fn": 0, "tn": 48, "void": 0, "void_predicted": 0}
+
+
+def test_argmax_masks_take_the_target_where_no_distractor_wins() -> None:
+    scores = torch.tensor([[[0.2, 0.9]], [[0.5, 0.05]], [[0.3, 0.05]]])
+    protocol = Protocol("paper", "single", mask="argmax")
+    assert binary_mask(scores, 1, [0, 2], protocol).tolist() == [[True, False]]
+
+
+def test_sequential_relabelling_merges_classes_and_the_lookup_does_not() -> None:
+    assert [CLASSES.index(name) for name in ("bus", "car")] == [6, 7]
+    winner = np.array([[0, 4, 5, 6]])
+    assert relabel_sequentially(winner, 5, [6, 7]).tolist() == [[0, 0, 7, 7]]
+    assert relabel_sequentially(winner, 5, [1, 7]).tolist() == [[0, 0, 1, 7]]
+    concepts = ("background", "floor", "grass", "tree", "sky", "bus", "car")
+    scores = torch.zeros(7, 1, 2)
+    scores[5, 0, 0] = scores[6, 0, 1] = 1
+    sample = Sample("x", Image.new("RGB", (2, 1)), np.array([[6, 7]], np.int32), ("bus", "car"))
+    right, wrong = (
+        score_image(scores, concepts, sample, CLASSES, p, background=True).scores["accuracy"]
+        for p in (
+            Protocol("fixed", "multi", mask="argmax"),
+            Protocol("paper", "multi", mask="argmax", relabel="sequential"),
+        )
+    )
+    assert (right, wrong) == (1.0, 0.5)
+
+
+@pytest.mark.parametrize(("size", "side"), [((5, 7), 224), ((500, 375), 224), ((333, 500), 64)])
+def test_labels_shrink_as_pil_does_and_scores_as_torch_does(size: tuple[int, int], side: int) -> None:
+    labels = np.random.default_rng(0).integers(-1, 21, size).astype(np.int32)
+    small = fit_labels(labels, Protocol("paper", "single", label_size=side))
+    expected = Image.fromarray((labels + 1).astype(np.uint8)).resize((side, side), Image.Resampling.NEAREST)
+    assert np.array_equal(small, np.asarray(expected).astype(int) - 1)
+    rows, cols = (torch.arange(side) * n // side for n in size)
+    torched = F.interpolate(torch.from_numpy(labels)[None, None].float(), (side, side), mode="nearest")[0, 0]
+    assert torch.equal(torched, torch.from_numpy(labels)[rows[:, None], cols[None]].float())
+
+
+@given(st.integers(0, 1000))
+@settings(max_examples=20, deadline=None)
+def test_class_counts_equal_torchmetrics_and_add_up(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    predicted, labels = rng.integers(0, 4, (2, 6, 6)), rng.integers(-1, 4, (2, 6, 6)).astype(np.int32)
+    labels[:, 0, :4] = range(4)
+    both = ClassCounts.of(predicted[0], labels[0], 4) + ClassCounts.of(predicted[1], labels[1], 4)
+    metric = MulticlassJaccardIndex(4, ignore_index=-1)
+    assert both.iou() == pytest.approx(
+        metric(torch.from_numpy(predicted), torch.from_numpy(labels).long()).item(), abs=1e-6
+    )
+    whole = ClassCounts.of(predicted.reshape(12, 6), labels.reshape(12, 6), 4)
+    assert np.array_equal(both.intersection, whole.intersection)
+    masks = [BinaryCounts.of(p > 1, (y > 1).astype(np.int32)) for p, y in zip(predicted, labels, strict=True)]
+    assert masks[0] + masks[1] == BinaryCounts.of(
+        predicted.reshape(12, 6) > 1, (labels.reshape(12, 6) > 1).astype(np.int32)
+    )
+
+
+def test_concepts_and_captions_are_those_of_the_scripts() -> None:
+    from conceptlens.bench.datasets.imagenet_seg import ImageNetSegmentation
+
+    paper = protocol_named("paper", ImageNetSegmentation, "concept-attention", streams=True)
+    assert paper.concepts(voc("dog"), ()) == ("dog", "background", "floor", "tree", "person", "grass", "face")
+    assert paper.caption(voc("dog")) == "a dog"
+    assert paper.blur
+    assert not protocol_named("paper", ImageNetSegmentation, "cross-attention", streams=True).blur
+    single = protocol_named("paper", PascalVOCSingle, "concept-attention", streams=True)
+    assert single.concepts(voc("cow"), ()) == ("background", "floor", "grass", "tree", "sky", "cow")
+    assert protocol_named("paper", PascalVOCSingle, "dino", streams=False).concepts(voc("cow"), ()) == ("cow",)
+    multi = protocol_named("paper", PascalVOCMulti, "concept-attention", streams=True)
+    assert multi.caption(voc("cow", "person")) == "a cow,a person"
+    full = protocol_named("full-vocab", PascalVOCMulti, "concept-attention", streams=True)
+    assert len(full.concepts(voc("cow"), CLASSES[1:])) == 25
+    assert full.caption(voc("cow")) == ""
+
+
+def test_an_unknown_protocol_names_those_that_exist() -> None:
+    with pytest.raises(ProtocolError, match="scenes has no protocol 'paper'. Known: fixed, full-vocab, gt-prompt"):
+        protocol_named("paper", StorybookScenes, "concept-attention", streams=True)
+
+
+def test_every_field_of_a_protocol_is_told() -> None:
+    for dataset in (PascalVOCMulti, PascalVOCSingle, StorybookScenes):
+        for protocol in protocols(dataset, "concept-attention", streams=True).values():
+            assert set(protocol.to_dict()) == set(protocol.__dataclass_fields__)
+
+
+def test_paper_figures_follow_the_model_family() -> None:
+    assert paper_figures("imagenet-seg", "concept-attention", "black-forest-labs/FLUX.1-schnell") == (
+        83.07,
+        71.04,
+        90.45,
+    )
+    assert paper_figures("voc-single", "daam", "stabilityai/stable-diffusion-xl-base-1.0") == (72.76, 55.95, 88.34)
+    assert paper_figures("voc-multi", "concept-attention", "x") == (86.99, 51.39)
+    assert paper_figures("imagenet-seg", "concept-attention", "demo") is None
+    assert paper_figures("scenes", "concept-attention", "demo") is None

@@ -1,0 +1,210 @@
+"""Runs: interrupted anywhere, resumed, spread over processes: always the same rows."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conceptlens.bench.report import Report, difference
+from conceptlens.bench.rows import ROWS, RUN, RowFile, RunError, fingerprint, read_rows
+from conceptlens.bench.runs import RunSpec, Scorer, image_seed, run
+from conceptlens.bench.tables import leaderboard
+
+SPEC = RunSpec("scenes")
+SETTINGS = {"method": "m", "protocol": {"name": "fixed"}, "seed": 0}
+
+
+def canonical(folder: Path) -> bytes:
+    """The rows, sorted, without the only field that no two runs share."""
+    rows = [json.loads(line) for line in (folder / ROWS).read_text().splitlines()]
+    for row in rows:
+        assert row.pop("seconds") >= 0
+    return "\n".join(sorted(json.dumps(row) for row in rows)).encode()
+
+
+def test_resumed_equals_uninterrupted_byte_for_byte(tmp_path: Path) -> None:
+    scorer = Scorer(SPEC)
+    run(SPEC, tmp_path / "whole", limit=5, scorer=scorer)
+    run(SPEC, tmp_path / "parts", limit=2, scorer=scorer)
+    with (tmp_path / "parts" / ROWS).open("a") as file:
+        file.write('{"id": "20000002", "counts"')  # the process died in the middle of a line
+    told, rows = run(SPEC, tmp_path / "parts", limit=5, scorer=scorer)
+    assert canonical(tmp_path / "parts") == canonical(tmp_path / "whole")
+    assert [row["id"] for row in rows] == [str(20_000_000 + n) for n in range(5)]
+    assert all(row["recipe"] == told["recipe"] == fingerprint(told["settings"]) for row in rows)
+
+
+def test_a_changed_recipe_is_an_error_not_a_mix(tmp_path: Path) -> None:
+    scorer = Scorer(SPEC)
+    run(SPEC, tmp_path, limit=1, scorer=scorer)
+    before = (tmp_path / ROWS).read_bytes()
+    with pytest.raises(RunError, match=r"holds a run with other settings: seed was 0, now 1"):
+        run(RunSpec("scenes", seed=1), tmp_path, limit=2)
+    with pytest.raises(RunError, match=r"method_settings.noise was 0\.\d+, now 0.7"):
+        run(RunSpec("scenes", options={"noise": 0.7}), tmp_path, limit=2)
+    assert (tmp_path / ROWS).read_bytes() == before
+
+
+def test_foreign_rows_are_refused(tmp_path: Path) -> None:
+    (tmp_path / ROWS).write_text('{"id": "1", "recipe": "beef"}\n')
+    with pytest.raises(RunError, match="rows of another recipe"):
+        RowFile(tmp_path, SETTINGS, {})
+
+
+def test_two_processes_cannot_write_to_one_run(tmp_path: Path) -> None:
+    with RowFile(tmp_path, SETTINGS, {}), pytest.raises(RunError, match="another process is writing"):
+        RowFile(tmp_path, SETTINGS, {})
+    RowFile(tmp_path, SETTINGS, {}).__exit__(None, None, None)
+
+
+def test_a_whole_last_line_without_its_end_is_kept_apart_from_the_next(tmp_path: Path) -> None:
+    with RowFile(tmp_path, SETTINGS, {}) as file:
+        file.append({"id": "1"})
+        recipe = file.recipe
+    (tmp_path / ROWS).write_text(json.dumps({"id": "1", "recipe": recipe}))
+    with RowFile(tmp_path, SETTINGS, {}) as file:
+        file.append({"id": "2"})
+    assert {row["id"] for row in read_rows(tmp_path)[1]} == {"1", "2"}
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from conceptlens.bench.rows import RowFile
+with RowFile(Path(sys.argv[1]), {"seed": 0}, {}) as file:
+    print("open", flush=True)
+    for number in range(400):
+        if str(number) not in file.rows:
+            file.append({"id": str(number), "counts": {"tp": number}, "pad": "x" * 4000})
+"""
+
+
+def test_killed_at_twenty_random_moments_no_row_is_lost_or_doubled(tmp_path: Path) -> None:
+    chance = random.Random(7)
+    command = [sys.executable, "-c", WRITER, str(tmp_path)]
+    light = {**os.environ, "OMP_NUM_THREADS": "1"}
+    seen: set[str] = set()
+    for _ in range(20):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, env=light)
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(chance.uniform(0, 0.02))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        whole = (tmp_path / ROWS).read_bytes().split(b"\n")[:-1]
+        ids = [json.loads(line)["id"] for line in whole]
+        assert seen <= set(ids), "a row was lost"
+        assert len(ids) == len(set(ids)), "a row was doubled"
+        seen = set(ids)
+    subprocess.run(command, check=True, env=light, stdout=subprocess.DEVNULL)
+    rows = [json.loads(line) for line in (tmp_path / ROWS).read_text().splitlines()]
+    assert sorted(int(row["id"]) for row in rows) == list(range(400))
+    assert all(row["counts"]["tp"] == int(row["id"]) for row in rows)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for inner in ("images", "masks"):
+        (tmp_path / inner).mkdir()
+    for number, size in enumerate([(64, 64), (96, 64), (64, 64)]):
+        Image.new("RGB", size, (200, 40 * number, 40)).save(tmp_path / "images" / f"house-{number}.png")
+        mask = np.zeros((size[1], size[0]), np.uint8)
+        mask[20:40, 20:40] = 255
+        Image.fromarray(mask).save(tmp_path / "masks" / f"house-{number}.png")
+    return tmp_path
+
+
+def test_bad_images_are_counted_and_tried_again(folder: Path, tmp_path: Path) -> None:
+    good = (folder / "images" / "house-1.png").read_bytes()
+    (folder / "images" / "house-1.png").write_bytes(b"torn")
+    spec = RunSpec("folder", data=str(folder))
+    report = Report(*run(spec, tmp_path / "run"))
+    assert len(report.good) == 2
+    assert [row["id"] for row in report.bad] == ["house-1"]
+    assert "cannot read the image" in report.bad[0]["error"]
+    assert report.summary()["bad_images"] == 1
+    (folder / "images" / "house-1.png").write_bytes(good)
+    again = Report(*run(spec, tmp_path / "run"))
+    assert (len(again.good), len(again.bad)) == (3, 0)
+
+
+@pytest.mark.parametrize("protocol", ["fixed", "paper", "chefer"])
+def test_single_target_protocols_run_and_say_their_own_metrics(folder: Path, protocol: str) -> None:
+    spec = RunSpec("folder", protocol=protocol, data=str(folder), options={"samples": 1})
+    report = Report(*run(spec, limit=2))
+    assert report.protocol["name"] == protocol
+    metrics = report.metrics
+    accuracy, miou = metrics["accuracy"].value, metrics["miou"].value
+    if protocol == "paper":
+        assert miou == pytest.approx(accuracy / (2 - accuracy))
+        assert metrics["miou_standard"].value != pytest.approx(miou)
+        assert report.settings["method_settings"]["preset"] == "paper"
+    else:
+        assert "miou_standard" not in metrics
+    assert all(e.low <= e.value <= e.high for e in metrics.values())
+
+
+def test_seeds_depend_on_the_image_alone() -> None:
+    assert image_seed(0, "a") == image_seed(0, "a") != image_seed(0, "b")
+    assert image_seed(1, "a") != image_seed(0, "a")
+
+
+def test_reports_load_again_and_share_no_column_between_protocols(tmp_path: Path) -> None:
+    scorer = Scorer(SPEC)
+    report = Report(*run(SPEC, tmp_path / "a", limit=3, scorer=scorer, command="conceptlens bench scenes --limit 3"))
+    other = RunSpec("scenes", protocol="full-vocab")
+    second = Report(*run(other, tmp_path / "b", limit=3))
+    assert Report.load(tmp_path / "a").summary()["metrics"] == report.summary()["metrics"]
+    tables = leaderboard([report, second])
+    assert [t.title for t in tables] == ["scenes, protocol fixed", "scenes, protocol full-vocab"]
+    assert "conceptlens bench scenes --limit 3" in tables[0].markdown()
+    assert tables[0].latex().count(r"\\") == 2
+    assert tables[0].csv().splitlines()[-1].startswith("concept-attention,demo,")
+    per_image = [np.mean(list(report.column("iou")))]
+    assert report.metrics["iou_image"].value == pytest.approx(per_image[0], abs=1e-6)
+    gap = difference(report, second, "iou")
+    assert gap.value == pytest.approx(report.column("iou").mean() - second.column("iou").mean(), abs=1e-9)
+    assert set(report.class_iou()) <= set(report.told["classes"])
+
+
+def test_no_run_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="holds no run"):
+        Report.load(tmp_path)
+    (tmp_path / RUN).write_text("{")
+    with pytest.raises(RunError, match="is damaged"):
+        RowFile(tmp_path, SETTINGS, {})
+
+
+def test_ray_gives_the_same_rows_with_an_actor_killed_midway(tmp_path: Path) -> None:
+    ray = pytest.importorskip("ray")
+    run(SPEC, tmp_path / "local", limit=12)
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    killed: list[int] = []
+
+    def kill_one(rows, total):
+        from ray.util.state import list_actors
+
+        for row in rows:
+            yield row
+            if not killed:
+                alive = [a for a in list_actors(detail=True) if a.state == "ALIVE" and a.pid]
+                assert len(alive) >= 2
+                os.kill(alive[0].pid, signal.SIGKILL)
+                killed.append(alive[0].pid)
+
+    try:
+        run(SPEC, tmp_path / "ray", limit=12, engine="ray", workers=2, track=kill_one)
+    finally:
+        ray.shutdown()
+    assert killed
+    assert canonical(tmp_path / "ray") == canonical(tmp_path / "local")

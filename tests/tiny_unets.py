@@ -1,0 +1,143 @@
+"""Tiny random Stable Diffusion pipelines and CLIP models of the real classes, saved as ordinary folders."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from tiny_models import flux_pipeline, randomize, tokenizers
+
+WIDE, WIDER, POOLED = 8, 12, 10
+SIDE = 32
+"""Side in pixels of the images that the tiny pipelines are shown; their latents are half as wide."""
+
+SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+
+
+def _vae() -> AutoencoderKL:
+    torch.manual_seed(0)
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 8),
+        norm_num_groups=4,
+        latent_channels=4,
+        sample_size=SIDE,
+    )
+    return vae.eval()
+
+
+def unet(context: int, **changes: Any) -> UNet2DConditionModel:
+    """Cross-attention at full and half size of the latents, in the down, middle and up blocks."""
+    torch.manual_seed(0)
+    shape = {"block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4, "sample_size": 16}
+    kinds = {
+        "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+    }
+    config = {"cross_attention_dim": context, "attention_head_dim": (2, 4), "use_linear_projection": True}
+    return randomize(UNet2DConditionModel(**{**shape, **kinds, **config, **changes}))
+
+
+def _text_encoder(cls: Any, width: int, vocabulary: int) -> Any:
+    torch.manual_seed(width)
+    config = CLIPTextConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=width,
+        projection_dim=POOLED,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=77,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+    return randomize(cls(config), 0.5)
+
+
+def sd2_pipeline() -> StableDiffusionPipeline:
+    clip, _ = tokenizers()
+    pipeline = StableDiffusionPipeline(
+        vae=_vae(),
+        text_encoder=_text_encoder(CLIPTextModel, WIDE, len(clip)),
+        tokenizer=clip,
+        unet=unet(WIDE),
+        scheduler=PNDMScheduler(**SCHEDULE, skip_prk_steps=True),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def sdxl_pipeline() -> StableDiffusionXLPipeline:
+    clip, _ = tokenizers()
+    time_ids = {"addition_embed_type": "text_time", "addition_time_embed_dim": 4}
+    pipeline = StableDiffusionXLPipeline(
+        vae=_vae(),
+        text_encoder=_text_encoder(CLIPTextModel, WIDE, len(clip)),
+        tokenizer=clip,
+        text_encoder_2=_text_encoder(CLIPTextModelWithProjection, WIDER, len(clip)),
+        tokenizer_2=clip,
+        unet=unet(WIDE + WIDER, projection_class_embeddings_input_dim=6 * 4 + POOLED, **time_ids),
+        scheduler=EulerDiscreteScheduler(**SCHEDULE, timestep_spacing="leading"),
+        add_watermarker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+Builder = Callable[[Path], tuple[Any, dict[str, Any]]]
+
+
+def saved(pipeline: Callable[[], Any], folder: Path) -> Path:
+    """The folder, with a pipeline that generates and reads squares of `SIDE` pixels."""
+    pipeline().save_pretrained(folder)
+    (folder / "conceptlens.json").write_text(json.dumps({"generate": {"height": SIDE, "width": SIDE}}))
+    return folder
+
+
+def tiny_clip(**vision: Any) -> CLIPModel:
+    """Image and text towers of three and two layers; images of 16 pixels in 4 x 4 patches."""
+    torch.manual_seed(0)
+    clip, _ = tokenizers()
+    shape = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "num_hidden_layers": 3}
+    text = {**shape, "num_hidden_layers": 2, "vocab_size": len(clip), "max_position_embeddings": 77}
+    ends = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    config = CLIPConfig(
+        text_config={**text, **ends},
+        vision_config={**shape, "image_size": 16, "patch_size": 4, **vision},
+        projection_dim=POOLED,
+    )
+    return randomize(CLIPModel(config), 0.3)
+
+
+def _clip_as_rnn(folder: Path) -> tuple[str, dict[str, Any]]:
+    for name, changes in (("proposer", {}), ("scorer", {"patch_size": 8})):
+        tiny_clip(**changes).save_pretrained(folder / name)
+        tokenizers()[0].save_pretrained(folder / name)
+    return str(folder / "proposer"), {"scorer": str(folder / "scorer"), "size": SIDE}
+
+
+METHODS_TINY_UNET: dict[str, Builder] = {
+    "daam": lambda folder: (str(saved(sdxl_pipeline, folder / "sdxl")), {"size": SIDE}),
+    "ovam": lambda folder: (str(saved(sd2_pipeline, folder / "sd2")), {"size": SIDE}),
+    "cross-attention-prompt": lambda folder: (str(saved(flux_pipeline, folder / "flux")), {"noise": 0.4}),
+    "clip-as-rnn": _clip_as_rnn,
+}
+"""By the name of a method: writes a tiny model into a folder and gives the arguments of its `load`."""

@@ -15,17 +15,18 @@ SOURCE = Path(conceptlens.__file__).parent
 MODULES = sorted(SOURCE.rglob("*.py"))
 LADDER = [
     {"_version", "errors", "recipe", "records"},
-    {"files", "pictures"},
-    {"ops"},
+    {"files", "pictures", "words"},
+    {"ops", "exports", "pages", "positions"},
     {"maps", "record_files"},
     {"adapters"},
     {"engine"},
     {"session"},
     {"methods"},
     {"bench"},
+    {"presence", "rerun"},
     {"cli_options"},
     {"cli_bench"},
-    {"cli"},
+    {"cli", "web"},
 ]
 HEAVY = {"diffusers": {"adapters", "engine"}, "transformers": {"adapters", "engine", "methods"}}
 LARGEST_MODULE, LARGEST_FUNCTION = 400, 60

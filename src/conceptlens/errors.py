@@ -23,6 +23,18 @@ class RecipeError(ConceptlensError, ValueError):
     """A setting of the method is out of range for the model at hand."""
 
 
+class BudgetError(RecipeError):
+    """A record would need more memory than it may take.
+
+    Attributes:
+        fitting: how many denoising steps would fit.
+    """
+
+    def __init__(self, message: str, fitting: int = 0) -> None:
+        super().__init__(message)
+        self.fitting = fitting
+
+
 class OutputError(ConceptlensError, OSError):
     """A result could not be written. Nothing half-written is left behind."""
 

@@ -14,10 +14,14 @@ from PIL import Image
 from torch import Tensor
 
 from conceptlens.errors import ConceptError
+from conceptlens.exports import coco, cut_out, palette_image
 from conceptlens.files import into_folder
 from conceptlens.ops.grids import Threshold, resize, threshold_level, unit_range
+from conceptlens.pages import card, page, table
 from conceptlens.pictures import contact_sheet, heat_colours, palette, tint
+from conceptlens.positions import Place, Relation, place_of, relate
 from conceptlens.recipe import Recipe
+from conceptlens.records import ImageRecord
 
 _PROVENANCE = "maps.json"
 
@@ -39,6 +43,7 @@ class ConceptMaps:
         background: concepts that were added because a softmax over a single concept says nothing.
         parts: (step, layer, concept, rows, cols), when asked for with `keep=True`; steps and layers as in `recipe`.
         details: how else the maps were made: versions, pipeline options, seconds.
+        record: what `Session.probe` needs to ask this picture for other concepts, when painted with `record=True`.
     """
 
     concepts: tuple[str, ...]
@@ -51,6 +56,7 @@ class ConceptMaps:
     background: tuple[str, ...] = ()
     parts: Float[Tensor, "step layer concept rows cols"] | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+    record: ImageRecord | None = None
 
     @property
     def asked(self) -> tuple[str, ...]:
@@ -94,14 +100,68 @@ class ConceptMaps:
         """For each pixel the index, in `concepts`, of the concept with the highest score."""
         return self.pixels().argmax(dim=0).numpy()
 
+    def cut_out(self, concept: str, threshold: Threshold | None = None) -> Image.Image:
+        """The picture with all but one concept transparent (RGBA); see `places` for the threshold."""
+        return cut_out(self.image, self._masks(threshold, (concept,))[concept])
+
+    def coco(self, threshold: Threshold | None = None, *, outlines: bool = False) -> dict[str, Any]:
+        """The masks of the asked concepts as a COCO data set; run lengths, or with `outlines` polygons."""
+        return coco(self._masks(threshold), self.image.size, outlines=outlines)
+
+    def places(self, threshold: Threshold | None = None) -> dict[str, Place]:
+        """Box, centre and area of each asked concept.
+
+        Args:
+            threshold: see `mask`; when None, "argmax" where concepts compete and "mean" for a single one.
+        """
+        return {name: place_of(mask) for name, mask in self._masks(threshold).items()}
+
+    def relations(self, threshold: Threshold | None = None) -> tuple[Relation, ...]:
+        """How each pair of the asked concepts lies, by their centres; those with an empty mask are left out."""
+        return relate(self.places(threshold), self.image.size)
+
+    def _masks(
+        self, threshold: Threshold | None = None, names: tuple[str, ...] | None = None
+    ) -> dict[str, Bool[np.ndarray, "height width"]]:
+        """Masks of the asked concepts; their competition is settled once for all."""
+        names = self.asked if names is None else names
+        if threshold not in (None, "argmax") or (threshold is None and len(self.concepts) == 1):
+            return {name: self.mask(name, "mean" if threshold is None else threshold) for name in names}
+        for name in names:
+            self[name]
+        winners = self.segmentation()
+        return {name: winners == self.concepts.index(name) for name in names}
+
+    def _repr_html_(self) -> str:
+        alt = f"Maps of {', '.join(self.asked)}"
+        return card(self.overlay(), alt, self._table(), self.describe())
+
+    def report(self) -> str:
+        """A web page in one file: pictures, a table and the settings that made them."""
+        return self._report(self._tiles())
+
+    def _report(self, tiles: list[tuple[str, Image.Image]]) -> str:
+        title = self.prompt or f"Where is {', '.join(self.asked)}?"
+        return page(title, self.describe(), tiles, self._table(), self.provenance())
+
+    def _table(self) -> str:
+        rows = []
+        for name, place in self.places().items():
+            box = "" if place.box is None else "{} to {} x {} to {}".format(*(place.box[i] for i in (0, 2, 1, 3)))
+            rows.append((name, f"{place.area:.0%}", f"{float(self[name].max()):.3f}", box))
+        return table(("concept", "share of the image", "peak score", "box in pixels"), rows)
+
     def overlay(self, columns: int | None = None) -> Image.Image:
         """A contact sheet: the image, each concept's heat over it, and the segmentation."""
-        asked = self.asked
+        return contact_sheet(self._tiles(), columns, legend=self.concepts)
+
+    def _tiles(self) -> list[tuple[str, Image.Image]]:
+        """What is shown of these maps, with captions."""
         tiles = [("image", self.image)]
-        tiles += [(name, tint(self.image, heat_colours(self.heatmap(name)), self.heatmap(name))) for name in asked]
+        tiles += [(name, tint(self.image, heat_colours(self.heatmap(name)), self.heatmap(name))) for name in self.asked]
         if len(self.concepts) > 1:
             tiles.append(("segmentation", self._segmented()))
-        return contact_sheet(tiles, columns, legend=self.concepts)
+        return tiles
 
     def _segmented(self) -> Image.Image:
         colours = palette(len(self.concepts))[self.segmentation()]
@@ -146,7 +206,12 @@ class ConceptMaps:
         ]
 
     def save(self, folder: str | Path) -> Path:
-        """Writes the image, the overlay, a heat map and a mask per concept, the segmentation, scores and provenance.
+        """Writes the pictures, the masks in several forms, the scores, a report and how it was all made.
+
+        `image.png`, `overlay.png`, and per concept `heatmap-*.png`, `mask-*.png` (above the mean) and `cutout-*.png`;
+        `segmentation.png` and `labels.png` (a palette PNG whose values index `concepts`) of competing concepts;
+        `coco.json` (masks of the segmentation as run lengths), `maps.npz`, `report.html` and `maps.json`, which
+        `conceptlens.rerun` repeats.
 
         All or nothing: the files are written aside and then moved. What an earlier `save` left in the folder is
         replaced; other files are not touched.
@@ -159,13 +224,19 @@ class ConceptMaps:
         """
         with into_folder(folder) as stage:
             self.image.save(stage / "image.png")
-            self.overlay().save(stage / "overlay.png")
+            tiles, masks = self._tiles(), self._masks()
+            contact_sheet(tiles, legend=self.concepts).save(stage / "overlay.png")
             for number, name in enumerate(self.asked):
                 stem = f"{number}-{_file_name(name)}.png"
                 Image.fromarray(heat_colours(self.heatmap(name))).save(stage / f"heatmap-{stem}")
                 Image.fromarray(self.mask(name)).save(stage / f"mask-{stem}")
+                cut_out(self.image, masks[name]).save(stage / f"cutout-{stem}", compress_level=3)
             if len(self.concepts) > 1:
                 self._segmented().save(stage / "segmentation.png")
+                if len(self.concepts) <= 256:
+                    palette_image(self.segmentation(), len(self.concepts)).save(stage / "labels.png")
+            (stage / "coco.json").write_text(json.dumps(coco(masks, self.image.size)) + "\n", encoding="utf-8")
+            (stage / "report.html").write_text(self._report(tiles), encoding="utf-8")
             arrays = {"scores": self.scores.numpy(), "segmentation": self.segmentation().astype(np.uint16)}
             if self.parts is not None:
                 arrays["parts"] = self.parts.numpy()

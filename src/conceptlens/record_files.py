@@ -23,28 +23,33 @@ _PARTS = ("key", "value", "out", "query")
 
 
 def save_record(record: ImageRecord, path: str | Path) -> Path:
-    """Writes a record; all layers must be of one transformer call.
+    """Writes a record: tensors by layer and part, those of any further denoising step with its number in front.
 
     Raises:
         OutputError: when the file cannot be written.
     """
     target = Path(path)
     tensors: dict[str, Tensor] = {"image": _encode(record.image)}
+    first, *further = record.recorded_steps
     for layer in record.layers:
+        front = "" if layer.call.step == first else f"{layer.call.step}/"
         for part in _PARTS:
             tensor = getattr(layer, part)
             if tensor is not None:
-                tensors[f"{layer.layer}.{part}"] = tensor.detach().cpu().contiguous()
-    call = record.layers[0].call
-    for name, tensor in call.arguments.items():
-        tensors[f"call.{name}"] = tensor.detach().cpu().contiguous().clone()
+                tensors[f"{front}{layer.layer}.{part}"] = tensor.detach().cpu().contiguous()
+        for name, tensor in layer.call.arguments.items():
+            if f"{front}call.{name}" not in tensors:
+                tensors[f"{front}call.{name}"] = tensor.detach().cpu().contiguous().clone()
     header = {
         "grid": [record.grid.rows, record.grid.cols],
-        "step": call.step,
+        "step": first,
+        "further": further,
         "prompt": record.prompt,
         "model": record.model_id,
         "recipe": record.recipe.to_dict(),
         "seed": record.seed,
+        "steps": record.steps,
+        "options": {k: v for k, v in record.options.items() if isinstance(v, (str, int, float, bool, type(None)))},
     }
     with into_folder(target.parent) as stage:
         try:
@@ -70,29 +75,37 @@ def load_record(path: str | Path, device: str | torch.device = "cpu") -> ImageRe
             header = json.loads(metadata["header"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         grid = TokenGrid(*header["grid"])
-        arguments = {name[5:]: tensor for name, tensor in tensors.items() if name.startswith("call.")}
-        call = CallRecord(header["step"], grid, arguments)
-        numbers = sorted({int(name.split(".")[0]) for name in tensors if name[0].isdigit()})
-        layers = tuple(
-            LayerRecord(
-                layer=number,
-                call=call,
-                key=tensors[f"{number}.key"],
-                value=tensors[f"{number}.value"],
-                out=tensors.get(f"{number}.out"),
-                query=tensors.get(f"{number}.query"),
-            )
-            for number in numbers
-        )
+        layers = _layers(tensors, "", header["step"], grid)
+        for step in header.get("further", ()):
+            layers += _layers(tensors, f"{step}/", step, grid)
         image = Image.open(io.BytesIO(tensors["image"].cpu().numpy().tobytes())).convert("RGB")
         recipe = Recipe().override(header["recipe"])
-        return ImageRecord(layers, grid, image, header["prompt"], header["model"], recipe, header["seed"])
+        told = (header["prompt"], header["model"], recipe, header["seed"])
+        return ImageRecord(layers, grid, image, *told, header.get("steps", 0), header.get("options", {}))
     except FileNotFoundError as error:
         raise ImageError(f"no record at {path}. Check the path.") from error
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         if isinstance(error, ImageError):
             raise
         raise ImageError(f"cannot read the record {path}: {one_line(error)}. Make it again.") from error
+
+
+def _layers(tensors: dict[str, Tensor], front: str, step: int, grid: TokenGrid) -> tuple[LayerRecord, ...]:
+    """The layers of one transformer call, whose tensors' names start with `front`."""
+    own = {name.removeprefix(front): t for name, t in tensors.items() if name.startswith(front)}
+    call = CallRecord(step, grid, {name[5:]: tensor for name, tensor in own.items() if name.startswith("call.")})
+    numbers = sorted({int(name.split(".")[0]) for name in own if name[0].isdigit() and "/" not in name})
+    return tuple(
+        LayerRecord(
+            layer=number,
+            call=call,
+            key=own[f"{number}.key"],
+            value=own[f"{number}.value"],
+            out=own.get(f"{number}.out"),
+            query=own.get(f"{number}.query"),
+        )
+        for number in numbers
+    )
 
 
 def _encode(image: Image.Image) -> Tensor:

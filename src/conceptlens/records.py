@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -69,6 +70,11 @@ class LayerRecord:
         arguments = {name: tensor.to(device) for name, tensor in self.call.arguments.items()}
         return replace(self, call=replace(self.call, arguments=arguments), **moved)
 
+    def clone(self) -> LayerRecord:
+        """A copy with memory of its own: a running model hands out views, of more rows than the record has."""
+        own = {name: getattr(self, name) for name in ("key", "value", "out", "query")}
+        return replace(self, **{name: None if t is None else t.detach().clone() for name, t in own.items()})
+
     @property
     def nbytes(self) -> int:
         return sum(t.nbytes for t in (self.key, self.value, self.out, self.query) if t is not None)
@@ -79,13 +85,16 @@ class ImageRecord:
     """An image as the model saw it: ask it for any concepts with `Session.probe`, without running the model again.
 
     Attributes:
-        layers: the blocks up to the last wanted one, in order; the batch axis holds the noise draws.
+        layers: the blocks up to the last wanted one, in order, of one call (an image that was read; the batch axis
+            holds the noise draws) or of one denoising step after another (an image that was painted).
         grid: the patch grid.
-        image: the picture that was read, in its own size.
+        image: the picture that was read or painted, in its own size.
         prompt: the prompt that accompanied it.
-        model_id: the model that read it.
-        recipe: the settings of the reading; `layers` and `space` bound what can be probed.
-        seed: the seed of the noise.
+        model_id: the model that read or painted it.
+        recipe: the settings; `layers`, `steps` and `space` bound what can be probed.
+        seed: the seed of the noise; None if the caller brought a generator.
+        steps: how many denoising steps painted the image; 0 for one that was read.
+        options: keywords of the pipeline that the embedding of concepts may depend on, and that it takes to repeat it.
     """
 
     layers: tuple[LayerRecord, ...]
@@ -94,12 +103,19 @@ class ImageRecord:
     prompt: str
     model_id: str
     recipe: Recipe
-    seed: int
+    seed: int | None
+    steps: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
         """Size of the recorded tensors in bytes."""
         return sum(layer.nbytes for layer in self.layers)
+
+    @property
+    def recorded_steps(self) -> tuple[int, ...]:
+        """The denoising steps that were recorded, 0 = the noisiest; (0,) for an image that was read."""
+        return tuple(sorted({layer.call.step for layer in self.layers}))
 
     def to(self, device: torch.device | str) -> ImageRecord:
         """A copy on another device, for example "cpu" to free a GPU; `probe` brings it back layer by layer."""

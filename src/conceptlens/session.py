@@ -6,7 +6,6 @@ import secrets
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from conceptlens.adapters.base import Concepts
 from conceptlens.engine.encode import open_image, read
 from conceptlens.engine.generate import generate, on_grid, stack_parts
 from conceptlens.engine.loading import LoadedModel, load_model, resident
-from conceptlens.engine.stream import ConceptProbe, needs_queries
+from conceptlens.engine.replay import check_recorded, replay
 from conceptlens.errors import ConceptError, ModelError, RecipeError
 from conceptlens.maps import ConceptMaps
 from conceptlens.recipe import RECIPE_FIELDS, Recipe
@@ -26,6 +25,8 @@ from conceptlens.record_files import load_record, save_record
 from conceptlens.records import ImageRecord
 
 Background = bool | Sequence[str]
+RECORD_BUDGET = 2 * 2**30
+"""Bytes that the record of a painted image may take unless told otherwise."""
 _READ_OPTIONS = ("guidance_scale", "max_sequence_length")
 
 
@@ -91,6 +92,8 @@ class Session:
         preset: str | None = None,
         background: Background = True,
         keep: bool = False,
+        record: bool = False,
+        record_budget: int = RECORD_BUDGET,
         **options: Any,
     ) -> Any:
         """Paints the prompt and maps the concepts while at it. The image is the plain pipeline's, bit for bit.
@@ -103,6 +106,10 @@ class Session:
             background: words that compete without being shown. True: the model's usual ones join a single concept,
                 whose softmax would be 1 everywhere; False: none; or words of your own, which always join.
             keep: also keep the scores of each step and layer, in `ConceptMaps.parts`.
+            record: also keep what `probe` needs to ask this very picture for other concepts, in `ConceptMaps.record`:
+                per wanted step (`steps=`) the keys and values of all blocks up to the last wanted one and the outputs
+                of the wanted ones. The embedded model takes 2 MB a step, FLUX.1 at 1024 x 1024 about 1 GB.
+            record_budget: bytes that the record may take.
             **options: fields of `Recipe` (`space=`, `softmax=`, `layers=`, ...); all others go to the pipeline
                 (`num_inference_steps=`, `height=`, `guidance_scale=`, ...).
 
@@ -111,7 +118,7 @@ class Session:
 
         Raises:
             ConceptError: for an unusable list of concepts.
-            RecipeError: for impossible settings.
+            RecipeError: for impossible settings; `BudgetError`, one of them, for a record beyond its budget.
         """
         started = time.perf_counter()
         recipe = self.recipe(preset, **{k: v for k, v in options.items() if k in RECIPE_FIELDS})
@@ -134,10 +141,19 @@ class Session:
             call["generator"] = torch.Generator("cpu").manual_seed(seed)
         elif seed is not None:
             raise RecipeError("both seed and generator were given. Give one of them.")
-        made = generate(self.pipeline, self._model.adapter, embedded, recipe, {"prompt": prompt, **call}, keep=keep)
+        arguments, budget = {"prompt": prompt, **call}, record_budget if record else None
+        made = generate(self.pipeline, self._model.adapter, embedded, recipe, arguments, keep=keep, budget=budget)
         seconds = time.perf_counter() - started
         settings = {k: v for k, v in call.items() if isinstance(v, (str, int, float, bool, type(None)))}
         details = self._details("generate", embedded, seconds, {"pipeline": settings, "steps": made.steps})
+        if len(made.images) > 1:
+            details["batch"] = len(made.images)
+        noise = None if "latents" in call else seed
+        kept = None
+        if record:
+            grid, image = made.layers[0].call.grid, made.images[0].convert("RGB")
+            told = (prompts[0], self.model_id, recipe, noise, made.steps, settings)
+            kept = ImageRecord(made.layers, grid, image, *told)
         repeats = len(made.images) // len(prompts)
         results = [
             ConceptMaps(
@@ -147,10 +163,11 @@ class Session:
                 recipe=recipe,
                 model_id=self.model_id,
                 prompt=prompts[row // repeats],
-                seed=None if "latents" in call else seed,
+                seed=noise,
                 background=added,
                 parts=None if made.parts is None else made.parts[:, :, row],
                 details=details,
+                record=kept,
             )
             for row, image in enumerate(made.images)
         ]
@@ -196,7 +213,7 @@ class Session:
             width * height,
             {**self._model.defaults.generate, **call},
         )
-        return ImageRecord(layers, grid, picture, prompt, self.model_id, recipe, seed)
+        return ImageRecord(layers, grid, picture, prompt, self.model_id, recipe, seed, options=call)
 
     @torch.no_grad()
     def probe(
@@ -211,7 +228,7 @@ class Session:
         """Maps of concepts in a recorded image, without running the model; the same as if asked when it was read.
 
         Args:
-            record: from `read`.
+            record: from `read`, or of a painted image (`generate` with `record=True`).
             concepts: any words.
             background: see `generate`.
             keep: see `generate`.
@@ -228,19 +245,16 @@ class Session:
                 f"this record was made by {record.model_id}, this session has {self.model_id}. Read again."
             )
         adapter = self._model.adapter
-        blocks = adapter.blocks()
-        recipe = record.recipe.override(options).resolve(len(blocks))
-        _check_recorded(record, recipe)
-        assert recipe.layers is not None
+        recipe = record.recipe.override(options).resolve(len(adapter.blocks()))
+        check_recorded(record, recipe)
         asked, added = self._with_background(concepts, background, recipe)
-        embedded = self._embed((*asked, *added), recipe, self._model.defaults.generate)
+        embedded = self._embed((*asked, *added), recipe, {**self._model.defaults.generate, **record.options})
         self._note_unknown(asked)
-        probe = ConceptProbe(adapter, embedded, recipe, keep=keep)
-        device = self.pipeline._execution_device
         with resident(self.pipeline):
-            for layer in record.layers[: recipe.layers[-1] + 1]:
-                probe(blocks[layer.layer], layer.to(device))
+            probe = replay(adapter, record, embedded, recipe, self.pipeline._execution_device, keep=keep)
         assert probe.grid is not None
+        task = "generate" if record.steps else "read"
+        more = {"pipeline": dict(record.options), **({"steps": record.steps} if record.steps else {})}
         return ConceptMaps(
             concepts=(*asked, *added),
             scores=on_grid(probe.scores.mean(), probe.grid).mean(dim=0),
@@ -251,7 +265,7 @@ class Session:
             seed=record.seed,
             background=added,
             parts=stack_parts(probe.scores, probe.grid).mean(dim=2) if keep else None,
-            details=self._details("read", embedded, time.perf_counter() - started, {}),
+            details=self._details(task, embedded, time.perf_counter() - started, more),
         )
 
     def save_record(self, record: ImageRecord, path: str | Path) -> Path:
@@ -366,21 +380,6 @@ def _check_seed(seed: int) -> int:
     if not -(2**63) <= seed < 2**63:
         raise RecipeError(f"a seed has 64 bits; got {seed}.")
     return seed
-
-
-def _check_recorded(record: ImageRecord, recipe: Recipe) -> None:
-    recorded = {layer.layer for layer in record.layers if layer.out is not None}
-    missing = sorted(set(recipe.layers or ()) - recorded)
-    if missing:
-        raise RecipeError(
-            f"layer {missing[0]} was not recorded (recorded: {', '.join(map(str, sorted(recorded)))}). "
-            "Read the image again with layers=."
-        )
-    if needs_queries(recipe) and not any(layer.query is not None for layer in record.layers):
-        raise RecipeError("this record holds no image queries. Read the image again with space='cross'.")
-    fixed = replace(recipe, noise=record.recipe.noise, samples=record.recipe.samples)
-    if fixed != recipe:
-        raise RecipeError("noise and samples are fixed when an image is read. Read the image again.")
 
 
 def package_version(name: str) -> str:

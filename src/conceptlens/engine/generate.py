@@ -16,10 +16,10 @@ from torch import Tensor
 from conceptlens.adapters.base import Concepts, DiTAdapter
 from conceptlens.engine.recorder import Recorder
 from conceptlens.engine.stream import ConceptProbe, needs_queries
-from conceptlens.errors import ConceptlensError, ModelError, RecipeError, one_line
+from conceptlens.errors import BudgetError, ConceptlensError, ModelError, RecipeError, one_line
 from conceptlens.ops.accumulate import ScoreAccumulator
 from conceptlens.recipe import RECIPE_FIELDS, Recipe, resolve_steps
-from conceptlens.records import TokenGrid
+from conceptlens.records import LayerRecord, TokenGrid
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,14 @@ class Generation:
         scores: float32 on the CPU.
         parts: with `keep`, the scores of each step and layer.
         steps: how many denoising steps there were.
+        layers: with a budget for them, the records of all wanted steps, in order.
     """
 
     images: list[Image.Image]
     scores: Float[Tensor, "batch concept rows cols"]
     parts: Float[Tensor, "step layer batch concept rows cols"] | None
     steps: int
+    layers: tuple[LayerRecord, ...]
 
 
 def generate(
@@ -47,15 +49,20 @@ def generate(
     options: Mapping[str, Any],
     *,
     keep: bool = False,
+    budget: int | None = None,
 ) -> Generation:
     """Runs the pipeline as it is with `options`, and probes each wanted block as it finishes.
 
+    With a `budget` in bytes, the records are kept as well, on the model's device.
+
     Raises:
+        BudgetError: when the records of all wanted steps would be larger than the budget; said after the first step.
         ModelError: when not all wanted blocks of all wanted steps were seen; a partial map is never returned.
     """
     assert recipe.layers is not None
     probe = ConceptProbe(adapter, concepts, recipe, keep=keep)
     wanted: frozenset[int] | None = None
+    last = recipe.layers[-1]
 
     def wants_step(step: int) -> bool:
         nonlocal wanted
@@ -63,10 +70,19 @@ def generate(
             wanted = resolve_steps(recipe.steps, pipeline.num_timesteps)
         return step in wanted
 
+    kept: list[LayerRecord] = []
+
+    def finish(block: Any, record: LayerRecord) -> None:
+        probe(block, record)
+        if budget is not None:
+            kept.append(record.clone())
+            if len(kept) == last + 1:
+                _check_budget(kept, len(wanted or ()), budget)
+
     recorder = Recorder(
         adapter,
-        probe,
-        last=recipe.layers[-1],
+        finish,
+        last=last,
         outputs=frozenset(recipe.layers),
         queries=needs_queries(recipe),
         pipeline=pipeline,
@@ -74,7 +90,7 @@ def generate(
     )
     with recorder, torch.no_grad():
         images = _run(pipeline, options)
-    expected = len(wanted or ()) * (recipe.layers[-1] + 1)
+    expected = len(wanted or ()) * (last + 1)
     if recorder.captured != expected or expected == 0 or recorder.calls != pipeline.num_timesteps:
         raise ModelError(
             f"{recorder.captured} of {expected} blocks were seen in {recorder.calls} calls of the transformer for "
@@ -87,7 +103,21 @@ def generate(
         scores=on_grid(probe.scores.mean(), probe.grid),
         parts=stack_parts(probe.scores, probe.grid) if keep else None,
         steps=recorder.calls,
+        layers=tuple(kept),
     )
+
+
+def _check_budget(first: list[LayerRecord], steps: int, budget: int) -> None:
+    """Judges a whole run by the records of its first wanted step."""
+    if len(first[0].key) > 1:
+        raise RecipeError("record=True keeps one picture at a time. Paint them one by one.")
+    each = sum(layer.nbytes for layer in first)
+    if each * steps > budget:
+        raise BudgetError(
+            f"a record of {steps} steps takes {each * steps / 1e6:,.0f} MB, the budget is {budget / 1e6:,.0f} MB: "
+            f"{budget // each} steps would fit. Name fewer with steps=, or raise record_budget.",
+            budget // each,
+        )
 
 
 def _run(pipeline: Any, options: Mapping[str, Any]) -> list[Image.Image]:

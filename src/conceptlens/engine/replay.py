@@ -1,0 +1,59 @@
+"""Asking a record: what was recorded bounds what can be asked."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from conceptlens.adapters.base import Concepts, DiTAdapter
+from conceptlens.engine.stream import ConceptProbe, needs_queries
+from conceptlens.errors import RecipeError
+from conceptlens.recipe import Recipe, resolve_steps
+from conceptlens.records import ImageRecord
+
+
+def check_recorded(record: ImageRecord, recipe: Recipe) -> None:
+    """Refuses a recipe that needs more than the record holds.
+
+    Raises:
+        RecipeError: for layers, steps or a space that were not recorded, or another noise level.
+    """
+    again = "Paint it again" if record.steps else "Read the image again"
+    recorded = {layer.layer for layer in record.layers if layer.out is not None}
+    missing = sorted(set(recipe.layers or ()) - recorded)
+    if missing:
+        raise RecipeError(
+            f"layer {missing[0]} was not recorded (recorded: {', '.join(map(str, sorted(recorded)))}). "
+            f"{again} with layers=."
+        )
+    absent = sorted(wanted_steps(record, recipe) - set(record.recorded_steps))
+    if absent:
+        raise RecipeError(
+            f"step {absent[0]} was not recorded (recorded: {', '.join(map(str, record.recorded_steps))}). "
+            f"{again} with steps=."
+        )
+    if needs_queries(recipe) and not any(layer.query is not None for layer in record.layers):
+        raise RecipeError(f"this record holds no image queries. {again} with space='cross'.")
+    if replace(recipe, noise=record.recipe.noise, samples=record.recipe.samples) != recipe:
+        raise RecipeError("noise and samples are fixed when an image is read. Read the image again.")
+
+
+def wanted_steps(record: ImageRecord, recipe: Recipe) -> frozenset[int]:
+    """The steps of a painted record that a recipe averages; an image that was read has one call."""
+    return resolve_steps(recipe.steps, record.steps) if record.steps else frozenset(record.recorded_steps)
+
+
+@torch.no_grad()
+def replay(
+    adapter: DiTAdapter, record: ImageRecord, concepts: Concepts, recipe: Recipe, device: Any, *, keep: bool
+) -> ConceptProbe:
+    """Streams concepts through a record, with the arithmetic of the live run: equal bits on equal devices."""
+    assert recipe.layers is not None
+    probe = ConceptProbe(adapter, concepts, recipe, keep=keep)
+    blocks, steps = adapter.blocks(), wanted_steps(record, recipe)
+    for layer in record.layers:
+        if layer.layer <= recipe.layers[-1] and layer.call.step in steps:
+            probe(blocks[layer.layer], layer.to(device))
+    return probe

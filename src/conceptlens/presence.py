@@ -1,0 +1,137 @@
+"""Is it in the picture at all? Absolute scores, where a softmax over the concepts always names a winner.
+
+A concept is asked alone (`isolate=True`: it reads itself and the image, not the other concepts) and without a
+softmax, so its raw scores depend on the picture only. Their scale means nothing by itself, so they are held against
+null concepts, words that were asked of the same picture in the same way: at each patch the odds of the concept
+against the mean null concept, at the temperature at which the null concepts differ among themselves; of these the
+best patches count. A few null concepts that are in the picture do no harm. Raw scores without a softmax are those of
+arXiv 2502.04320, equation 9; holding them against null concepts is our own.
+
+It answers for things, which fill a part of the picture and leave it again. For what fills half of every picture
+(ground, sky) raw scores of the embedded model say nothing; `benchmarks/presence.py` shows both.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from conceptlens.errors import ConceptError
+from conceptlens.records import ImageRecord
+from conceptlens.session import Session, check_concepts
+from conceptlens.words import ranked_words
+
+TOP = 0.02
+"""Share of the patches, the highest of a map, whose mean stands for the map; small objects are few patches."""
+FEWEST_NULLS = 5
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A logistic curve from scores to chances, fitted on pictures of which it is known what they hold."""
+
+    slope: float
+    intercept: float
+
+    def chance(self, score: float) -> float:
+        """The chance, 0..1, that a concept with this score is there."""
+        return 1 / (1 + math.exp(-min(max(self.slope * score + self.intercept, -500.0), 500.0)))
+
+
+@dataclass(frozen=True)
+class Presence:
+    """Whether one concept is in a picture.
+
+    Attributes:
+        concept: its name.
+        score: log odds against the mean null concept, where it fits best; near 0 for a word that fits nowhere better
+            than they do.
+        chance: 0..1 by the calibration; None without one.
+    """
+
+    concept: str
+    score: float
+    chance: float | None
+
+
+def presence(
+    session: Session,
+    record: ImageRecord,
+    concepts: Sequence[str],
+    *,
+    nulls: Sequence[str] | None = None,
+    calibration: Calibration | None = None,
+) -> tuple[Presence, ...]:
+    """How surely each concept is in a recorded picture, each judged by itself.
+
+    Args:
+        session: the model.
+        record: from `Session.read`, or a painted one.
+        concepts: any words; another list does not change a word's score (but for rounding).
+        nulls: words to hold them against, most of which are not in the picture; the model's vocabulary, or common
+            nouns, when None. A word is never held against itself.
+        calibration: from `calibrate`, made with this model, its recipe and these nulls.
+
+    Raises:
+        ConceptError: for an unusable list, or fewer than five null concepts.
+    """
+    asked = check_concepts(concepts)
+    others = check_concepts(ranked_words(session.vocabulary) if nulls is None else nulls)
+    for name in asked:
+        if len(set(others) - {name}) < FEWEST_NULLS:
+            raise ConceptError(
+                f"{name!r} needs {FEWEST_NULLS} null concepts beside itself; got {', '.join(others)}. Add some."
+            )
+    names = tuple(dict.fromkeys((*asked, *others)))
+    maps = session.probe(record, names, background=False, softmax=False, isolate=True)
+    raw = maps.scores.double().numpy()
+    null_rows = [names.index(name) for name in others]
+    found = []
+    for name in asked:
+        own = names.index(name)
+        score = standing(raw[own], raw[[row for row in null_rows if row != own]])
+        found.append(Presence(name, score, None if calibration is None else calibration.chance(score)))
+    return tuple(found)
+
+
+def standing(own: Float[np.ndarray, "rows cols"], nulls: Float[np.ndarray, "null rows cols"]) -> float:
+    """Log odds of a raw map against the mean null map, averaged over its best patches.
+
+    What all maps share at a patch, and the unit of the scores, cancel.
+    """
+    spread = max(float((nulls - nulls.mean(axis=0)).std()), np.finfo(np.float32).tiny)
+    gaps = (nulls - own) / spread
+    highest = gaps.max(axis=0)
+    odds = -(highest + np.log(np.exp(gaps - highest).mean(axis=0)))
+    count = max(1, round(TOP * odds.size))
+    return float(np.partition(odds.ravel(), -count)[-count:].mean())
+
+
+def calibrate(scores: Float[np.ndarray, " pairs"], there: Bool[np.ndarray, " pairs"]) -> Calibration:
+    """The logistic curve of greatest likelihood (Newton's method, with a prior of one faint pair for each class).
+
+    Args:
+        scores: of pairs of a picture and a concept.
+        there: whether the concept is in the picture.
+
+    Raises:
+        ConceptError: when all pairs are of one kind.
+    """
+    if there.all() or not there.any():
+        raise ConceptError("calibration needs concepts that are there and concepts that are not. Add the other kind.")
+    scale = float(np.abs(scores).max()) or 1.0
+    design = np.stack([scores / scale, np.ones(len(scores))], axis=1)
+    weights = np.zeros(2)
+    for _ in range(50):
+        chance = 1 / (1 + np.exp(-np.clip(design @ weights, -500, 500)))
+        pull = design.T @ (there - chance) - 1e-3 * weights
+        bend = (design * (chance * (1 - chance))[:, None]).T @ design + 1e-3 * np.eye(2)
+        step = np.linalg.solve(bend, pull)
+        weights = weights + step / max(1.0, float(np.abs(step).max()) / 4)
+        if np.abs(step).max() < 1e-9:
+            break
+    return Calibration(float(weights[0] / scale), float(weights[1]))

@@ -1,0 +1,69 @@
+"""The page: paint or drop a picture, type any word, see where the model sees it.
+
+`app` holds the routes, `worker` the one thread that touches the model, `store` what is remembered for each browser tab,
+`jobs` painting and reading, `asking` what a request may say, `wire` how maps travel, `static` the page itself. Nothing
+here computes a map, and no text of a request ever becomes a path. Needs the extra `conceptlens[web]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from conceptlens.web.errors import AppError
+from conceptlens.web.limits import Limits
+
+DEFAULT_PORT = 8321
+
+
+def create_app(session: Any, *, limits: Limits | None = None, hosts: tuple[str, ...] | None = None) -> Any:
+    """The page and its interface as an ASGI application, for a server of your own.
+
+    Args:
+        session: an open `conceptlens.Session`. Only the application's one worker thread uses it; leave it alone.
+        limits: sizes and counts that bound what the page holds and accepts.
+        hosts: names under which the page may be asked for; those of this computer when None, any with ("*",).
+
+    Raises:
+        AppError: when the packages of `conceptlens[web]` are missing.
+    """
+    return _part("app").build(session, limits or Limits(), hosts)
+
+
+def serve(
+    session: Any,
+    host: str = "127.0.0.1",
+    port: int = DEFAULT_PORT,
+    open_browser: bool = True,
+    *,
+    limits: Limits | None = None,
+    announce: Callable[[str], Any] | None = None,
+) -> None:
+    """Serves the page until it is interrupted.
+
+    Args:
+        session: an open `conceptlens.Session`.
+        host: the address to listen at. The page has no passwords: whoever reaches another address than 127.0.0.1 can
+            use the model.
+        port: 0 for any free one.
+        open_browser: show the page in the standard browser.
+        limits: see `create_app`.
+        announce: called with the page's URL once it can be opened.
+
+    Raises:
+        AppError: when the packages of `conceptlens[web]` are missing, or the address cannot be had.
+    """
+    _part("server").run(session, host, port, open_browser, limits or Limits(), announce)
+
+
+def _part(name: str) -> Any:
+    try:
+        return import_module(f"conceptlens.web.{name}")
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in ("starlette", "uvicorn"):
+            raise
+        raise AppError(f"the page needs {error.name}. Install it with: pip install 'conceptlens[web]'.") from error
+
+
+__all__ = ["DEFAULT_PORT", "AppError", "Limits", "create_app", "serve"]

@@ -1,0 +1,124 @@
+"""What the worker's thread computes for a request: maps as bytes, and files to keep."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from conceptlens.maps import ConceptMaps
+from conceptlens.pictures import heat_colours, palette
+from conceptlens.records import ImageRecord
+from conceptlens.session import Session
+from conceptlens.web.asking import Question
+from conceptlens.web.limits import Limits
+from conceptlens.web.wire import pack
+from conceptlens.web.worker import with_notes
+
+HEAT_STOPS = 16
+"""Colours of the heat scale that the page gets; it draws straight lines between them."""
+
+
+def maps_of(session: Session, record: ImageRecord, asked: Question, *, keep: bool = False) -> ConceptMaps:
+    """The maps that answer a question."""
+    return session.probe(record, asked.concepts, keep=keep, **asked.options)
+
+
+def answer(session: Session, record: ImageRecord, asked: Question, limits: Limits, *, parts: bool) -> bytes:
+    """Maps as bytes (see `wire`): "scores" (concept, rows, cols), and "parts" (step, layer, ...) where they fit."""
+    started = time.perf_counter()
+    maps, notes = with_notes(lambda: maps_of(session, record, asked, keep=parts))
+    told = {
+        "concepts": list(maps.concepts),
+        "asked": len(maps.asked),
+        "shares": {name: place.area for name, place in maps.places().items()},
+        "relations": [str(relation) for relation in maps.relations()][:12],
+        "notes": notes,
+        "line": maps.describe(),
+        "seconds": round(time.perf_counter() - started, 4),
+    }
+    arrays = {"scores": (maps.scores.numpy(), "float16")}
+    if maps.parts is not None:
+        if maps.parts.numel() > limits.parts_bytes:
+            told["notes"] = [*notes, "steps and layers are too many to look inside; ask for fewer words."]
+        else:
+            assert maps.recipe is not None
+            told |= {"steps": list(record.recorded_steps), "layers": list(maps.recipe.layers or ())}
+            arrays["parts"] = (maps.parts.numpy(), "uint8")
+    return pack(told, arrays)
+
+
+def ranking(session: Session, record: ImageRecord, asked: Question) -> bytes:
+    """How well each of many words fits at each patch: "scores" (word, rows, cols), summing to one over the words."""
+    maps, notes = with_notes(lambda: maps_of(session, record, asked))
+    return pack({"words": list(maps.concepts), "notes": notes}, {"scores": (maps.scores.numpy(), "float16")})
+
+
+def png(image: Image.Image) -> bytes:
+    """A picture as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", compress_level=3)
+    return buffer.getvalue()
+
+
+def _saved(maps: ConceptMaps, wanted: Callable[[str], bool]) -> bytes:
+    """Files of `ConceptMaps.save`: the only one as it is, several as a ZIP archive."""
+    with tempfile.TemporaryDirectory(prefix="conceptlens-") as folder:
+        files = sorted(path for path in maps.save(folder).iterdir() if wanted(path.name))
+        if len(files) == 1:
+            return files[0].read_bytes()
+        return _zipped(files)
+
+
+def _zipped(files: list[Path]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in files:
+            archive.write(path, path.name)
+    return buffer.getvalue()
+
+
+FILES: dict[str, tuple[str, str, Callable[[ConceptMaps], bytes]]] = {
+    "overlay": ("image/png", "overlay.png", lambda maps: png(maps.overlay())),
+    "masks": (
+        "application/zip",
+        "masks.zip",
+        lambda maps: _saved(maps, lambda name: name.startswith(("mask-", "cutout-", "labels", "coco"))),
+    ),
+    "maps": ("application/octet-stream", "maps.npz", lambda maps: _saved(maps, lambda name: name == "maps.npz")),
+    "report": ("text/html", "report.html", lambda maps: maps.report().encode()),
+    "everything": ("application/zip", "conceptlens.zip", lambda maps: _saved(maps, lambda name: True)),
+}
+"""What can be downloaded: the media type, the name of the file, and how it is made."""
+
+
+def download(session: Session, record: ImageRecord, asked: Question, kind: str) -> bytes:
+    """One of `FILES`."""
+    maps, _ = with_notes(lambda: maps_of(session, record, asked))
+    return FILES[kind][2](maps)
+
+
+def about(session: Session, limits: Limits, steps: int, words: tuple[str, ...], sample: str) -> dict[str, Any]:
+    """What the page needs to know before it asks anything."""
+    ramp = np.linspace(0, 1, HEAT_STOPS, dtype=np.float32)[None]
+    return {
+        "model": session.model_id,
+        "family": session.family,
+        "vocabulary": session.vocabulary,
+        "words": list(words),
+        "steps": steps,
+        "sample": sample,
+        "palette": palette(12).tolist(),
+        "heat": heat_colours(ramp)[0].tolist(),
+        "limits": {
+            name: getattr(limits, name)
+            for name in ("prompt", "concepts", "word", "words", "steps", "upload_bytes", "upload_pixels")
+        },
+    }

@@ -1,0 +1,205 @@
+"""Routes: what the page asks, and what it is answered."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from conceptlens.errors import ConceptlensError
+from conceptlens.session import Session
+from conceptlens.web import answers, jobs
+from conceptlens.web.asking import QUESTION, Fields, body_of, json_of, opened, question
+from conceptlens.web.errors import RequestError, status_of
+from conceptlens.web.limits import Limits
+from conceptlens.web.store import Store
+from conceptlens.web.wire import MEDIA_TYPE
+from conceptlens.web.worker import Worker
+from conceptlens.words import content_words, ranked_words
+
+log = logging.getLogger("conceptlens.web")
+TAB = "x-conceptlens-tab"
+HERE = ("127.0.0.1", "localhost")
+STATIC = {
+    "index.html": "text/html; charset=utf-8",
+    "app.css": "text/css; charset=utf-8",
+    "app.js": "text/javascript; charset=utf-8",
+    "picture.js": "text/javascript; charset=utf-8",
+    "server.js": "text/javascript; charset=utf-8",
+    "icon.svg": "image/svg+xml",
+}
+"""The page's files and their types; nothing else can be asked for."""
+HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+}
+SAMPLES = {"demo": "a red house and a tree under the sun"}
+
+
+def build(session: Session, limits: Limits, hosts: tuple[str, ...] | None) -> Starlette:
+    """The application; see `conceptlens.web.create_app`."""
+    page = Page(session, limits)
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        yield
+        page.worker.close()
+
+    app = Starlette(
+        routes=page.routes(),
+        middleware=[
+            Middleware(_Headers),
+            Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts or HERE), www_redirect=False),
+        ],
+        exception_handlers={ConceptlensError: _told, HTTPException: _told_http, Exception: _told_unexpected},
+        lifespan=lifespan,
+    )
+    app.state.store = page.store
+    return app
+
+
+class Page:
+    """The handlers and what they share."""
+
+    def __init__(self, session: Session, limits: Limits) -> None:
+        self.session, self.limits = session, limits
+        self.store, self.worker = Store(limits), Worker(limits.waiting)
+        self.jobs = jobs.Jobs(self.worker, self.store)
+        folder = files("conceptlens") / "web" / "static"
+        self.static = {name: (folder / name).read_bytes() for name in STATIC}
+        self.words = ranked_words(session.vocabulary)
+        self.sample = SAMPLES.get(session.model_id, "a cat on a sofa in front of a window")
+
+    def routes(self) -> list[Route]:
+        """Every address of the page."""
+        return [
+            Route("/", self.static_file("index.html")),
+            *(Route(f"/{name}", self.static_file(name)) for name in STATIC),
+            Route("/api/tabs", self.open_tab, methods=["POST"]),
+            Route("/api/paint", self.paint, methods=["POST"]),
+            Route("/api/read", self.read, methods=["POST"]),
+            Route("/api/jobs/{job}", self.job, methods=["GET", "DELETE"]),
+            Route("/api/pictures/{picture}", self.picture),
+            Route("/api/maps", self.maps, methods=["POST"]),
+            Route("/api/ranking", self.ranking, methods=["POST"]),
+            Route("/api/files", self.download, methods=["POST"]),
+        ]
+
+    def static_file(self, name: str) -> Callable[[Request], Response]:
+        """A handler for one file of the page, which was read when the server started."""
+        return lambda request: Response(self.static[name], media_type=STATIC[name])
+
+    async def open_tab(self, request: Request) -> Response:
+        await body_of(request, self.limits.body_bytes, "a request")
+        steps = jobs.default_steps(self.session)
+        told = answers.about(self.session, self.limits, steps, self.words, self.sample)
+        return JSONResponse({"tab": self.store.open_tab(), **told}, 201)
+
+    async def paint(self, request: Request) -> Response:
+        tab = self._tab(request)
+        fields = await json_of(request, self.limits, {"prompt", "seed", "steps"})
+        prompt = fields.text("prompt", self.limits.prompt)
+        seed, steps = fields.whole("seed", 0, 2**31 - 1), fields.whole("steps", 1, self.limits.steps)
+        if not prompt.strip():
+            raise RequestError(422, f"the prompt is empty. Say what to paint, for example: {self.sample}.")
+        name = self.jobs.start(tab, lambda job: jobs.paint(self.session, job, self.limits, prompt, seed, steps))
+        return JSONResponse({"job": name, "words": content_words(prompt)[:6]}, 202)
+
+    async def read(self, request: Request) -> Response:
+        """A picture as the body of the request; what it shows may be told in the query, as `prompt`."""
+        tab = self._tab(request)
+        prompt = Fields(dict(request.query_params)).text("prompt", self.limits.prompt, "")
+        data = await body_of(request, self.limits.upload_bytes, "a picture")
+        image = await run_in_threadpool(opened, data, self.limits)
+        name = self.jobs.start(tab, lambda job: jobs.read(self.session, job, image, prompt))
+        return JSONResponse({"job": name, "words": content_words(prompt)[:6]}, 202)
+
+    async def job(self, request: Request) -> Response:
+        tab, name = self._tab(request), request.path_params["job"]
+        if request.method == "DELETE":
+            self.jobs.cancel(tab, name)
+        return JSONResponse(self.jobs.tell(tab, name))
+
+    async def picture(self, request: Request) -> Response:
+        picture = self.store.picture(self._tab(request), request.path_params["picture"])
+        told = {"x-conceptlens-how": picture.how, "x-conceptlens-bytes": str(picture.record.nbytes)}
+        data = await run_in_threadpool(answers.png, picture.record.image)
+        return Response(data, media_type="image/png", headers=told)
+
+    async def maps(self, request: Request) -> Response:
+        tab = self._tab(request)
+        fields = await json_of(request, self.limits, QUESTION | {"parts"})
+        asked, parts = question(fields, self.limits), fields.switch("parts")
+        record = self.store.picture(tab, asked.picture).record
+        data = await self.worker.run(lambda: answers.answer(self.session, record, asked, self.limits, parts=parts))
+        return Response(data, media_type=MEDIA_TYPE)
+
+    async def ranking(self, request: Request) -> Response:
+        tab = self._tab(request)
+        asked = question(await json_of(request, self.limits, QUESTION), self.limits, self.limits.words)
+        record = self.store.picture(tab, asked.picture).record
+        data = await self.worker.run(lambda: answers.ranking(self.session, record, asked))
+        return Response(data, media_type=MEDIA_TYPE)
+
+    async def download(self, request: Request) -> Response:
+        tab = self._tab(request)
+        fields = await json_of(request, self.limits, QUESTION | {"kind"})
+        asked, kind = question(fields, self.limits), fields.choice("kind", tuple(answers.FILES))
+        record = self.store.picture(tab, asked.picture).record
+        data = await self.worker.run(lambda: answers.download(self.session, record, asked, kind))
+        media, name, _ = answers.FILES[kind]
+        return Response(data, media_type=media, headers={"content-disposition": f'attachment; filename="{name}"'})
+
+    def _tab(self, request: Request) -> str:
+        return self.store.check_tab(request.headers.get(TAB))
+
+
+class _Headers:
+    """Puts `HEADERS` on every answer."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def with_headers(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                added = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+                message["headers"] = [*message.get("headers", ()), *added]
+            await send(message)
+
+        await self._app(scope, receive, with_headers)
+
+
+def _answer(status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:
+    more = {"retry-after": "2"} if status == 503 else {}
+    return JSONResponse({"error": text}, status, headers={**(headers or {}), **more})
+
+
+def _told(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ConceptlensError)
+    return _answer(status_of(error), str(error))
+
+
+def _told_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    said = {404: "there is nothing at this address.", 405: f"this address does not take {request.method}."}
+    return _answer(error.status_code, said.get(error.status_code, str(error.detail)), error.headers)
+
+
+def _told_unexpected(request: Request, error: Exception) -> Response:
+    log.error("a request failed", exc_info=error)
+    return _answer(500, jobs.FAILED)

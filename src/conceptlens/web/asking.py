@@ -1,0 +1,165 @@
+"""What a request may say, checked: bodies of bounded size, JSON of known fields, pictures of bounded size."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from PIL import Image
+from starlette.requests import ClientDisconnect, Request
+
+from conceptlens.engine.encode import open_image
+from conceptlens.errors import one_line
+from conceptlens.web.errors import RequestError
+from conceptlens.web.limits import Limits
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+
+
+async def body_of(request: Request, limit: int, what: str) -> bytes:
+    """The body, read only as far as it may go.
+
+    Raises:
+        RequestError: 413 for a larger one.
+    """
+    too_large = RequestError(413, f"{what} may have {limit:,} bytes; this one has more. Send a smaller one.")
+    said = request.headers.get("content-length", "")
+    if said.isdigit() and int(said) > limit:
+        raise too_large
+    parts, size = [], 0
+    try:
+        async for part in request.stream():
+            size += len(part)
+            if size > limit:
+                raise too_large
+            parts.append(part)
+    except ClientDisconnect as error:
+        raise RequestError(400, "the request ended early. Send it again.") from error
+    return b"".join(parts)
+
+
+async def json_of(request: Request, limits: Limits, known: set[str]) -> Fields:
+    """The fields of a JSON request.
+
+    Raises:
+        RequestError: 415 for another type, 400 for damaged JSON, 422 for an unknown field.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise RequestError(415, f"this address takes application/json; got {kind or 'no type'}.")
+    data = await body_of(request, limits.body_bytes, "a request")
+    try:
+        said = json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise RequestError(400, f"the request is no JSON: {one_line(error)}.") from error
+    if not isinstance(said, dict):
+        raise RequestError(422, f"the request must be a JSON object; got {type(said).__name__}.")
+    unknown = sorted(set(said) - known)
+    if unknown:
+        raise RequestError(422, f"no field {unknown[0][:40]!r}. Known: {', '.join(sorted(known))}.")
+    return Fields(said)
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Typed access to the fields of a request; a wrong one is a `RequestError` with status 422."""
+
+    said: Mapping[str, Any]
+
+    def text(self, name: str, longest: int, default: str | None = None) -> str:
+        value = self.said.get(name, default)
+        if not isinstance(value, str):
+            raise RequestError(422, f"{name} must be a text; got {_kind(value)}.")
+        if len(value) > longest:
+            raise RequestError(422, f"{name} has {len(value)} letters; {longest} are allowed. Shorten it.")
+        if any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise RequestError(422, f"{name} is no valid text. Type it again.")
+        return value
+
+    def whole(self, name: str, low: int, high: int) -> int | None:
+        value = self.said.get(name)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise RequestError(422, f"{name} must be a whole number from {low} to {high}; got {str(value)[:40]}.")
+        return value
+
+    def switch(self, name: str) -> bool:
+        value = self.said.get(name, False)
+        if not isinstance(value, bool):
+            raise RequestError(422, f"{name} must be true or false; got {_kind(value)}.")
+        return value
+
+    def words(self, name: str, most: int, longest: int) -> list[str]:
+        value = self.said.get(name)
+        if not isinstance(value, list):
+            raise RequestError(422, f"{name} must be a list of words; got {_kind(value)}.")
+        if len(value) > most:
+            raise RequestError(422, f"{name} has {len(value)} words; {most} are allowed. Drop some.")
+        return [Fields({name: word}).text(name, longest) for word in value]
+
+    def choice(self, name: str, known: tuple[str, ...], default: str | None = None) -> str:
+        value = self.text(name, 40, default)
+        if value not in known:
+            raise RequestError(422, f"{name} must be one of {', '.join(known)}; got {value!r}.")
+        return value
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked about a picture.
+
+    Attributes:
+        picture: its name.
+        concepts: words.
+        options: of `Session.probe`.
+    """
+
+    picture: str
+    concepts: list[str]
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+QUESTION = {"picture", "concepts", "space", "isolate"}
+
+
+def question(fields: Fields, limits: Limits, most: int | None = None) -> Question:
+    """A question from the fields of a request."""
+    options: dict[str, Any] = {"space": fields.choice("space", ("output", "value"), "output")}
+    if fields.switch("isolate"):
+        options["isolate"] = True
+    concepts = fields.words("concepts", most or limits.concepts, limits.word)
+    return Question(fields.text("picture", 64), concepts, options)
+
+
+def opened(data: bytes, limits: Limits) -> Image.Image:
+    """An upright RGB picture from the bytes of a file; its pixels are decoded only when their number is allowed.
+
+    Raises:
+        RequestError: 415 for bytes that are no picture, 413 for one with too many pixels, 422 for a damaged one.
+    """
+    try:
+        picture = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise RequestError(413, f"this picture is too large: {one_line(error)}. Shrink it first.") from error
+    except (OSError, ValueError, SyntaxError, TypeError) as error:
+        raise RequestError(415, "this file is no picture that can be read. Use PNG, JPEG, WebP, GIF or BMP.") from error
+    width, height = picture.size
+    if width * height > limits.upload_pixels:
+        raise RequestError(413, f"{width}x{height} pixels are more than {limits.upload_pixels:,}. Shrink it first.")
+    try:
+        if picture.format == "JPEG":
+            picture.draft("RGB", (limits.side, limits.side))
+        picture.load()
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise RequestError(422, f"this picture is damaged ({one_line(error)}). Save it again.") from error
+    upright = open_image(picture)
+    upright.thumbnail((limits.side, limits.side))
+    return upright
+
+
+def _kind(value: Any) -> str:
+    return "nothing" if value is None else type(value).__name__

@@ -1,0 +1,180 @@
+"""Painting and reading: what takes long, with progress, and can be cancelled."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from PIL import Image
+
+from conceptlens.errors import BudgetError, ConceptlensError
+from conceptlens.session import Session
+from conceptlens.web.errors import RequestError, status_of
+from conceptlens.web.limits import Limits
+from conceptlens.web.store import Picture, Store, new_id
+from conceptlens.web.worker import Worker, with_notes
+from conceptlens.words import content_words
+
+log = logging.getLogger("conceptlens.web")
+FAILED = "the model failed unexpectedly; the server's log says why."
+REMEMBERED = 512
+"""Jobs whose outcome can still be asked for."""
+
+
+class Cancelled(Exception):  # noqa: N818 - a signal, not an error
+    """Raised between two denoising steps of a job that is no longer wanted."""
+
+
+@dataclass
+class Job:
+    """One painting or reading on its way. The worker's thread writes it, requests read it."""
+
+    tab: str
+    number: int = 0
+    state: str = "waiting"
+    step: int = 0
+    steps: int = 0
+    picture: str | None = None
+    error: str | None = None
+    status: int = 200
+    stop: threading.Event = field(default_factory=threading.Event)
+    future: Future[None] | None = None
+
+
+class Jobs:
+    """The jobs of all tabs. A tab has one at a time."""
+
+    def __init__(self, worker: Worker, store: Store) -> None:
+        self._worker, self._store, self._lock = worker, store, threading.Lock()
+        self._jobs: OrderedDict[str, Job] = OrderedDict()
+
+    def start(self, tab: str, act: Callable[[Job], Picture]) -> str:
+        """Queues a job; its name.
+
+        Raises:
+            RequestError: 409 when the tab has one already, 503 when the queue is full.
+        """
+        with self._lock:
+            if any(job.tab == tab and job.state in ("waiting", "running") for job in self._jobs.values()):
+                raise RequestError(409, "this page is busy with another picture. Wait for it, or cancel it.")
+            job, name = Job(tab), new_id()
+            job.future, job.number = self._worker.submit(lambda: self._run(job, act))
+            self._jobs[name] = job
+            while len(self._jobs) > REMEMBERED:
+                self._jobs.popitem(last=False)
+            return name
+
+    def tell(self, tab: str, name: str) -> dict[str, Any]:
+        """How far a job is, as plain JSON values."""
+        job = self._job(tab, name)
+        told: dict[str, Any] = {"state": job.state, "step": job.step, "steps": job.steps}
+        if job.state == "waiting":
+            told["ahead"] = self._worker.ahead_of(job.number)
+        if job.picture is not None:
+            told["picture"] = job.picture
+        if job.error is not None:
+            told |= {"error": job.error, "status": job.status}
+        return told
+
+    def cancel(self, tab: str, name: str) -> None:
+        """Ends a job before its next denoising step; one that waits never begins."""
+        job = self._job(tab, name)
+        job.stop.set()
+        if job.future is not None and job.future.cancel():
+            job.state = "cancelled"
+
+    def _job(self, tab: str, name: str) -> Job:
+        with self._lock:
+            job = self._jobs.get(name)
+        if job is None or job.tab != tab:
+            raise RequestError(404, "there is no such job. Paint or drop the picture again.")
+        return job
+
+    def _run(self, job: Job, act: Callable[[Job], Picture]) -> None:
+        try:
+            if job.stop.is_set():
+                raise Cancelled
+            job.state = "running"
+            picture = act(job)
+            job.picture = self._store.add(picture)
+            job.state = "done"
+        except Cancelled:
+            job.state = "cancelled"
+        except ConceptlensError as error:
+            job.error, job.status, job.state = str(error), status_of(error), "failed"
+        except Exception:
+            log.exception("a job failed")
+            job.error, job.status, job.state = FAILED, 500, "failed"
+
+
+def paint(session: Session, job: Job, limits: Limits, prompt: str, seed: int | None, steps: int | None) -> Picture:
+    """Paints a prompt and records evenly spread steps of it; reads the picture back where not one of them fits."""
+    count = steps or default_steps(session)
+    wanted = min(count, limits.recorded_steps)
+    while wanted:
+        try:
+            maps = _painted(session, job, prompt, seed, count, spread(wanted, count), limits.picture_bytes)
+            how = f"painted with seed {maps.seed}; {wanted} of {count} steps recorded"
+            return Picture(job.tab, maps.record, how)
+        except BudgetError as error:
+            wanted = min(error.fitting, wanted - 1)
+    maps = _painted(session, job, prompt, seed, count, None, None)
+    record = session.read(maps.image, prompt=prompt)
+    how = f"painted with seed {maps.seed}, then read back like any picture: its steps are too large to record"
+    return Picture(job.tab, record, how)
+
+
+def _painted(
+    session: Session,
+    job: Job,
+    prompt: str,
+    seed: int | None,
+    count: int,
+    steps: tuple[int, ...] | None,
+    budget: int | None,
+) -> Any:
+    """`Session.generate` with progress; cancelling ends it between two steps."""
+
+    def after_step(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        job.step, job.steps = step + 1, pipeline.num_timesteps
+        if job.stop.is_set():
+            raise Cancelled
+        return tensors
+
+    options: dict[str, Any] = {"num_inference_steps": count, "seed": seed, "background": False}
+    if "callback_on_step_end" in inspect.signature(session.pipeline.__call__).parameters:
+        options["callback_on_step_end"] = after_step
+    if steps is not None:
+        options |= {"record": True, "record_budget": budget, "steps": steps}
+    job.step, job.steps = 0, count
+    # The maps of this run are thrown away, the record is asked instead; one word is the least that can be asked.
+    words = content_words(prompt)[:1] or ["picture"]
+    try:
+        return with_notes(lambda: session.generate(prompt, words, **options))[0]
+    except Cancelled:
+        session.pipeline.maybe_free_model_hooks()
+        raise
+
+
+def read(session: Session, job: Job, image: Image.Image, prompt: str) -> Picture:
+    """Reads a picture that exists."""
+    record = session.read(image, prompt=prompt)
+    return Picture(job.tab, record, f"read at noise {record.recipe.noise:g}")
+
+
+def spread(wanted: int, count: int) -> tuple[int, ...]:
+    """`wanted` step numbers, evenly spread over `count`, the last one among them."""
+    return tuple(count - 1 - (count * number) // wanted for number in reversed(range(wanted)))
+
+
+def default_steps(session: Session) -> int:
+    """The denoising steps of a painting unless told otherwise."""
+    given = inspect.signature(session.pipeline.__call__).parameters.get("num_inference_steps")
+    usual = given.default if given is not None and isinstance(given.default, int) else 28
+    return session.generate_defaults.get("num_inference_steps", usual)

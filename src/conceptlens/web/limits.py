@@ -1,0 +1,47 @@
+"""What the page holds and accepts, in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of the page.
+
+    Attributes:
+        tabs: browser tabs that are remembered; the one unused longest is forgotten first.
+        pictures: recorded pictures of all tabs together; likewise.
+        record_bytes: memory of all records together; likewise. The newest is always kept.
+        picture_bytes: memory of the record of one painted picture; fewer of its steps are recorded if need be.
+        recorded_steps: denoising steps of a painted picture that are recorded, evenly spread. More of them make
+            steadier maps and slower answers.
+        waiting: requests that may wait for the model; further ones are turned away.
+        upload_bytes: size of a picture file.
+        upload_pixels: width times height of a picture.
+        side: the longer side of a picture as it is kept, in pixels; larger ones are shrunk.
+        body_bytes: size of any other request.
+        prompt: letters of a prompt.
+        concepts: words that are asked at once.
+        word: letters of a word.
+        words: words that are ranked under the pointer.
+        steps: denoising steps of a painted picture.
+        parts_bytes: scores of single steps and layers that are sent at once.
+    """
+
+    tabs: int = 256
+    pictures: int = 24
+    record_bytes: int = 4 * 2**30
+    picture_bytes: int = 2 * 2**30
+    recorded_steps: int = 8
+    waiting: int = 256
+    upload_bytes: int = 20 * 2**20
+    upload_pixels: int = 40_000_000
+    side: int = 2048
+    body_bytes: int = 64 * 2**10
+    prompt: int = 2000
+    concepts: int = 24
+    word: int = 80
+    words: int = 200
+    steps: int = 100
+    parts_bytes: int = 16 * 2**20

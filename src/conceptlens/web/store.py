@@ -1,0 +1,97 @@
+"""What is remembered for each browser tab, bounded; what was unused longest is dropped first."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from conceptlens.records import ImageRecord
+from conceptlens.web.errors import RequestError
+from conceptlens.web.limits import Limits
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that can be asked.
+
+    Attributes:
+        tab: the browser tab that brought it.
+        record: what the model saw.
+        how: one line on where the record comes from, for the reader.
+    """
+
+    tab: str
+    record: ImageRecord
+    how: str
+
+
+def new_id() -> str:
+    """A name that nobody can guess: 128 random bits."""
+    return secrets.token_urlsafe(16)
+
+
+class Store:
+    """Tabs and their pictures. Every method may be called from any thread."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits, self._lock = limits, threading.Lock()
+        self._tabs: OrderedDict[str, None] = OrderedDict()
+        self._pictures: OrderedDict[str, Picture] = OrderedDict()
+
+    def open_tab(self) -> str:
+        """Remembers a new tab; its secret name."""
+        with self._lock:
+            tab = new_id()
+            self._tabs[tab] = None
+            while len(self._tabs) > self._limits.tabs:
+                gone, _ = self._tabs.popitem(last=False)
+                for name in [name for name, picture in self._pictures.items() if picture.tab == gone]:
+                    del self._pictures[name]
+            return tab
+
+    def check_tab(self, tab: str | None) -> str:
+        """The tab itself.
+
+        Raises:
+            RequestError: 401 for a tab that is not, or no more, remembered.
+        """
+        with self._lock:
+            if tab is None or tab not in self._tabs:
+                raise RequestError(401, "this page was opened too long ago. Reload it.")
+            self._tabs.move_to_end(tab)
+            return tab
+
+    def add(self, picture: Picture) -> str:
+        """Keeps a picture; its name. Older ones make room."""
+        with self._lock:
+            name = new_id()
+            self._pictures[name] = picture
+            while len(self._pictures) > 1 and self._full():
+                self._pictures.popitem(last=False)
+            return name
+
+    def picture(self, tab: str, name: str) -> Picture:
+        """A picture of this tab.
+
+        Raises:
+            RequestError: 404 when there is none of this name, or it was dropped.
+        """
+        with self._lock:
+            found = self._pictures.get(name)
+            if found is None or found.tab != tab:
+                raise RequestError(404, "this picture is no longer kept. Paint or drop it again.")
+            self._pictures.move_to_end(name)
+            return found
+
+    def counts(self) -> dict[str, int]:
+        """How many tabs and pictures are held, and the bytes of their records."""
+        with self._lock:
+            return {"tabs": len(self._tabs), "pictures": len(self._pictures), "bytes": self._bytes()}
+
+    def _full(self) -> bool:
+        return len(self._pictures) > self._limits.pictures or self._bytes() > self._limits.record_bytes
+
+    def _bytes(self) -> int:
+        return sum(picture.record.nbytes for picture in self._pictures.values())

@@ -1,0 +1,40 @@
+"""Words to ask where the user named none: under the pointer, and as company for a single word."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+_FUNCTION_TEXT = (
+    "a an the and or of on in at under over above below near with by to from into behind before between beside next "
+    "is are its his her their this that these those some many left right picture image photo painting background"
+)
+_QUALITY_TEXT = (
+    "red orange yellow green blue purple violet pink white grey gray black brown golden silver dark bright light night "
+    "small big large little tiny huge old new young tall short long wide wooden beautiful"
+)
+_COMMON_TEXT = (
+    "person man woman child face hand hair hat shirt dress shoe dog cat bird horse cow sheep fish butterfly bear "
+    "tree grass flower leaf bush mountain hill rock sand snow water sea river lake sky cloud sun moon star fire smoke "
+    "road path bridge wall window door roof house tower castle church city street fence car bicycle bus train boat "
+    "plane table chair sofa bed lamp book cup plate bottle clock mirror phone computer food bread fruit apple cake "
+    "floor ceiling carpet curtain stairs field forest beach shadow reflection text sign flag umbrella bag ball toy"
+)
+COMMON = tuple(_COMMON_TEXT.split())
+"""Concrete nouns that many pictures hold; for models with an open vocabulary."""
+LONGEST = 40
+"""Letters of a word; longer ones are no words that a text encoder knows."""
+_NO_THINGS = frozenset(_FUNCTION_TEXT.split()) | frozenset(_QUALITY_TEXT.split())
+
+
+def content_words(prompt: str) -> list[str]:
+    """The words of a prompt that name things, each once, in order."""
+    letters = "".join(c.lower() if c.isalnum() or c == "-" else " " for c in prompt)
+    return [word for word in dict.fromkeys(letters.split()) if word not in _NO_THINGS and len(word) <= LONGEST]
+
+
+def ranked_words(vocabulary: Sequence[str] | None) -> tuple[str, ...]:
+    """What a model is asked at every pixel: the things it knows, or common ones."""
+    if vocabulary is None:
+        return COMMON
+    things = tuple(word for word in vocabulary if word not in _NO_THINGS)
+    return things if len(things) > 1 else tuple(vocabulary)

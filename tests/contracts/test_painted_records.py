@@ -1,0 +1,89 @@
+"""A painted image that was recorded: probing it again gives the bits of the live run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import conceptlens as cl
+from conceptlens.adapters import adapter_for
+from conceptlens.engine.loading import Defaults, LoadedModel
+from conceptlens.errors import BudgetError
+from conceptlens.session import Session
+from tiny_models import Family
+
+WORDS = ["house", "tree", "sky"]
+SMALL: dict[str, Any] = {"height": 32, "width": 48, "num_inference_steps": 3, "max_sequence_length": 16, "seed": 4}
+
+
+def opened(family: Family) -> Session:
+    pipeline = family.pipeline()
+    defaults = Defaults(generate={"max_sequence_length": 24})
+    return Session(LoadedModel(pipeline, adapter_for(pipeline.transformer), family.name, defaults))
+
+
+@pytest.mark.parametrize("settings", [{}, {"steps": (0, -1)}, {"space": "cross", "layers": (0, 2)}], ids=str)
+def test_probing_a_painted_record_gives_the_live_maps(family: Family, settings: dict[str, Any]) -> None:
+    session = opened(family)
+    live = session.generate("a red house", WORDS, record=True, keep=True, **settings, **SMALL)
+    again = session.probe(live.record, WORDS, keep=True)
+    assert torch.equal(again.scores, live.scores)
+    assert torch.equal(again.parts, live.parts)
+    assert again.image is live.record.image
+    assert again.details["task"] == "generate"
+
+
+def test_other_words_and_fewer_steps_equal_a_run_that_asked_them(family: Family) -> None:
+    session = opened(family)
+    record = session.generate("a red house", WORDS, record=True, **SMALL).record
+    words, less = ["boat", "sea"], {"steps": (-1,), "isolate": True, "softmax": False}
+    live = session.generate("a red house", words, **less, **SMALL)
+    assert torch.equal(session.probe(record, words, **less).scores, live.scores)
+
+
+def test_recording_leaves_the_picture_alone(family: Family) -> None:
+    session = opened(family)
+    plain, recorded = (session.generate("a red house", WORDS, record=r, **SMALL) for r in (False, True))
+    assert plain.record is None
+    assert plain.image.tobytes() == recorded.image.tobytes()
+    assert torch.equal(plain.scores, recorded.scores)
+
+
+def test_a_painted_record_survives_its_file(family: Family, tmp_path: Path) -> None:
+    session = opened(family)
+    live = session.generate("a red house", WORDS, record=True, steps=(1, 2), **SMALL)
+    session.save_record(live.record, tmp_path / "painted.safetensors")
+    loaded = session.load_record(tmp_path / "painted.safetensors")
+    assert loaded.recorded_steps == (1, 2)
+    assert loaded.nbytes == live.record.nbytes
+    assert torch.equal(session.probe(loaded, WORDS).scores, live.scores)
+
+
+def test_steps_that_were_not_recorded_are_one_clear_line(family: Family) -> None:
+    session = opened(family)
+    record = session.generate("a red house", WORDS, record=True, steps=(0, 2), **SMALL).record
+    with pytest.raises(cl.RecipeError, match=r"step 1 was not recorded \(recorded: 0, 2\). Paint it again with steps="):
+        session.probe(record, WORDS, steps=(1,))
+
+
+def test_a_record_has_a_stated_size_and_a_budget(family: Family) -> None:
+    session = opened(family)
+    record = session.generate("a red house", WORDS, record=True, **SMALL).record
+    assert record.nbytes % 3 == 0
+    each = record.nbytes // 3
+    assert (
+        session.generate("a red house", WORDS, record=True, record_budget=3 * each, **SMALL).record.nbytes == 3 * each
+    )
+    with pytest.raises(BudgetError, match=r"a record of 3 steps takes .* 2 steps would fit") as caught:
+        session.generate("a red house", WORDS, record=True, record_budget=3 * each - 1, **SMALL)
+    assert caught.value.fitting == 2
+    assert not hasattr(session.pipeline.transformer, "_diffusers_hook")
+
+
+def test_one_picture_at_a_time(family: Family) -> None:
+    session = opened(family)
+    with pytest.raises(cl.RecipeError, match="one picture at a time"):
+        session.generate(["a house", "a boat"], WORDS, record=True, **SMALL)

@@ -1,0 +1,28 @@
+"""Which words a prompt or a vocabulary offers."""
+
+from __future__ import annotations
+
+import pytest
+
+from conceptlens.words import COMMON, content_words, ranked_words
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        ("a red house and a tree under the sun", ["house", "tree", "sun"]),
+        ("A Dog, a dog; and a t-shirt!", ["dog", "t-shirt"]),
+        ("the and of", []),
+        ("x" * 41 + " boat", ["boat"]),
+        ("ein Häuschen", ["ein", "häuschen"]),
+    ],
+)
+def test_words_of_a_prompt_that_name_things(prompt: str, words: list[str]) -> None:
+    assert content_words(prompt) == words
+
+
+def test_a_small_vocabulary_is_asked_for_its_things() -> None:
+    assert ranked_words(("red", "house", "a", "tree", "under")) == ("house", "tree")
+    assert ranked_words(("red", "green")) == ("red", "green")
+    assert ranked_words(None) == COMMON
+    assert len(set(COMMON)) == len(COMMON) > 90

@@ -1,0 +1,271 @@
+"""The page's interface: what is asked is answered with the library's own bits, bounded, and with the right status."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import zipfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from page import HOME, LIMITS, Tab, png
+from PIL import Image
+from starlette.testclient import TestClient
+
+from conceptlens.bench.datasets.scenes import make_scene
+from conceptlens.session import Session
+from conceptlens.web import Limits, create_app
+from conceptlens.web.app import STATIC
+from conceptlens.web.wire import pack, unpack
+from conftest import hooks_left
+
+
+@pytest.fixture(scope="module")
+def scene() -> Image.Image:
+    return Image.fromarray(make_scene(8).image)
+
+
+@pytest.fixture(scope="module")
+def client(demo: Session) -> Iterator[TestClient]:
+    with TestClient(create_app(demo, limits=LIMITS), base_url=HOME) as made:
+        yield made
+
+
+@pytest.fixture
+def tab(client: TestClient) -> Tab:
+    return Tab(client)
+
+
+@pytest.fixture
+def picture(tab: Tab, scene: Image.Image) -> str:
+    return tab.finish(tab.upload(png(scene)))["picture"]
+
+
+WORDS = ["house", "tree", "sky"]
+
+
+def half(scores: torch.Tensor) -> np.ndarray:
+    """Scores as they travel."""
+    return scores.numpy().astype(np.float16).astype(np.float32)
+
+
+def test_maps_of_an_upload_are_those_of_the_library(demo: Session, tab: Tab, picture: str, scene: Image.Image) -> None:
+    told, arrays = unpack(tab.post("/api/maps", picture=picture, concepts=WORDS).content)
+    maps = demo.probe(demo.read(scene), WORDS)
+    assert told["concepts"] == WORDS
+    assert np.array_equal(arrays["scores"], half(maps.scores))
+    assert told["shares"]["sky"] == maps.places()["sky"].area
+    assert told["line"] == maps.describe()
+    kept = Image.open(io.BytesIO(tab.get(f"/api/pictures/{picture}").content))
+    assert kept.tobytes() == scene.tobytes()
+
+
+def test_maps_of_a_painting_are_those_of_the_live_run(demo: Session, tab: Tab) -> None:
+    done = tab.finish(tab.post("/api/paint", prompt="a red house", seed=5, steps=4))
+    assert done["state"] == "done"
+    assert done["step"] == done["steps"] == 4
+    answer = tab.post("/api/maps", picture=done["picture"], concepts=WORDS, parts=True)
+    told, arrays = unpack(answer.content)
+    live = demo.generate("a red house", WORDS, seed=5, num_inference_steps=4, steps=(1, 3), keep=True)
+    assert np.array_equal(arrays["scores"], half(live.scores))
+    assert told["steps"] == [1, 3]
+    assert told["layers"] == list(live.recipe.layers)
+    np.testing.assert_allclose(arrays["parts"], live.parts.numpy(), atol=0.5 / 255 + 1e-6)
+    kept = Image.open(io.BytesIO(tab.get(f"/api/pictures/{done['picture']}").content))
+    assert kept.tobytes() == live.image.tobytes()
+
+
+def test_where_no_step_fits_the_painting_is_read_back(demo: Session) -> None:
+    with TestClient(create_app(demo, limits=Limits(picture_bytes=1000)), base_url=HOME) as client:
+        tab = Tab(client)
+        done = tab.finish(tab.post("/api/paint", prompt="a red house", seed=5, steps=2))
+        how = tab.get(f"/api/pictures/{done['picture']}").headers["x-conceptlens-how"]
+        assert "read back like any picture" in how
+        told, _ = unpack(tab.post("/api/maps", picture=done["picture"], concepts=WORDS).content)
+        assert "noise 0.25" in told["line"]
+
+
+def test_where_few_steps_fit_so_many_are_recorded(demo: Session) -> None:
+    with TestClient(create_app(demo, limits=Limits(picture_bytes=5_000_000)), base_url=HOME) as client:
+        tab = Tab(client)
+        done = tab.finish(tab.post("/api/paint", prompt="a red house", seed=5, steps=4))
+        answer = tab.get(f"/api/pictures/{done['picture']}").headers
+        assert "2 of 4 steps recorded" in answer["x-conceptlens-how"]
+        assert int(answer["x-conceptlens-bytes"]) <= 5_000_000
+
+
+def test_one_word_gets_company_and_unknown_ones_a_note(tab: Tab, picture: str) -> None:
+    told, arrays = unpack(tab.post("/api/maps", picture=picture, concepts=["dragon"]).content)
+    assert told["asked"] == 1
+    assert len(told["concepts"]) == len(arrays["scores"]) > 1
+    assert any("never trained on dragon" in note for note in told["notes"])
+
+
+def test_words_are_ranked_at_each_patch(demo: Session, tab: Tab, picture: str, scene: Image.Image) -> None:
+    words = tab.about["words"]
+    assert "house" in words
+    assert not {"a", "under", "red"} & set(words)
+    told, arrays = unpack(tab.post("/api/ranking", picture=picture, concepts=words).content)
+    assert told["words"] == words
+    np.testing.assert_allclose(arrays["scores"].sum(0), 1, atol=0.02)
+    assert np.array_equal(arrays["scores"], half(demo.probe(demo.read(scene), words).scores))
+
+
+@pytest.mark.parametrize(("kind", "first"), [("overlay", b"\x89PNG"), ("maps", b"PK"), ("report", b"<!doctype html>")])
+def test_files_can_be_taken_away(tab: Tab, picture: str, kind: str, first: bytes) -> None:
+    answer = tab.post("/api/files", picture=picture, concepts=WORDS, kind=kind)
+    assert answer.status_code == 200
+    assert answer.content.startswith(first)
+    assert re.fullmatch(r'attachment; filename="[a-z]+\.[a-z]+"', answer.headers["content-disposition"])
+
+
+def test_masks_come_as_an_archive(demo: Session, tab: Tab, picture: str, scene: Image.Image) -> None:
+    archive = zipfile.ZipFile(io.BytesIO(tab.post("/api/files", picture=picture, concepts=WORDS, kind="masks").content))
+    assert {"labels.png", "coco.json", "mask-0-house.png", "cutout-2-sky.png"} <= set(archive.namelist())
+    labels = np.asarray(Image.open(io.BytesIO(archive.read("labels.png"))))
+    assert np.array_equal(labels, demo.probe(demo.read(scene), WORDS).segmentation())
+
+
+def test_painting_can_be_cancelled_and_leaves_no_hook(demo: Session, tab: Tab) -> None:
+    answer = tab.post("/api/paint", prompt="a red house", steps=100)
+    busy = tab.post("/api/paint", prompt="a boat")
+    assert busy.status_code == 409
+    assert "busy with another picture" in busy.json()["error"]
+    tab.client.delete(f"/api/jobs/{answer.json()['job']}", headers=tab.headers)
+    told = tab.finish(answer)
+    assert told["state"] == "cancelled"
+    assert told["step"] < 100
+    assert hooks_left(demo) == []
+    assert tab.finish(tab.post("/api/paint", prompt="a boat", steps=1))["state"] == "done"
+
+
+def test_tabs_do_not_see_each_other(client: TestClient, tab: Tab, picture: str) -> None:
+    other = Tab(client)
+    assert other.about["tab"] != tab.about["tab"]
+    assert other.get(f"/api/pictures/{picture}").status_code == 404
+    assert other.post("/api/maps", picture=picture, concepts=WORDS).status_code == 404
+
+
+def test_the_oldest_picture_makes_room(client: TestClient, tab: Tab, scene: Image.Image) -> None:
+    names = [tab.finish(tab.upload(png(scene)))["picture"] for _ in range(LIMITS.pictures + 1)]
+    assert tab.get(f"/api/pictures/{names[0]}").status_code == 404
+    assert [tab.get(f"/api/pictures/{name}").status_code for name in names[1:]] == [200] * LIMITS.pictures
+    assert client.app.state.store.counts()["pictures"] == LIMITS.pictures
+
+
+def test_the_oldest_tab_is_forgotten_with_its_pictures(demo: Session, scene: Image.Image) -> None:
+    app = create_app(demo, limits=Limits(tabs=2))
+    with TestClient(app, base_url=HOME) as client:
+        first = Tab(client)
+        first.finish(first.upload(png(scene)))
+        assert app.state.store.counts()["pictures"] == 1
+        Tab(client), Tab(client)
+        assert first.post("/api/paint", prompt="a boat").status_code == 401
+        assert app.state.store.counts() == {"tabs": 2, "pictures": 0, "bytes": 0}
+
+
+def test_the_memory_of_records_is_bounded(demo: Session, scene: Image.Image) -> None:
+    each = demo.read(scene).nbytes
+    app = create_app(demo, limits=Limits(record_bytes=2 * each))
+    with TestClient(app, base_url=HOME) as client:
+        tab = Tab(client)
+        for _ in range(4):
+            tab.finish(tab.upload(png(scene)))
+        assert app.state.store.counts() == {"tabs": 1, "pictures": 2, "bytes": 2 * each}
+
+
+def test_two_hundred_requests_at_once(tab: Tab, picture: str) -> None:
+    """All are answered, each with the bits of its own question."""
+    questions = [["house", "sky"], ["tree", "grass"], ["sun", "sea"], ["house", "tree"]]
+    alone = [tab.post("/api/maps", picture=picture, concepts=q).content for q in questions]
+    expected = [unpack(data)[1]["scores"] for data in alone]
+
+    def ask(number: int) -> Any:
+        if number % 8 > 3:
+            return tab.get(f"/api/pictures/{picture}")
+        return tab.post("/api/maps", picture=picture, concepts=questions[number % 8])
+
+    with ThreadPoolExecutor(200) as pool:
+        answers = list(pool.map(ask, range(200)))
+    assert {answer.status_code for answer in answers} == {200}
+    for number, answer in enumerate(answers):
+        if number % 8 < 4:
+            assert np.array_equal(unpack(answer.content)[1]["scores"], expected[number % 8])
+
+
+def test_a_full_queue_turns_away_and_recovers(demo: Session, scene: Image.Image) -> None:
+    with TestClient(create_app(demo, limits=Limits(waiting=2)), base_url=HOME) as client:
+        painting, tabs = Tab(client), [Tab(client) for _ in range(12)]
+        started = painting.post("/api/paint", prompt="a red house", steps=60)
+        answers = [tab.upload(png(scene)) for tab in tabs]
+        statuses = [answer.status_code for answer in answers]
+        assert set(statuses) == {202, 503}
+        assert statuses.count(202) <= 3
+        turned_away = answers[statuses.index(503)]
+        assert turned_away.headers["retry-after"] == "2"
+        assert "waiting for the model" in turned_away.json()["error"]
+        client.delete(f"/api/jobs/{started.json()['job']}", headers=painting.headers)
+        painting.finish(started)
+        for tab, answer in zip(tabs, answers, strict=True):
+            if answer.status_code == 202:
+                assert tab.finish(answer)["state"] == "done"
+        assert painting.finish(painting.upload(png(scene)))["state"] == "done"
+
+
+def test_an_unexpected_failure_is_one_line(demo: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = TestClient(create_app(demo), base_url=HOME, raise_server_exceptions=False)
+    tab = Tab(client)
+    monkeypatch.setattr(type(demo), "generate", lambda *_, **__: {}["secret detail"])
+    told = tab.finish(tab.post("/api/paint", prompt="a red house"))
+    assert told["state"] == "failed"
+    assert told["status"] == 500
+    assert "secret" not in told["error"]
+
+
+def test_large_pictures_are_shrunk_and_keep_their_aspect(tab: Tab) -> None:
+    name = tab.finish(tab.upload(png(Image.new("RGB", (600, 300), (90, 160, 70)))))["picture"]
+    assert Image.open(io.BytesIO(tab.get(f"/api/pictures/{name}").content)).size == (256, 128)
+
+
+def test_the_page_fetches_nothing_from_elsewhere(client: TestClient) -> None:
+    folder = files("conceptlens") / "web" / "static"
+    assert sorted(STATIC) == sorted(path.name for path in folder.iterdir())
+    for name in STATIC:
+        answer = client.get(f"/{name}")
+        assert answer.status_code == 200
+        assert answer.headers["content-type"] == STATIC[name]
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+        text = answer.text.replace("http://www.w3.org/2000/svg", "")
+        assert not re.search(r"https?://|//cdn", text), name
+    assert client.get("/").text == client.get("/index.html").text
+
+
+def test_every_control_of_the_page_has_a_name_and_every_name_in_the_script_exists(client: TestClient) -> None:
+    page, script = client.get("/").text, client.get("/app.js").text
+    known = set(re.findall(r'id="([\w-]+)"', page))
+    assert set(re.findall(r'\bat\("([\w-]+)"\)', script)) <= known
+    for field in re.findall(r"<(?:input|select|textarea|progress|canvas)\b[^>]*>", page):
+        name = re.search(r'id="([\w-]+)"', field)
+        assert name, field
+        labelled = f'for="{name[1]}"' in page or "aria-label=" in field
+        wrapped = re.search(rf"<label[^>]*>(?:(?!</label>).)*{re.escape(field)}", page, flags=re.S)
+        assert labelled or wrapped, field
+
+
+def test_maps_survive_their_journey() -> None:
+    rng = np.random.default_rng(0)
+    scores, parts = rng.normal(size=(3, 5, 4)).astype(np.float32) * 1e6, rng.random((2, 3, 1, 1)).astype(np.float32)
+    arrays = {"scores": (scores, "float16"), "parts": (parts, "uint8"), "flat": (np.ones((1, 3)), "uint8")}
+    data = pack({"concepts": ["é", "b"]}, arrays)
+    told, back = unpack(data)
+    assert told == {"concepts": ["é", "b"]}
+    np.testing.assert_allclose(back["scores"], scores, rtol=1e-3)
+    np.testing.assert_allclose(back["parts"], parts, atol=0.5 / 255)
+    assert np.array_equal(back["flat"], np.ones((1, 3)))
+    assert json.loads(data[4 : 4 + int.from_bytes(data[:4], "little")])["arrays"]["parts"]["at"] % 4 == 0

@@ -3,27 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from diffusers import (
+    AuraFlowPipeline,
+    AuraFlowTransformer2DModel,
     AutoencoderKL,
+    AutoencoderKLFlux2,
+    AutoencoderKLQwenImage,
+    ChromaPipeline,
+    ChromaTransformer2DModel,
+    CogView4Pipeline,
+    CogView4Transformer2DModel,
     FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Pipeline,
+    Flux2Transformer2DModel,
     FluxPipeline,
     FluxTransformer2DModel,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
 )
-from torch import nn
+from tokenizers import Regex, Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
+from torch import Tensor, nn
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    GlmConfig,
+    GlmModel,
+    Mistral3Config,
+    Mistral3ForConditionalGeneration,
+    MistralConfig,
+    PixtralVisionConfig,
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen3Config,
+    Qwen3ForCausalLM,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
+    UMT5Config,
+    UMT5EncoderModel,
 )
 
 from conceptlens.engine.loading import demo_folder
@@ -36,12 +65,21 @@ class Family:
     """A family under contract.
 
     `call` makes the arguments of one transformer call for a batch and a patch grid; `pipeline` a whole pipeline.
+    `latents` is the shape of one image's latents on the 4 x 6 grid; `pack` makes of them what the pipeline takes.
+    `guided` and `plain` are pipeline options with and without classifier-free guidance. `text` is the place of the text
+    stream in what a block returns, `linears` are layers that a LoRA may change.
     """
 
     name: str
     transformer: Callable[[], Any]
     call: Callable[[int, int, int], dict[str, Any]]
     pipeline: Callable[[], Any]
+    latents: tuple[int, ...] = (4, 8, 12)
+    pack: Callable[[Any, Tensor], Tensor] = lambda pipeline, latents: latents
+    guided: dict[str, Any] = field(default_factory=lambda: {"guidance_scale": 4.0})
+    plain: dict[str, Any] = field(default_factory=lambda: {"guidance_scale": 1.0})
+    text: int = 0
+    linears: tuple[str, ...] = ("add_q_proj", "add_k_proj", "to_add_out", "to_k")
 
 
 def randomize(module: nn.Module, scale: float = 0.15) -> Any:
@@ -100,12 +138,12 @@ def sd3_call(batch: int, rows: int, cols: int) -> dict[str, Any]:
     }
 
 
-def tiny_vae() -> AutoencoderKL:
+def tiny_vae(channels: tuple[int, ...] = (8, 8)) -> AutoencoderKL:
     torch.manual_seed(0)
     return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * len(channels),
+        up_block_types=("UpDecoderBlock2D",) * len(channels),
+        block_out_channels=channels,
         norm_num_groups=4,
         latent_channels=4,
         sample_size=32,
@@ -179,12 +217,242 @@ def sd3_pipeline(transformer: Callable[[], Any] = sd3_medium_transformer) -> Sta
     return pipeline
 
 
+def text_rows(batch: int, width: int = TEXT, rows: int = 7) -> Tensor:
+    return torch.randn(batch, rows, width, generator=torch.Generator().manual_seed(2))
+
+
+def random_latents(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+
+
+def word_tokenizer() -> PreTrainedTokenizerFast:
+    """Words, punctuation and newlines, with the markers of a chat; stands for the big vocabularies of Qwen and Mistral."""
+    words = "a red house boat on the sea sky under sun tree describe image user system assistant".split()
+    marks = ["<|unk|>", "<|pad|>", "<|im_start|>", "<|im_end|>"]
+    vocabulary = {word: number for number, word in enumerate([*marks, "\n", *words])}
+    model = Tokenizer(WordLevel(vocabulary, unk_token="<|unk|>"))
+    model.pre_tokenizer = Split(Regex(r"\n|\w+|[^\w\s]"), "removed", invert=True)
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+        "{% if m.content is string %}{{ m.content }}{% else %}{{ m.content[0].text }}{% endif %}"
+        "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=model, unk_token="<|unk|>", pad_token="<|pad|>", extra_special_tokens=marks[2:]
+    )
+    made.chat_template = template
+    return made
+
+
+_LLM = {
+    "hidden_size": TEXT,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 10,
+    "max_position_embeddings": 2048,
+}
+
+
+def chroma_transformer() -> ChromaTransformer2DModel:
+    torch.manual_seed(0)
+    shape = {"num_layers": 4, "num_single_layers": 1, "attention_head_dim": 24, "num_attention_heads": 2}
+    table = {"approximator_num_channels": 8, "approximator_hidden_dim": 16, "approximator_layers": 1}
+    config = {"in_channels": 16, "joint_attention_dim": TEXT, "axes_dims_rope": (4, 10, 10)}
+    return randomize(ChromaTransformer2DModel(**shape, **table, **config))
+
+
+def chroma_call(batch: int, rows: int, cols: int) -> dict[str, Any]:
+    wanted = ("hidden_states", "encoder_hidden_states", "timestep", "img_ids", "txt_ids")
+    return {name: value for name, value in flux_call(batch, rows, cols).items() if name in wanted}
+
+
+def chroma_pipeline() -> ChromaPipeline:
+    t5 = tokenizers()[1]
+    return quiet(
+        ChromaPipeline(FlowMatchEulerDiscreteScheduler(), tiny_vae(), _t5(len(t5)), t5, chroma_transformer())
+    )
+
+
+def flux2_transformer(**changes: Any) -> Flux2Transformer2DModel:
+    torch.manual_seed(0)
+    # Half a head fills whole vector registers: a scalar tail would rotate with other roundings, which float64 can tell.
+    shape = {"num_layers": 4, "num_single_layers": 1, "attention_head_dim": 32, "num_attention_heads": 2}
+    config = {"in_channels": 16, "joint_attention_dim": 3 * TEXT, "axes_dims_rope": (8, 8, 8, 8)}
+    more = {"timestep_guidance_channels": 16, "guidance_embeds": False}
+    return randomize(Flux2Transformer2DModel(**{**shape, **config, **more, **changes}))
+
+
+def flux2_dev_transformer() -> Flux2Transformer2DModel:
+    return flux2_transformer(guidance_embeds=True)
+
+
+def flux2_call(batch: int, rows: int, cols: int) -> dict[str, Any]:
+    ids = torch.cartesian_prod(torch.arange(1), torch.arange(rows), torch.arange(cols), torch.arange(1))
+    text = torch.cartesian_prod(torch.arange(1), torch.arange(1), torch.arange(1), torch.arange(7))
+    return {
+        "hidden_states": random_latents(batch, rows * cols, 16),
+        "encoder_hidden_states": text_rows(batch, 3 * TEXT),
+        "timestep": torch.full((batch,), 0.6),
+        "img_ids": ids[None].expand(batch, -1, -1),
+        "txt_ids": text[None].expand(batch, -1, -1),
+    }
+
+
+def flux2_dev_call(batch: int, rows: int, cols: int) -> dict[str, Any]:
+    return {**flux2_call(batch, rows, cols), "guidance": torch.full((batch,), 3.5)}
+
+
+def flux2_vae() -> AutoencoderKLFlux2:
+    torch.manual_seed(0)
+    shape = {"block_out_channels": (8, 8), "norm_num_groups": 4, "latent_channels": 4, "sample_size": 32}
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    vae = AutoencoderKLFlux2(**shape, **blocks).eval()
+    vae.bn.running_mean.uniform_(-0.2, 0.2)
+    vae.bn.running_var.uniform_(0.5, 1.5)
+    return vae
+
+
+def flux2_klein_pipeline() -> Flux2KleinPipeline:
+    words = word_tokenizer()
+    torch.manual_seed(3)
+    text_encoder = Qwen3ForCausalLM(Qwen3Config(**{**_LLM, "num_hidden_layers": 27}, vocab_size=len(words))).eval()
+    return quiet(
+        Flux2KleinPipeline(FlowMatchEulerDiscreteScheduler(), flux2_vae(), text_encoder, words, flux2_transformer())
+    )
+
+
+def flux2_dev_pipeline() -> Flux2Pipeline:
+    words = word_tokenizer()
+    words.padding_side = "left"
+    torch.manual_seed(3)
+    text = MistralConfig(**{**_LLM, "num_hidden_layers": 30}, vocab_size=len(words))
+    vision = PixtralVisionConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=8
+    )
+    text_encoder = Mistral3ForConditionalGeneration(Mistral3Config(text_config=text, vision_config=vision)).eval()
+    return quiet(
+        Flux2Pipeline(FlowMatchEulerDiscreteScheduler(), flux2_vae(), text_encoder, words, flux2_dev_transformer())
+    )
+
+
+def qwen_transformer() -> QwenImageTransformer2DModel:
+    torch.manual_seed(0)
+    shape = {"num_layers": 4, "attention_head_dim": 32, "num_attention_heads": 2, "axes_dims_rope": (8, 12, 12)}
+    return randomize(QwenImageTransformer2DModel(in_channels=16, out_channels=4, joint_attention_dim=TEXT, **shape))
+
+
+def qwen_call(batch: int, rows: int, cols: int) -> dict[str, Any]:
+    return {
+        "hidden_states": random_latents(batch, rows * cols, 16),
+        "encoder_hidden_states": text_rows(batch),
+        "timestep": torch.full((batch,), 0.6),
+        "img_shapes": [[(1, rows, cols)]] * batch,
+    }
+
+
+def qwen_pipeline() -> QwenImagePipeline:
+    words = word_tokenizer()
+    torch.manual_seed(3)
+    rope = {"rope_type": "default", "mrope_section": [1, 2, 2], "rope_theta": 10000.0}
+    text = {**_LLM, "vocab_size": len(words), "rope_parameters": rope, "model_type": "qwen2_5_vl_text"}
+    text["pad_token_id"] = text["bos_token_id"] = text["eos_token_id"] = 1
+    vision = {"depth": 1, "hidden_size": 16, "num_heads": 2, "out_hidden_size": TEXT, "intermediate_size": 16}
+    text_encoder = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision)).eval()
+    vae = AutoencoderKLQwenImage(
+        base_dim=8,
+        z_dim=4,
+        dim_mult=[1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False],
+        latents_mean=[0.1, -0.1, 0.2, 0.0],
+        latents_std=[1.0, 1.2, 0.8, 1.1],
+    ).eval()
+    return quiet(QwenImagePipeline(FlowMatchEulerDiscreteScheduler(), vae, text_encoder, words, qwen_transformer()))
+
+
+def aura_flow_transformer() -> AuraFlowTransformer2DModel:
+    torch.manual_seed(0)
+    shape = {"num_mmdit_layers": 4, "num_single_dit_layers": 1, "attention_head_dim": 24, "num_attention_heads": 2}
+    config = {"joint_attention_dim": TEXT, "caption_projection_dim": 48, "sample_size": 16, "pos_embed_max_size": 576}
+    model = randomize(AuraFlowTransformer2DModel(**shape, **config))
+    model.pos_embed.pos_embed.data *= 0.1  # learned positions; what is seen must outweigh where
+    return model
+
+
+def aura_flow_call(batch: int, rows: int, cols: int) -> dict[str, Any]:
+    return {
+        "hidden_states": random_latents(batch, 4, 2 * rows, 2 * cols),
+        "encoder_hidden_states": text_rows(batch),
+        "timestep": torch.full((batch,), 0.6),
+    }
+
+
+def aura_flow_pipeline() -> AuraFlowPipeline:
+    t5 = tokenizers()[1]
+    torch.manual_seed(3)
+    config = UMT5Config(vocab_size=len(t5), d_model=TEXT, d_kv=8, d_ff=24, num_layers=1, num_heads=2, dropout_rate=0.0)
+    text_encoder = UMT5EncoderModel(config).eval()
+    return quiet(
+        AuraFlowPipeline(t5, text_encoder, tiny_vae(), aura_flow_transformer(), FlowMatchEulerDiscreteScheduler())
+    )
+
+
+def cogview4_transformer() -> CogView4Transformer2DModel:
+    torch.manual_seed(0)
+    shape = {"num_layers": 4, "attention_head_dim": 24, "num_attention_heads": 2, "rope_axes_dim": (16, 16)}
+    config = {"in_channels": 4, "out_channels": 4, "text_embed_dim": TEXT, "time_embed_dim": 12, "condition_dim": 4}
+    return randomize(CogView4Transformer2DModel(**shape, **config, sample_size=16))
+
+
+def cogview4_call(batch: int, rows: int, cols: int) -> dict[str, Any]:
+    size = torch.tensor([[16.0 * rows, 16.0 * cols]]).expand(batch, -1)
+    return {
+        "hidden_states": random_latents(batch, 4, 2 * rows, 2 * cols),
+        "encoder_hidden_states": text_rows(batch),
+        "timestep": torch.full((batch,), 600.0),
+        "original_size": size,
+        "target_size": size,
+        "crop_coords": torch.zeros(batch, 2),
+    }
+
+
+def cogview4_pipeline() -> CogView4Pipeline:
+    t5 = tokenizers()[1]
+    t5.padding_side = "left"
+    torch.manual_seed(3)
+    text_encoder = GlmModel(GlmConfig(**_LLM, vocab_size=len(t5), pad_token_id=0)).eval()
+    vae = tiny_vae((8, 8, 8, 8))
+    return quiet(
+        CogView4Pipeline(t5, text_encoder, vae, cogview4_transformer(), FlowMatchEulerDiscreteScheduler())
+    )
+
+
+def quiet(pipeline: Any) -> Any:
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def packed(pipeline: Any, latents: Tensor) -> Tensor:
+    return pipeline._pack_latents(latents, *latents.shape)
+
+
+TRUE_CFG = {"guided": {"true_cfg_scale": 4.0, "negative_prompt": "a boat"}, "plain": {}}
+NO_CFG = {"guided": {"guidance_scale": 4.0}, "plain": {"guidance_scale": 4.0}}
+SHARED = ("to_q", "to_k", "to_v", "to_out.0")
 FAMILIES = {
     family.name: family
     for family in (
-        Family("flux", flux_transformer, flux_call, flux_pipeline),
+        Family("flux", flux_transformer, flux_call, flux_pipeline, pack=packed, **TRUE_CFG),
         Family("sd3.5-large", sd3_transformer, sd3_call, lambda: sd3_pipeline(sd3_transformer)),
         Family("sd3.5-medium", sd3_medium_transformer, sd3_call, sd3_pipeline),
         Family("sd3", sd30_transformer, sd3_call, lambda: sd3_pipeline(sd30_transformer)),
+        Family("chroma", chroma_transformer, chroma_call, chroma_pipeline, pack=packed),
+        Family("flux2-klein", flux2_transformer, flux2_call, flux2_klein_pipeline, latents=(16, 4, 6)),
+        Family("flux2-dev", flux2_dev_transformer, flux2_dev_call, flux2_dev_pipeline, latents=(16, 4, 6), **NO_CFG),
+        Family("qwen-image", qwen_transformer, qwen_call, qwen_pipeline, pack=packed, **TRUE_CFG),
+        Family("aura-flow", aura_flow_transformer, aura_flow_call, aura_flow_pipeline),
+        Family("cogview4", cogview4_transformer, cogview4_call, cogview4_pipeline, text=1, linears=SHARED),
     )
 }

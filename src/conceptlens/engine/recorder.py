@@ -130,18 +130,22 @@ class Recorder:
                 f"block {layer} ran without passing its {', '.join(missing)} by: another tool replaced its attention. "
                 "Remove that tool (attention processors, caches) or report the model."
             )
-        heads = {name: self._adapter.heads(block, tensor)[rows] for name, tensor in tapped.items() if name != "out"}
+        adapter = self._adapter
+        tapped = {name: adapter.image_rows(tensor, call) for name, tensor in tapped.items()}
+        heads = {name: adapter.heads(block, tensor)[rows] for name, tensor in tapped.items() if name != "out"}
         record = LayerRecord(
             layer=layer,
             call=call,
-            key=self._adapter.rotate(heads["key"], call),
+            key=adapter.rotate(heads["key"], call),
             value=heads["value"],
             out=tapped["out"][rows] if "out" in tapped else None,
             query=heads.get("query"),
         )
         self._tapped.clear()
         self.captured += 1
+        self._call = None  # where text and image share weights, the concepts run through tapped modules
         self._on_layer(block, record)
+        self._call = call
         if self._stop and layer == self._last:
             raise StopForward
 

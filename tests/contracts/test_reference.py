@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import FluxTransformer2DModel, SD3Transformer2DModel
+from diffusers import Flux2Transformer2DModel, FluxTransformer2DModel, SD3Transformer2DModel
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -90,3 +90,22 @@ def test_sd3_with_the_quirks_of_the_official_code() -> None:
     torch.testing.assert_close(sample, expected["sample"], **CLOSE)
     torch.testing.assert_close(torch.stack([v.out[0] for v in vectors]), expected["concept_out"], **CLOSE)
     torch.testing.assert_close(mean[0].unflatten(1, (6, 8)), expected["heatmaps"], **CLOSE)
+
+
+def test_flux2_vectors_and_scores() -> None:
+    """Text rotated by its position; the official code puts every concept at one place near the end of the text."""
+    folder = REFERENCE / "flux2-tiny"
+    adapter = adapter_for(Flux2Transformer2DModel.from_pretrained(folder, subfolder="transformer").eval())
+    given, expected = load_file(folder / "inputs.safetensors"), load_file(folder / "expected.safetensors")
+    places = tuple(given["concept_ids"][:, -1].long().tolist())
+    concepts = Concepts(tuple("abcd"), given["concepts"][0], None, positions=places)
+    names = {"hidden_states": "img", "encoder_hidden_states": "txt", "timestep": "timesteps"}
+    call = {name: given[names.get(name, name)] for name in (*names, "guidance", "img_ids", "txt_ids")}
+    vectors, records, _, sample = trace(adapter, concepts, call, Recipe().resolve(3))
+    torch.testing.assert_close(sample, expected["sample"], **CLOSE)
+    torch.testing.assert_close(torch.stack([v.out[0] for v in vectors]), expected["concept_out"], **CLOSE)
+    outs = [r.out[0] for r in records if r.out is not None]
+    torch.testing.assert_close(torch.stack(outs), expected["image_out"], **CLOSE)
+    for layer in range(3):
+        *_, raw, _ = trace(adapter, concepts, call, Recipe(layers=(layer,), softmax=False))
+        torch.testing.assert_close(raw[0], expected["scores"][layer], rtol=1e-5, atol=1e-4)

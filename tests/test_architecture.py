@@ -18,6 +18,7 @@ LADDER = [
     {"files", "pictures"},
     {"ops"},
     {"maps", "record_files"},
+    {"video_maps"},
     {"adapters"},
     {"engine"},
     {"session"},

@@ -11,12 +11,16 @@ from diffusers import (
     AuraFlowPipeline,
     AuraFlowTransformer2DModel,
     AutoencoderKL,
+    AutoencoderKLCogVideoX,
     AutoencoderKLFlux2,
     AutoencoderKLQwenImage,
     ChromaPipeline,
     ChromaTransformer2DModel,
     CogView4Pipeline,
     CogView4Transformer2DModel,
+    CogVideoXDDIMScheduler,
+    CogVideoXPipeline,
+    CogVideoXTransformer3DModel,
     FlowMatchEulerDiscreteScheduler,
     Flux2KleinPipeline,
     Flux2Pipeline,
@@ -28,6 +32,7 @@ from diffusers import (
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
 )
+from diffusers.models.embeddings import get_3d_rotary_pos_embed
 from tokenizers import Regex, Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
@@ -57,7 +62,8 @@ from transformers import (
 
 from conceptlens.engine.loading import demo_folder
 
-TEXT, POOLED = 20, 12
+TEXT, POOLED, LENGTH = 20, 12, 64
+"""Widths of the text and of its pooled vector; the length to which pipelines pad a prompt."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ class Family:
     `call` makes the arguments of one transformer call for a batch and a patch grid; `pipeline` a whole pipeline.
     `latents` is the shape of one image's latents on the 4 x 6 grid; `pack` makes of them what the pipeline takes.
     `guided` and `plain` are pipeline options with and without classifier-free guidance. `text` is the place of the text
-    stream in what a block returns, `linears` are layers that a LoRA may change.
+    stream in what a block returns, `linears` are layers that a LoRA may change. A `video` call has two latent frames.
     """
 
     name: str
@@ -79,6 +85,7 @@ class Family:
     guided: dict[str, Any] = field(default_factory=lambda: {"guidance_scale": 4.0})
     plain: dict[str, Any] = field(default_factory=lambda: {"guidance_scale": 1.0})
     text: int = 0
+    video: bool = False
     linears: tuple[str, ...] = ("add_q_proj", "add_k_proj", "to_add_out", "to_k")
 
 
@@ -429,6 +436,48 @@ def cogview4_pipeline() -> CogView4Pipeline:
     )
 
 
+def cogvideox_transformer(**changes: Any) -> CogVideoXTransformer3DModel:
+    torch.manual_seed(0)
+    shape = {"num_layers": 4, "attention_head_dim": 32, "num_attention_heads": 2, "max_text_seq_length": LENGTH}
+    config = {"in_channels": 4, "out_channels": 4, "text_embed_dim": TEXT, "time_embed_dim": 12}
+    sample = {"sample_width": 12, "sample_height": 8, "sample_frames": 5}
+    return randomize(CogVideoXTransformer3DModel(**{**shape, **config, **sample, **changes}))
+
+
+def cogvideox_5b_transformer() -> CogVideoXTransformer3DModel:
+    return cogvideox_transformer(use_rotary_positional_embeddings=True)
+
+
+def cogvideox_call(batch: int, rows: int, cols: int) -> dict[str, Any]:
+    return {
+        "hidden_states": random_latents(batch, 2, 4, 2 * rows, 2 * cols),
+        "encoder_hidden_states": text_rows(batch, rows=LENGTH),
+        "timestep": torch.full((batch,), 600),
+    }
+
+
+def cogvideox_5b_call(batch: int, rows: int, cols: int) -> dict[str, Any]:
+    rotation = get_3d_rotary_pos_embed(32, ((0, 0), (rows, cols)), (rows, cols), 2)
+    return {**cogvideox_call(batch, rows, cols), "image_rotary_emb": rotation}
+
+
+def cogvideox_pipeline(transformer: Callable[[], Any] = cogvideox_transformer) -> CogVideoXPipeline:
+    t5 = tokenizers()[1]
+    torch.manual_seed(0)
+    vae = AutoencoderKLCogVideoX(
+        down_block_types=("CogVideoXDownBlock3D",) * 4,
+        up_block_types=("CogVideoXUpBlock3D",) * 4,
+        block_out_channels=(8, 8, 8, 8),
+        latent_channels=4,
+        layers_per_block=1,
+        norm_num_groups=2,
+    ).eval()
+    scheduler = CogVideoXDDIMScheduler(
+        timestep_spacing="trailing", rescale_betas_zero_snr=True, prediction_type="v_prediction"
+    )
+    return quiet(CogVideoXPipeline(t5, _t5(len(t5)), vae, transformer(), scheduler))
+
+
 def quiet(pipeline: Any) -> Any:
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -441,6 +490,7 @@ def packed(pipeline: Any, latents: Tensor) -> Tensor:
 TRUE_CFG = {"guided": {"true_cfg_scale": 4.0, "negative_prompt": "a boat"}, "plain": {}}
 NO_CFG = {"guided": {"guidance_scale": 4.0}, "plain": {"guidance_scale": 4.0}}
 SHARED = ("to_q", "to_k", "to_v", "to_out.0")
+COGVIDEO = {"text": 1, "linears": SHARED, "video": True, "pack": lambda pipeline, latents: latents[:, None]}
 FAMILIES = {
     family.name: family
     for family in (
@@ -453,6 +503,14 @@ FAMILIES = {
         Family("flux2-dev", flux2_dev_transformer, flux2_dev_call, flux2_dev_pipeline, latents=(16, 4, 6), **NO_CFG),
         Family("qwen-image", qwen_transformer, qwen_call, qwen_pipeline, pack=packed, **TRUE_CFG),
         Family("aura-flow", aura_flow_transformer, aura_flow_call, aura_flow_pipeline),
+        Family("cogvideox-2b", cogvideox_transformer, cogvideox_call, cogvideox_pipeline, **COGVIDEO),
+        Family(
+            "cogvideox-5b",
+            cogvideox_5b_transformer,
+            cogvideox_5b_call,
+            lambda: cogvideox_pipeline(cogvideox_5b_transformer),
+            **COGVIDEO,
+        ),
         Family("cogview4", cogview4_transformer, cogview4_call, cogview4_pipeline, text=1, linears=SHARED),
     )
 }

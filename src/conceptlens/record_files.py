@@ -39,7 +39,7 @@ def save_record(record: ImageRecord, path: str | Path) -> Path:
     for name, tensor in call.arguments.items():
         tensors[f"call.{name}"] = tensor.detach().cpu().contiguous().clone()
     header = {
-        "grid": [record.grid.rows, record.grid.cols],
+        "grid": [record.grid.rows, record.grid.cols, record.grid.frames],
         "step": call.step,
         "prompt": record.prompt,
         "model": record.model_id,

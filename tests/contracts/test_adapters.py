@@ -24,9 +24,13 @@ from conceptlens.ops.attention import image_attention
 from conceptlens.recipe import Recipe
 from conceptlens.records import LayerRecord
 from conceptlens.session import Session
-from tiny_models import FAMILIES, Family
+from tiny_models import FAMILIES, LENGTH, Family
 
-ROWS, COLS, LENGTH = 4, 6, 64
+ROWS, COLS = 4, 6
+
+
+STILL = {False: {}, True: {"num_frames": 1}}
+"""What makes a video pipeline paint a picture."""
 
 
 def concepts_like(call: dict[str, Any], count: int = 3) -> Concepts:
@@ -112,7 +116,11 @@ def shadow_errors(adapter: DiTAdapter, call: dict[str, Any], text: int = 0) -> l
 
 
 def as_double(call: dict[str, Any]) -> dict[str, Any]:
-    return {k: v.double() if torch.is_tensor(v) and v.is_floating_point() else v for k, v in call.items()}
+    return {k: v.double() if floating(v) else v for k, v in call.items()}
+
+
+def floating(value: Any) -> bool:
+    return torch.is_tensor(value) and value.is_floating_point()
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
@@ -192,9 +200,15 @@ def test_c6_permuting_concepts_permutes_maps(family: Family) -> None:
     assert not torch.allclose(straight, permuted, rtol=1e-3)
 
 
-def sized(pipeline: Any, rows: int = ROWS, cols: int = COLS) -> dict[str, Any]:
-    side = 2 * pipeline.vae_scale_factor
-    return {"height": rows * side, "width": cols * side, "max_sequence_length": LENGTH}
+def sized(pipeline: Any, rows: int = ROWS, cols: int = COLS, **more: Any) -> dict[str, Any]:
+    video = hasattr(pipeline, "vae_scale_factor_spatial")
+    side = 2 * (pipeline.vae_scale_factor_spatial if video else pipeline.vae_scale_factor)
+    more = {"num_frames": 1 + pipeline.vae_scale_factor_temporal, **more} if video else more
+    return {"height": rows * side, "width": cols * side, "max_sequence_length": LENGTH, **more}
+
+
+def pixels_of(maps: Any) -> np.ndarray:
+    return np.stack([np.asarray(picture) for picture in getattr(maps, "images", None) or [maps.image]])
 
 
 def session_of(pipeline: Any, rows: int = ROWS, cols: int = COLS) -> Session:
@@ -220,7 +234,7 @@ def captured_calls(transformer: Any, act: Any) -> list[dict[str, Any]]:
 def test_c7_prepare_equals_the_pipelines_first_call(family: Family) -> None:
     pipeline = family.pipeline()
     adapter = adapter_for(pipeline.transformer)
-    options = {"guidance_scale": 1.0, **sized(pipeline)}
+    options = {"guidance_scale": 1.0, **sized(pipeline, **STILL[family.video])}
     noise = torch.randn(1, *family.latents)
     given = family.pack(pipeline, noise)
     first = captured_calls(
@@ -261,7 +275,8 @@ def test_c9_non_square_grids(family: Family, rows: int, cols: int) -> None:
     grid = records[0].call.grid
     assert (grid.rows, grid.cols) == (rows, cols)
     assert records[0].out is not None
-    assert records[0].out.shape[1] == rows * cols
+    assert grid.frames == (2 if family.video else None)
+    assert records[0].out.shape[1] == grid.tokens == rows * cols * (2 if family.video else 1)
 
 
 def test_c9_orientation_of_a_read_image(family: Family) -> None:
@@ -293,18 +308,19 @@ def test_c10_with_guidance_the_conditional_half_is_read(family: Family) -> None:
 def test_generation_is_bit_identical_and_deterministic(family: Family) -> None:
     session = session_of(family.pipeline())
     options = {"num_inference_steps": 2, **session.generate_defaults}
-    plain = session.pipeline(prompt="a red house", generator=torch.Generator().manual_seed(5), **options).images[0]
+    plain = session.pipeline(prompt="a red house", generator=torch.Generator().manual_seed(5), **options)
+    plain = plain.frames[0] if family.video else plain.images[:1]
     one, two = (session.generate("a red house", ["house", "sky"], seed=5, num_inference_steps=2) for _ in range(2))
-    assert np.array_equal(np.asarray(plain), np.asarray(one.image))
+    assert np.array_equal(np.stack([np.asarray(picture) for picture in plain]), pixels_of(one))
     assert torch.equal(one.scores, two.scores)
-    assert one.scores.shape == (2, 4, 6)
+    assert one.scores.shape == ((2, 2, 4, 6) if family.video else (2, 4, 6))
 
 
 def test_batches_give_the_maps_of_single_runs(family: Family) -> None:
     session = session_of(family.pipeline())
     noise = family.pack(session.pipeline, torch.randn(2, *family.latents))
     prompts = ["a red house", "a boat on the sea"]
-    options = {"num_inference_steps": 2, "guidance_scale": 3.0}
+    options = {"num_inference_steps": 2, "guidance_scale": 3.0, **STILL[family.video]}
     both = session.generate(prompts, ["house", "sea"], latents=noise, **options)
     assert [maps.prompt for maps in both] == prompts
     for row, prompt in enumerate(prompts):
@@ -318,7 +334,7 @@ def test_half_precision_follows_float32(family: Family, dtype: torch.dtype) -> N
     recipe = full_recipe(adapter_for(family.transformer()), softmax=False)
     exact = live(adapter_for(family.transformer()), call, concepts_like(call), recipe)
     adapter = adapter_for(family.transformer().to(dtype))
-    halved = {k for k, v in call.items() if torch.is_tensor(v)} - {"img_ids", "txt_ids", "timestep", "guidance"}
+    halved = {k for k, v in call.items() if floating(v)} - {"img_ids", "txt_ids", "timestep", "guidance"}
     half_call = {k: v.to(dtype) if k in halved else v for k, v in call.items()}
     half = live(adapter, half_call, concepts_like(call), recipe)
     assert half.dtype == torch.float32

@@ -12,13 +12,14 @@ from conceptlens.adapters.base import Tap
 from conceptlens.records import CallRecord
 
 
-def shared_taps(attn: Any) -> Mapping[str, Tap]:
+def shared_taps(attn: Any, *, fused: bool = False) -> Mapping[str, Tap]:
     """Taps of an attention whose processor joins text and image before the projections."""
+    value = Tap(attn.to_qkv, select=lambda qkv: qkv.chunk(3, dim=-1)[2]) if fused else Tap(attn.to_v)
     # The processors rotate the image rows of what the norms gave in place, so what was tapped must be a copy.
     return {
         "query": Tap(attn.norm_q, select=torch.clone),
         "key": Tap(attn.norm_k, select=torch.clone),
-        "value": Tap(attn.to_v),
+        "value": value,
         "out": Tap(attn.to_out[0], "input"),
     }
 

@@ -160,6 +160,14 @@ class DiTAdapter(ABC):
         latents = vae.encode(pixels).latent_dist.mode()
         return (latents - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
 
+    def add_noise(self, pipeline: Any, clean: Tensor, noise: Tensor, sigma: float) -> Tensor:
+        """Latents at a noise level in 0..1; on the straight path of flow matching: (1 - sigma) clean + sigma noise."""
+        return torch.lerp(clean, noise, sigma)
+
+    def native_area(self, pipeline: Any) -> int:
+        """Pixels of a picture in the size that the pipeline paints unless told otherwise."""
+        return (getattr(pipeline, "default_sample_size", 128) * pipeline.vae_scale_factor) ** 2
+
     @abstractmethod
     def side_multiple(self, pipeline: Any) -> int:
         """Image sides must be a multiple of this many pixels."""

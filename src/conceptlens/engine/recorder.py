@@ -94,7 +94,7 @@ class Recorder:
         self._arguments = self._signature.bind(self._adapter.transformer, *args, **kwargs).arguments
         self._call = None
         self._rows = None
-        if context == "cond" or (context is None and not self._repeats_timestep()):
+        if context in ("cond", "cond_uncond") or (context is None and not self._repeats_timestep()):
             self._rows = self._adapter.conditional_rows(self._pipeline, self._arguments)
         if self._rows is None:
             return

@@ -9,34 +9,25 @@ from typing import Any
 import torch
 from diffusers import (
     AuraFlowPipeline,
-    AuraFlowTransformer2DModel,
     AutoencoderKL,
     AutoencoderKLCogVideoX,
     AutoencoderKLFlux2,
     AutoencoderKLQwenImage,
     ChromaPipeline,
-    ChromaTransformer2DModel,
-    CogView4Pipeline,
-    CogView4Transformer2DModel,
     CogVideoXDDIMScheduler,
     CogVideoXPipeline,
-    CogVideoXTransformer3DModel,
+    CogView4Pipeline,
     FlowMatchEulerDiscreteScheduler,
     Flux2KleinPipeline,
     Flux2Pipeline,
-    Flux2Transformer2DModel,
     FluxPipeline,
-    FluxTransformer2DModel,
     QwenImagePipeline,
-    QwenImageTransformer2DModel,
-    SD3Transformer2DModel,
     StableDiffusion3Pipeline,
 )
-from diffusers.models.embeddings import get_3d_rotary_pos_embed
 from tokenizers import Regex, Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -60,10 +51,33 @@ from transformers import (
     UMT5EncoderModel,
 )
 
+from conceptlens.adapters._specimens import (
+    POOLED,
+    TEXT,
+    aura_flow_call,
+    aura_flow_transformer,
+    chroma_call,
+    chroma_transformer,
+    cogvideox_5b_call,
+    cogvideox_5b_transformer,
+    cogvideox_call,
+    cogvideox_transformer,
+    cogview4_call,
+    cogview4_transformer,
+    flux2_call,
+    flux2_dev_call,
+    flux2_dev_transformer,
+    flux2_transformer,
+    flux_call,
+    flux_transformer,
+    qwen_call,
+    qwen_transformer,
+    sd3_call,
+    sd3_medium_transformer,
+    sd3_transformer,
+    sd30_transformer,
+)
 from conceptlens.engine.loading import demo_folder
-
-TEXT, POOLED, LENGTH = 20, 12, 64
-"""Widths of the text and of its pooled vector; the length to which pipelines pad a prompt."""
 
 
 @dataclass(frozen=True)
@@ -87,62 +101,6 @@ class Family:
     text: int = 0
     video: bool = False
     linears: tuple[str, ...] = ("add_q_proj", "add_k_proj", "to_add_out", "to_k")
-
-
-def randomize(module: nn.Module, scale: float = 0.15) -> Any:
-    """Random weights everywhere, norms and biases included, so that no term can hide behind a zero or a one."""
-    generator = torch.Generator().manual_seed(7)
-    for weight in module.parameters():
-        weight.data += scale * torch.randn(weight.shape, generator=generator, dtype=weight.dtype)
-    return module.eval()
-
-
-def flux_transformer(**changes: Any) -> FluxTransformer2DModel:
-    torch.manual_seed(0)
-    shape = {"num_layers": 4, "num_single_layers": 1, "attention_head_dim": 24, "num_attention_heads": 2}
-    config = {"in_channels": 16, "joint_attention_dim": TEXT, "pooled_projection_dim": POOLED, "guidance_embeds": True}
-    return randomize(FluxTransformer2DModel(**{"axes_dims_rope": (4, 10, 10), **shape, **config, **changes}))
-
-
-def sd3_transformer(**changes: Any) -> SD3Transformer2DModel:
-    torch.manual_seed(0)
-    shape = {"num_layers": 4, "attention_head_dim": 24, "num_attention_heads": 2, "caption_projection_dim": 48}
-    config = {"joint_attention_dim": TEXT, "pooled_projection_dim": POOLED, "in_channels": 4, "out_channels": 4}
-    more = {"sample_size": 16, "pos_embed_max_size": 24, "qk_norm": "rms_norm"}
-    return randomize(SD3Transformer2DModel(**{**shape, **config, **more, **changes}))
-
-
-def sd3_medium_transformer() -> SD3Transformer2DModel:
-    return sd3_transformer(dual_attention_layers=(0, 1))
-
-
-def sd30_transformer() -> SD3Transformer2DModel:
-    return sd3_transformer(qk_norm=None)
-
-
-def flux_call(batch: int, rows: int, cols: int) -> dict[str, Any]:
-    random = torch.Generator().manual_seed(1)
-    ids = torch.zeros(rows, cols, 3)
-    ids[..., 1], ids[..., 2] = torch.arange(rows)[:, None], torch.arange(cols)
-    return {
-        "hidden_states": torch.randn(batch, rows * cols, 16, generator=random),
-        "encoder_hidden_states": torch.randn(batch, 7, TEXT, generator=random),
-        "pooled_projections": torch.randn(batch, POOLED, generator=random),
-        "timestep": torch.full((batch,), 0.6),
-        "guidance": torch.full((batch,), 3.5),
-        "img_ids": ids.flatten(0, 1),
-        "txt_ids": torch.zeros(7, 3),
-    }
-
-
-def sd3_call(batch: int, rows: int, cols: int) -> dict[str, Any]:
-    random = torch.Generator().manual_seed(1)
-    return {
-        "hidden_states": torch.randn(batch, 4, 2 * rows, 2 * cols, generator=random),
-        "encoder_hidden_states": torch.randn(batch, 7, TEXT, generator=random),
-        "pooled_projections": torch.randn(batch, POOLED, generator=random),
-        "timestep": torch.full((batch,), 600.0),
-    }
 
 
 def tiny_vae(channels: tuple[int, ...] = (8, 8)) -> AutoencoderKL:
@@ -224,19 +182,11 @@ def sd3_pipeline(transformer: Callable[[], Any] = sd3_medium_transformer) -> Sta
     return pipeline
 
 
-def text_rows(batch: int, width: int = TEXT, rows: int = 7) -> Tensor:
-    return torch.randn(batch, rows, width, generator=torch.Generator().manual_seed(2))
-
-
-def random_latents(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
-
-
 def word_tokenizer() -> PreTrainedTokenizerFast:
-    """Words, punctuation and newlines, with the markers of a chat; stands for the big vocabularies of Qwen and Mistral."""
-    words = "a red house boat on the sea sky under sun tree describe image user system assistant".split()
+    """Words, punctuation and newlines, with the markers of a chat, as the big vocabularies have them."""
+    words = "a red house boat on the sea sky under sun tree describe image user system assistant"
     marks = ["<|unk|>", "<|pad|>", "<|im_start|>", "<|im_end|>"]
-    vocabulary = {word: number for number, word in enumerate([*marks, "\n", *words])}
+    vocabulary = {word: number for number, word in enumerate([*marks, "\n", *words.split()])}
     model = Tokenizer(WordLevel(vocabulary, unk_token="<|unk|>"))
     model.pre_tokenizer = Split(Regex(r"\n|\w+|[^\w\s]"), "removed", invert=True)
     template = (
@@ -262,53 +212,9 @@ _LLM = {
 }
 
 
-def chroma_transformer() -> ChromaTransformer2DModel:
-    torch.manual_seed(0)
-    shape = {"num_layers": 4, "num_single_layers": 1, "attention_head_dim": 24, "num_attention_heads": 2}
-    table = {"approximator_num_channels": 8, "approximator_hidden_dim": 16, "approximator_layers": 1}
-    config = {"in_channels": 16, "joint_attention_dim": TEXT, "axes_dims_rope": (4, 10, 10)}
-    return randomize(ChromaTransformer2DModel(**shape, **table, **config))
-
-
-def chroma_call(batch: int, rows: int, cols: int) -> dict[str, Any]:
-    wanted = ("hidden_states", "encoder_hidden_states", "timestep", "img_ids", "txt_ids")
-    return {name: value for name, value in flux_call(batch, rows, cols).items() if name in wanted}
-
-
 def chroma_pipeline() -> ChromaPipeline:
     t5 = tokenizers()[1]
-    return quiet(
-        ChromaPipeline(FlowMatchEulerDiscreteScheduler(), tiny_vae(), _t5(len(t5)), t5, chroma_transformer())
-    )
-
-
-def flux2_transformer(**changes: Any) -> Flux2Transformer2DModel:
-    torch.manual_seed(0)
-    # Half a head fills whole vector registers: a scalar tail would rotate with other roundings, which float64 can tell.
-    shape = {"num_layers": 4, "num_single_layers": 1, "attention_head_dim": 32, "num_attention_heads": 2}
-    config = {"in_channels": 16, "joint_attention_dim": 3 * TEXT, "axes_dims_rope": (8, 8, 8, 8)}
-    more = {"timestep_guidance_channels": 16, "guidance_embeds": False}
-    return randomize(Flux2Transformer2DModel(**{**shape, **config, **more, **changes}))
-
-
-def flux2_dev_transformer() -> Flux2Transformer2DModel:
-    return flux2_transformer(guidance_embeds=True)
-
-
-def flux2_call(batch: int, rows: int, cols: int) -> dict[str, Any]:
-    ids = torch.cartesian_prod(torch.arange(1), torch.arange(rows), torch.arange(cols), torch.arange(1))
-    text = torch.cartesian_prod(torch.arange(1), torch.arange(1), torch.arange(1), torch.arange(7))
-    return {
-        "hidden_states": random_latents(batch, rows * cols, 16),
-        "encoder_hidden_states": text_rows(batch, 3 * TEXT),
-        "timestep": torch.full((batch,), 0.6),
-        "img_ids": ids[None].expand(batch, -1, -1),
-        "txt_ids": text[None].expand(batch, -1, -1),
-    }
-
-
-def flux2_dev_call(batch: int, rows: int, cols: int) -> dict[str, Any]:
-    return {**flux2_call(batch, rows, cols), "guidance": torch.full((batch,), 3.5)}
+    return quiet(ChromaPipeline(FlowMatchEulerDiscreteScheduler(), tiny_vae(), _t5(len(t5)), t5, chroma_transformer()))
 
 
 def flux2_vae() -> AutoencoderKLFlux2:
@@ -344,21 +250,6 @@ def flux2_dev_pipeline() -> Flux2Pipeline:
     )
 
 
-def qwen_transformer() -> QwenImageTransformer2DModel:
-    torch.manual_seed(0)
-    shape = {"num_layers": 4, "attention_head_dim": 32, "num_attention_heads": 2, "axes_dims_rope": (8, 12, 12)}
-    return randomize(QwenImageTransformer2DModel(in_channels=16, out_channels=4, joint_attention_dim=TEXT, **shape))
-
-
-def qwen_call(batch: int, rows: int, cols: int) -> dict[str, Any]:
-    return {
-        "hidden_states": random_latents(batch, rows * cols, 16),
-        "encoder_hidden_states": text_rows(batch),
-        "timestep": torch.full((batch,), 0.6),
-        "img_shapes": [[(1, rows, cols)]] * batch,
-    }
-
-
 def qwen_pipeline() -> QwenImagePipeline:
     words = word_tokenizer()
     torch.manual_seed(3)
@@ -379,23 +270,6 @@ def qwen_pipeline() -> QwenImagePipeline:
     return quiet(QwenImagePipeline(FlowMatchEulerDiscreteScheduler(), vae, text_encoder, words, qwen_transformer()))
 
 
-def aura_flow_transformer() -> AuraFlowTransformer2DModel:
-    torch.manual_seed(0)
-    shape = {"num_mmdit_layers": 4, "num_single_dit_layers": 1, "attention_head_dim": 24, "num_attention_heads": 2}
-    config = {"joint_attention_dim": TEXT, "caption_projection_dim": 48, "sample_size": 16, "pos_embed_max_size": 576}
-    model = randomize(AuraFlowTransformer2DModel(**shape, **config))
-    model.pos_embed.pos_embed.data *= 0.1  # learned positions; what is seen must outweigh where
-    return model
-
-
-def aura_flow_call(batch: int, rows: int, cols: int) -> dict[str, Any]:
-    return {
-        "hidden_states": random_latents(batch, 4, 2 * rows, 2 * cols),
-        "encoder_hidden_states": text_rows(batch),
-        "timestep": torch.full((batch,), 0.6),
-    }
-
-
 def aura_flow_pipeline() -> AuraFlowPipeline:
     t5 = tokenizers()[1]
     torch.manual_seed(3)
@@ -406,59 +280,13 @@ def aura_flow_pipeline() -> AuraFlowPipeline:
     )
 
 
-def cogview4_transformer() -> CogView4Transformer2DModel:
-    torch.manual_seed(0)
-    shape = {"num_layers": 4, "attention_head_dim": 24, "num_attention_heads": 2, "rope_axes_dim": (16, 16)}
-    config = {"in_channels": 4, "out_channels": 4, "text_embed_dim": TEXT, "time_embed_dim": 12, "condition_dim": 4}
-    return randomize(CogView4Transformer2DModel(**shape, **config, sample_size=16))
-
-
-def cogview4_call(batch: int, rows: int, cols: int) -> dict[str, Any]:
-    size = torch.tensor([[16.0 * rows, 16.0 * cols]]).expand(batch, -1)
-    return {
-        "hidden_states": random_latents(batch, 4, 2 * rows, 2 * cols),
-        "encoder_hidden_states": text_rows(batch),
-        "timestep": torch.full((batch,), 600.0),
-        "original_size": size,
-        "target_size": size,
-        "crop_coords": torch.zeros(batch, 2),
-    }
-
-
 def cogview4_pipeline() -> CogView4Pipeline:
     t5 = tokenizers()[1]
     t5.padding_side = "left"
     torch.manual_seed(3)
     text_encoder = GlmModel(GlmConfig(**_LLM, vocab_size=len(t5), pad_token_id=0)).eval()
     vae = tiny_vae((8, 8, 8, 8))
-    return quiet(
-        CogView4Pipeline(t5, text_encoder, vae, cogview4_transformer(), FlowMatchEulerDiscreteScheduler())
-    )
-
-
-def cogvideox_transformer(**changes: Any) -> CogVideoXTransformer3DModel:
-    torch.manual_seed(0)
-    shape = {"num_layers": 4, "attention_head_dim": 32, "num_attention_heads": 2, "max_text_seq_length": LENGTH}
-    config = {"in_channels": 4, "out_channels": 4, "text_embed_dim": TEXT, "time_embed_dim": 12}
-    sample = {"sample_width": 12, "sample_height": 8, "sample_frames": 5}
-    return randomize(CogVideoXTransformer3DModel(**{**shape, **config, **sample, **changes}))
-
-
-def cogvideox_5b_transformer() -> CogVideoXTransformer3DModel:
-    return cogvideox_transformer(use_rotary_positional_embeddings=True)
-
-
-def cogvideox_call(batch: int, rows: int, cols: int) -> dict[str, Any]:
-    return {
-        "hidden_states": random_latents(batch, 2, 4, 2 * rows, 2 * cols),
-        "encoder_hidden_states": text_rows(batch, rows=LENGTH),
-        "timestep": torch.full((batch,), 600),
-    }
-
-
-def cogvideox_5b_call(batch: int, rows: int, cols: int) -> dict[str, Any]:
-    rotation = get_3d_rotary_pos_embed(32, ((0, 0), (rows, cols)), (rows, cols), 2)
-    return {**cogvideox_call(batch, rows, cols), "image_rotary_emb": rotation}
+    return quiet(CogView4Pipeline(t5, text_encoder, vae, cogview4_transformer(), FlowMatchEulerDiscreteScheduler()))
 
 
 def cogvideox_pipeline(transformer: Callable[[], Any] = cogvideox_transformer) -> CogVideoXPipeline:

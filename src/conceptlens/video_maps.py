@@ -123,7 +123,7 @@ class VideoMaps:
             for number, sheet in enumerate(sheets):
                 sheet.save(stage / f"overlay-{number:03d}.png")
             sheets[0].save(stage / "overlay.gif", save_all=True, append_images=sheets[1:], duration=125, loop=0)
-            arrays = {"scores": self.scores.numpy()}
+            arrays: dict[str, Any] = {"scores": self.scores.numpy()}
             if self.parts is not None:
                 arrays["parts"] = self.parts.numpy()
             np.savez_compressed(stage / "maps.npz", **arrays)

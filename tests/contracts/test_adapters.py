@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from conceptlens.adapters import adapter_for, registered
+from conceptlens.adapters._specimens import LENGTH
 from conceptlens.adapters.base import Concepts, DiTAdapter
 from conceptlens.engine.encode import record_call
 from conceptlens.engine.loading import Defaults, LoadedModel
@@ -24,7 +25,7 @@ from conceptlens.ops.attention import image_attention
 from conceptlens.recipe import Recipe
 from conceptlens.records import LayerRecord
 from conceptlens.session import Session
-from tiny_models import FAMILIES, LENGTH, Family
+from tiny_models import FAMILIES, Family
 
 ROWS, COLS = 4, 6
 

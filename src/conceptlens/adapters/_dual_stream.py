@@ -1,4 +1,4 @@
-"""What FLUX.1 and its kin share: text and image stream with weights of their own, joint attention, tokens packed 2x2."""
+"""What FLUX.1 and its kin share: text and image stream with weights of their own and one joint attention."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from conceptlens.records import CallRecord
 
 
 class DualStreamAdapter(DiTAdapter):
-    """Blocks in `transformer_blocks` with `attn.to_{q,k,v}`, `attn.norm_{q,k}` and `attn.to_out`; no guidance in the batch.
+    """Blocks in `transformer_blocks` with `attn.to_{q,k,v}`, `attn.norm_{q,k}` and `attn.to_out`.
 
-    `rotate` reads `cos` and `sin` (image, head_dim), which `observe` puts into the call.
+    Guidance calls the model twice, it does not double the batch. `rotate` reads `cos` and `sin` (image, head_dim) of
+    the call, where `observe` puts them.
     """
 
     def recipe(self, depth: int) -> Recipe:
@@ -27,9 +28,7 @@ class DualStreamAdapter(DiTAdapter):
 
     def taps(self, block: Any) -> Mapping[str, Tap]:
         attn = block.attn
-        value = (
-            Tap(attn.to_qkv, select=lambda qkv: qkv.chunk(3, dim=-1)[2]) if self.is_fused(attn) else Tap(attn.to_v)
-        )
+        value = Tap(attn.to_qkv, select=lambda qkv: qkv.chunk(3, dim=-1)[2]) if self.is_fused(attn) else Tap(attn.to_v)
         return {"query": Tap(attn.norm_q), "key": Tap(attn.norm_k), "value": value, "out": Tap(attn.to_out[0], "input")}
 
     def is_fused(self, attn: Any) -> bool:

@@ -25,10 +25,8 @@ def project_text(attn: Any, normed: Tensor, modulation: list[Tensor], *, fused: 
 
 def project_shared(attn: Any, normed: Tensor, modulation: list[Tensor], *, fused: bool = False) -> Projection:
     """Q, k and v of concepts through the weights that text and image share, with their QK-norm."""
-    if fused:
-        parts = attn.to_qkv(normed).chunk(3, dim=-1)
-    else:
-        parts = (attn.to_q(normed), attn.to_k(normed), attn.to_v(normed))
+    split = (attn.to_q, attn.to_k, attn.to_v)
+    parts = attn.to_qkv(normed).chunk(3, dim=-1) if fused else [layer(normed) for layer in split]
     query, key, value = (rearrange(p, "b c (h d) -> b h c d", h=attn.heads) for p in parts)
     query = query if attn.norm_q is None else attn.norm_q(query)
     key = key if attn.norm_k is None else attn.norm_k(key)

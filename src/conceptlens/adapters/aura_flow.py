@@ -66,7 +66,7 @@ class AuraFlowAdapter(DualStreamAdapter):
 
     def advance(self, block: Any, hidden: Tensor, out: Tensor, modulation: tuple[Tensor, ...]) -> Tensor:
         gate, shift, scale, gate_mlp = (part[:, None] for part in modulation)
-        # This family adds the MLP to the stream as it entered the block: the attention reaches it through the MLP alone.
+        # The MLP is added to the stream as it entered the block: the attention reaches it through the MLP alone.
         normed = block.norm2_context(hidden + gate * block.attn.to_add_out(out)) * (1 + scale) + shift
         return hidden + gate_mlp * block.ff_context(normed)
 

@@ -81,9 +81,7 @@ class DiTAdapter(ABC):
         Raises:
             RecipeError: for a family that the official code does not serve.
         """
-        raise RecipeError(
-            f"no preset 'paper' for {self.name}: the official code does not serve it. Leave preset= out for the default."
-        )
+        raise RecipeError(f"no preset 'paper' for {self.name}: the official code does not serve it. Leave preset out.")
 
     @abstractmethod
     def blocks(self) -> nn.ModuleList:
@@ -119,9 +117,7 @@ class DiTAdapter(ABC):
         """The rows of the batch that belong to the prompt; None for a call that is not the prompt's own."""
 
     @abstractmethod
-    def begin(
-        self, concepts: Concepts, call: CallRecord
-    ) -> tuple[Float[Tensor, "batch concept dim"], Any]:
+    def begin(self, concepts: Concepts, call: CallRecord) -> tuple[Float[Tensor, "batch concept dim"], Any]:
         """The concept stream before the first block, and what `project` needs at every block.
 
         The latter is opaque to the engine: the vector that modulates the stream, and the rotation of the concepts where

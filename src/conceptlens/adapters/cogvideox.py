@@ -65,7 +65,9 @@ class CogVideoXAdapter(DiTAdapter):
     def begin(self, concepts: Concepts, call: CallRecord) -> tuple[Tensor, Tensor]:
         model, given = self.transformer, call.arguments
         timestep, count = given["timestep"], len(concepts.tokens)
-        hidden = model.patch_embed.text_proj(repeat_rows(concepts.tokens, len(timestep)).to(timestep.device, model.dtype))
+        hidden = model.patch_embed.text_proj(
+            repeat_rows(concepts.tokens, len(timestep)).to(timestep.device, model.dtype)
+        )
         if model.config.use_learned_positional_embeddings:
             hidden = hidden + model.patch_embed.pos_embedding[:, list(concepts.positions or (0,) * count)].to(hidden)
         vector = model.time_embedding(model.time_proj(timestep).to(hidden.dtype))

@@ -31,7 +31,9 @@ class QwenImageAdapter(DualStreamAdapter):
 
     def observe(self, arguments: Mapping[str, Any], rows: slice, step: int, previous: CallRecord | None) -> CallRecord:
         if self.transformer.config.use_layer3d_rope:
-            raise ModelError("Qwen-Image-Layered paints several layers at once, which have no maps yet. Use Qwen-Image.")
+            raise ModelError(
+                "Qwen-Image-Layered paints several layers at once, which have no maps yet. Use Qwen-Image."
+            )
         shapes, device = torch.tensor(arguments["img_shapes"][0]), arguments["hidden_states"].device
         if previous is not None and torch.equal(previous.arguments["shapes"], shapes):
             kept = {name: previous.arguments[name] for name in ("shapes", "cos", "sin")}
@@ -68,7 +70,7 @@ class QwenImageAdapter(DualStreamAdapter):
     def embed(self, pipeline: Any, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
         if not hasattr(pipeline, "prompt_template_encode") or "Edit" in type(pipeline).__name__:
             raise ModelError(
-                f"{type(pipeline).__name__} shows its picture to the text encoder, so a concept has no text of its own. "
+                f"{type(pipeline).__name__} shows its picture to the text encoder, so no concept stands alone. "
                 "Use QwenImagePipeline, or its img2img, inpaint or ControlNet kin."
             )
         length, drop = options.get("max_sequence_length", 512), pipeline.prompt_template_encode_start_idx

@@ -24,10 +24,9 @@ print(cl.doctor("QwenImageTransformer2DModel").describe())
 
 A family counts as supported when its adapter keeps the whole contract (CONTRIBUTING.md) on tiny random models of the
 real diffusers classes: the picture bit for bit as without maps, the prompt's own text reproduced block by block to
-1e-10 in float64, probing a record the same as asking while painting. *Official figures*: the vectors of the official code on
-tiny random weights, reproduced to 1e-5; such a family has `preset="paper"`. *Real weights* were run for none of them
-here, save the embedded model, which is of the FLUX.1 family; blocks are the class's default and differ between
-checkpoints.
+1e-10 in float64, probing a record the same as asking while painting. *Official figures*: the vectors of the official
+code on tiny random weights, reproduced to 1e-5; such a family has `preset="paper"`. *Real weights* were run for none
+of them here, save the embedded model, which is of the FLUX.1 family. Blocks are the class's default.
 
 """
 

@@ -81,7 +81,8 @@ def test_a_folder_is_read_without_opening_big_weights(tmp_path: Path, monkeypatc
         doctor(folder)
 
 
-def test_where_the_method_cannot_apply_the_doctor_says_why() -> None:
+def test_where_the_method_cannot_apply_the_doctor_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     wan, blind, dual = (
         doctor(n) for n in ("WanTransformer3DModel", "QwenImage21Transformer2DModel", "HunyuanImageTransformer2DModel")
     )

@@ -148,10 +148,13 @@ def _check_supported(source: str, index: Any) -> None:
     if transformer is None:
         raise ModelError(
             f"{source} ({index.get('_class_name', 'no pipeline')}) has no diffusion transformer. "
-            "Use a FLUX.1 or Stable Diffusion 3 model."
+            "Use a FLUX.1 or Stable Diffusion 3 model, or another family with an adapter."
         )
     if transformer not in registered():
-        raise ModelError(f"no adapter for {transformer} of {source}. Supported: {', '.join(sorted(registered()))}.")
+        raise ModelError(
+            f"no adapter for {transformer} of {source}. Supported: {', '.join(sorted(registered()))}. "
+            f"conceptlens.doctor({transformer!r}) tells why."
+        )
 
 
 @contextmanager
@@ -171,7 +174,7 @@ def _adapter(pipeline: Any) -> DiTAdapter:
     transformer = getattr(pipeline, "transformer", None)
     if transformer is None:
         raise ModelError(
-            f"{type(pipeline).__name__} has no diffusion transformer. Use a Flux or Stable Diffusion 3 model."
+            f"{type(pipeline).__name__} has no diffusion transformer. Use a FLUX.1 model, or another with an adapter."
         )
     return adapter_for(transformer)
 

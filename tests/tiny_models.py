@@ -12,6 +12,7 @@ from diffusers import (
     AutoencoderKL,
     AutoencoderKLCogVideoX,
     AutoencoderKLFlux2,
+    AutoencoderKLHunyuanVideo,
     AutoencoderKLQwenImage,
     ChromaPipeline,
     CogVideoXDDIMScheduler,
@@ -21,6 +22,7 @@ from diffusers import (
     Flux2KleinPipeline,
     Flux2Pipeline,
     FluxPipeline,
+    HunyuanVideoPipeline,
     QwenImagePipeline,
     StableDiffusion3Pipeline,
 )
@@ -35,6 +37,8 @@ from transformers import (
     CLIPTokenizer,
     GlmConfig,
     GlmModel,
+    LlamaConfig,
+    LlamaModel,
     Mistral3Config,
     Mistral3ForConditionalGeneration,
     MistralConfig,
@@ -70,6 +74,8 @@ from conceptlens.adapters._specimens import (
     flux2_transformer,
     flux_call,
     flux_transformer,
+    hunyuan_video_call,
+    hunyuan_video_transformer,
     qwen_call,
     qwen_transformer,
     sd3_call,
@@ -306,6 +312,26 @@ def cogvideox_pipeline(transformer: Callable[[], Any] = cogvideox_transformer) -
     return quiet(CogVideoXPipeline(t5, _t5(len(t5)), vae, transformer(), scheduler))
 
 
+def hunyuan_video_pipeline() -> HunyuanVideoPipeline:
+    words, clip = word_tokenizer(), tokenizers()[0]
+    torch.manual_seed(3)
+    llama = LlamaModel(LlamaConfig(**{**_LLM, "num_hidden_layers": 3}, vocab_size=len(words), pad_token_id=1)).eval()
+    vae = AutoencoderKLHunyuanVideo(
+        latent_channels=4, block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=2
+    ).eval()
+    return quiet(
+        HunyuanVideoPipeline(
+            text_encoder=llama,
+            tokenizer=words,
+            transformer=hunyuan_video_transformer(),
+            vae=vae,
+            scheduler=FlowMatchEulerDiscreteScheduler(),
+            text_encoder_2=_clip(CLIPTextModel, POOLED, len(clip)),
+            tokenizer_2=clip,
+        )
+    )
+
+
 def quiet(pipeline: Any) -> Any:
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -319,6 +345,7 @@ TRUE_CFG = {"guided": {"true_cfg_scale": 4.0, "negative_prompt": "a boat"}, "pla
 NO_CFG = {"guided": {"guidance_scale": 4.0}, "plain": {"guidance_scale": 4.0}}
 SHARED = ("to_q", "to_k", "to_v", "to_out.0")
 COGVIDEO = {"text": 1, "linears": SHARED, "video": True, "pack": lambda pipeline, latents: latents[:, None]}
+HUNYUAN = {"text": 1, "video": True, "pack": lambda pipeline, latents: latents[:, :, None], **TRUE_CFG}
 FAMILIES = {
     family.name: family
     for family in (
@@ -339,6 +366,7 @@ FAMILIES = {
             lambda: cogvideox_pipeline(cogvideox_5b_transformer),
             **COGVIDEO,
         ),
+        Family("hunyuan-video", hunyuan_video_transformer, hunyuan_video_call, hunyuan_video_pipeline, **HUNYUAN),
         Family("cogview4", cogview4_transformer, cogview4_call, cogview4_pipeline, text=1, linears=SHARED),
     )
 }

@@ -16,6 +16,7 @@ from diffusers import (
     CogView4Transformer2DModel,
     Flux2Transformer2DModel,
     FluxTransformer2DModel,
+    HunyuanVideoTransformer3DModel,
     QwenImageTransformer2DModel,
     SD3Transformer2DModel,
 )
@@ -208,6 +209,26 @@ def cogvideox_5b_call(batch: int, rows: int, cols: int) -> dict[str, Any]:
     return {**cogvideox_call(batch, rows, cols), "image_rotary_emb": rotation}
 
 
+def hunyuan_video_transformer() -> HunyuanVideoTransformer3DModel:
+    torch.manual_seed(0)
+    shape = {"num_layers": 4, "num_single_layers": 1, "num_refiner_layers": 1, "num_attention_heads": 2}
+    config = {"in_channels": 4, "out_channels": 4, "text_embed_dim": TEXT, "pooled_projection_dim": POOLED}
+    return randomize(
+        HunyuanVideoTransformer3DModel(**shape, **config, attention_head_dim=32, rope_axes_dim=(8, 12, 12))
+    )
+
+
+def hunyuan_video_call(batch: int, rows: int, cols: int) -> dict[str, Any]:
+    return {
+        "hidden_states": random_latents(batch, 4, 2, 2 * rows, 2 * cols),
+        "encoder_hidden_states": text_rows(batch),
+        "encoder_attention_mask": torch.ones(batch, 7),
+        "pooled_projections": torch.randn(batch, POOLED, generator=torch.Generator().manual_seed(4)),
+        "timestep": torch.full((batch,), 600.0),
+        "guidance": torch.full((batch,), 6000.0),
+    }
+
+
 Specimen = tuple[Callable[[], Any], Callable[[int, int, int], dict[str, Any]]]
 
 SPECIMENS: dict[str, Specimen] = {
@@ -218,6 +239,7 @@ SPECIMENS: dict[str, Specimen] = {
     "QwenImageTransformer2DModel": (qwen_transformer, qwen_call),
     "AuraFlowTransformer2DModel": (aura_flow_transformer, aura_flow_call),
     "CogView4Transformer2DModel": (cogview4_transformer, cogview4_call),
+    "HunyuanVideoTransformer3DModel": (hunyuan_video_transformer, hunyuan_video_call),
     "CogVideoXTransformer3DModel": (cogvideox_transformer, cogvideox_call),
 }
 """By transformer class: the model, and the arguments of one call for a batch and a patch grid (videos: two frames)."""

@@ -13,6 +13,7 @@ from diffusers import (
     AutoencoderKLCogVideoX,
     AutoencoderKLFlux2,
     AutoencoderKLHunyuanVideo,
+    AutoencoderKLMochi,
     AutoencoderKLQwenImage,
     ChromaPipeline,
     CogVideoXDDIMScheduler,
@@ -23,6 +24,7 @@ from diffusers import (
     Flux2Pipeline,
     FluxPipeline,
     HunyuanVideoPipeline,
+    MochiPipeline,
     QwenImagePipeline,
     StableDiffusion3Pipeline,
 )
@@ -76,6 +78,8 @@ from conceptlens.adapters._specimens import (
     flux_transformer,
     hunyuan_video_call,
     hunyuan_video_transformer,
+    mochi_call,
+    mochi_transformer,
     qwen_call,
     qwen_transformer,
     sd3_call,
@@ -142,10 +146,10 @@ def _clip(cls: Any, width: int, vocabulary: int) -> Any:
     return cls(config).eval()
 
 
-def _t5(vocabulary: int) -> T5EncoderModel:
+def _t5(vocabulary: int, width: int = TEXT) -> T5EncoderModel:
     torch.manual_seed(3)
     return T5EncoderModel(
-        T5Config(vocab_size=vocabulary, d_model=TEXT, d_kv=8, d_ff=24, num_layers=1, num_heads=2, dropout_rate=0.0)
+        T5Config(vocab_size=vocabulary, d_model=width, d_kv=8, d_ff=24, num_layers=1, num_heads=2, dropout_rate=0.0)
     ).eval()
 
 
@@ -332,6 +336,17 @@ def hunyuan_video_pipeline() -> HunyuanVideoPipeline:
     )
 
 
+def mochi_pipeline() -> MochiPipeline:
+    t5 = tokenizers()[1]
+    torch.manual_seed(0)
+    channels = (32, 32, 32, 32)
+    vae = AutoencoderKLMochi(
+        encoder_block_out_channels=channels, decoder_block_out_channels=channels, layers_per_block=(1, 1, 1, 1, 1)
+    ).eval()
+    scheduler = FlowMatchEulerDiscreteScheduler(invert_sigmas=True)
+    return quiet(MochiPipeline(scheduler, vae, _t5(len(t5), 24), t5, mochi_transformer()))
+
+
 def quiet(pipeline: Any) -> Any:
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -346,6 +361,7 @@ NO_CFG = {"guided": {"guidance_scale": 4.0}, "plain": {"guidance_scale": 4.0}}
 SHARED = ("to_q", "to_k", "to_v", "to_out.0")
 COGVIDEO = {"text": 1, "linears": SHARED, "video": True, "pack": lambda pipeline, latents: latents[:, None]}
 HUNYUAN = {"text": 1, "video": True, "pack": lambda pipeline, latents: latents[:, :, None], **TRUE_CFG}
+MOCHI = {"text": 1, "video": True, "pack": lambda pipeline, latents: latents[:, :, None]}
 FAMILIES = {
     family.name: family
     for family in (
@@ -367,6 +383,7 @@ FAMILIES = {
             **COGVIDEO,
         ),
         Family("hunyuan-video", hunyuan_video_transformer, hunyuan_video_call, hunyuan_video_pipeline, **HUNYUAN),
+        Family("mochi", mochi_transformer, mochi_call, mochi_pipeline, latents=(12, 8, 12), **MOCHI),
         Family("cogview4", cogview4_transformer, cogview4_call, cogview4_pipeline, text=1, linears=SHARED),
     )
 }

@@ -28,6 +28,7 @@ from conceptlens.session import Session
 from tiny_models import FAMILIES, Family
 
 ROWS, COLS = 4, 6
+pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # diffusers on Mochi, without a GPU
 
 
 STILL = {False: {}, True: {"num_frames": 1}}
@@ -202,9 +203,11 @@ def test_c6_permuting_concepts_permutes_maps(family: Family) -> None:
 
 
 def sized(pipeline: Any, rows: int = ROWS, cols: int = COLS, **more: Any) -> dict[str, Any]:
-    video = hasattr(pipeline, "vae_scale_factor_spatial")
-    side = 2 * (pipeline.vae_scale_factor_spatial if video else pipeline.vae_scale_factor)
-    more = {"num_frames": 1 + pipeline.vae_scale_factor_temporal, **more} if video else more
+    adapter = adapter_for(pipeline.transformer)
+    side = adapter.side_multiple(pipeline)
+    if hasattr(pipeline, "video_processor"):
+        frames = getattr(pipeline, "vae_scale_factor_temporal", None) or pipeline.vae_temporal_scale_factor
+        more = {"num_frames": 1 + frames, **more}
     return {"height": rows * side, "width": cols * side, "max_sequence_length": LENGTH, **more}
 
 

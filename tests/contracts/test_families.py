@@ -36,7 +36,7 @@ def test_a_concept_is_its_own_words_of_the_chat_template(name: str) -> None:
     first = embedded(pipeline, ("red boat",), pooling="first")
     assert torch.equal(first.tokens[0], states[found.positions[1] - 1])
     with pytest.raises(cl.ConceptError, match=f"does not fit in {LENGTH} tokens"):
-        embedded(pipeline, ("house " * LENGTH,))
+        embedded(pipeline, ("house " * (LENGTH + 1),))
     with pytest.raises(cl.ConceptError, match="has no token that the model's tokenizer knows"):
         embedded(pipeline, ("zeppelin",))
 

@@ -16,6 +16,8 @@ from conceptlens.recipe import Recipe
 from conceptlens.records import LayerRecord
 from tiny_models import Family
 
+pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # diffusers on Mochi, without a GPU
+
 
 def held() -> int:
     """Bytes of all living tensor storages."""

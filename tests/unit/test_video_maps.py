@@ -16,7 +16,7 @@ from conceptlens.video_maps import maps_of
 
 def video(frames: int = 9, latent: int = 3) -> cl.VideoMaps:
     """Two concepts; the first is at the left in latent frame 0, and one column further in each that follows."""
-    scores = torch.zeros(2, latent, 2, 4)
+    scores = torch.zeros(2, latent, 2, max(4, latent))
     for number in range(latent):
         scores[0, number, :, number] = 1
     scores[1] = 1 - scores[0]

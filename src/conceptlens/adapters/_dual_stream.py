@@ -26,8 +26,12 @@ class DualStreamAdapter(DiTAdapter):
     def blocks(self) -> nn.ModuleList:
         return self.transformer.transformer_blocks
 
+    def attention(self, block: Any) -> Any:
+        """The joint attention of a block."""
+        return block.attn
+
     def taps(self, block: Any) -> Mapping[str, Tap]:
-        attn = block.attn
+        attn = self.attention(block)
         value = Tap(attn.to_qkv, select=lambda qkv: qkv.chunk(3, dim=-1)[2]) if self.is_fused(attn) else Tap(attn.to_v)
         return {"query": Tap(attn.norm_q), "key": Tap(attn.norm_k), "value": value, "out": Tap(attn.to_out[0], "input")}
 
@@ -36,7 +40,7 @@ class DualStreamAdapter(DiTAdapter):
         return attn.fused_projections
 
     def heads(self, block: Any, tensor: Tensor) -> Tensor:
-        split = tensor if tensor.ndim == 4 else tensor.unflatten(-1, (block.attn.heads, -1))
+        split = tensor if tensor.ndim == 4 else tensor.unflatten(-1, (self.attention(block).heads, -1))
         return split.transpose(1, 2)
 
     def rotate(self, heads: Tensor, call: CallRecord) -> Tensor:

@@ -17,6 +17,7 @@ from diffusers import (
     Flux2Transformer2DModel,
     FluxTransformer2DModel,
     HunyuanVideoTransformer3DModel,
+    MochiTransformer3DModel,
     QwenImageTransformer2DModel,
     SD3Transformer2DModel,
 )
@@ -229,6 +230,22 @@ def hunyuan_video_call(batch: int, rows: int, cols: int) -> dict[str, Any]:
     }
 
 
+def mochi_transformer() -> MochiTransformer3DModel:
+    torch.manual_seed(0)
+    shape = {"num_layers": 4, "num_attention_heads": 2, "attention_head_dim": 24, "pooled_projection_dim": 16}
+    config = {"in_channels": 12, "text_embed_dim": 24, "time_embed_dim": 12}
+    return randomize(MochiTransformer3DModel(**shape, **config))
+
+
+def mochi_call(batch: int, rows: int, cols: int) -> dict[str, Any]:
+    return {
+        "hidden_states": random_latents(batch, 12, 2, 2 * rows, 2 * cols),
+        "encoder_hidden_states": text_rows(batch, 24),
+        "encoder_attention_mask": torch.ones(batch, 7, dtype=torch.bool),
+        "timestep": torch.full((batch,), 400.0),
+    }
+
+
 Specimen = tuple[Callable[[], Any], Callable[[int, int, int], dict[str, Any]]]
 
 SPECIMENS: dict[str, Specimen] = {
@@ -240,6 +257,7 @@ SPECIMENS: dict[str, Specimen] = {
     "AuraFlowTransformer2DModel": (aura_flow_transformer, aura_flow_call),
     "CogView4Transformer2DModel": (cogview4_transformer, cogview4_call),
     "HunyuanVideoTransformer3DModel": (hunyuan_video_transformer, hunyuan_video_call),
+    "MochiTransformer3DModel": (mochi_transformer, mochi_call),
     "CogVideoXTransformer3DModel": (cogvideox_transformer, cogvideox_call),
 }
 """By transformer class: the model, and the arguments of one call for a batch and a patch grid (videos: two frames)."""

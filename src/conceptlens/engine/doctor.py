@@ -218,7 +218,8 @@ def _tried(found: Diagnosis, adapter: DiTAdapter, pipeline: Any) -> Diagnosis:
             specimen = adapter_for(build())
             recipe = Recipe().resolve(len(specimen.blocks()))
             told["expected"] = len(specimen.blocks())
-            layers = record_call(specimen, call(1, 4, 6), recipe)
+            with quiet_loading(progress=False):
+                layers = record_call(specimen, call(1, 4, 6), recipe)
         told["captured"] = len(layers)
     except ConceptlensError as error:
         told |= {"reason": one_line(error), "instead": "Do what the line above says, then ask again."}

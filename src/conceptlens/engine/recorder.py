@@ -89,6 +89,9 @@ class Recorder:
     ) -> None:
         self._remove()
 
+    # What the hooks do is no part of the model: a compiler must neither trace it nor compile anew when it changes.
+
+    @torch.compiler.disable
     def begin_call(self, args: tuple[Any, ...], kwargs: dict[str, Any], context: str | None) -> None:
         """A transformer call starts: decides whether it is read, and which rows of it."""
         self._arguments = self._signature.bind(self._adapter.transformer, *args, **kwargs).arguments
@@ -109,15 +112,18 @@ class Recorder:
         self._timestep = now
         return self._pipeline is not None and before is not None and torch.equal(before, now)
 
+    @torch.compiler.disable
     def end_call(self) -> None:
         """Drops every reference to the call's tensors."""
         self._arguments, self._call, self._rows = {}, None, None
         self._tapped.clear()
 
+    @torch.compiler.disable
     def tap(self, name: str, tensor: Tensor) -> None:
         if self._call is not None:
             self._tapped[name] = tensor
 
+    @torch.compiler.disable
     def finish_block(self, layer: int, block: Any) -> None:
         """Turns the taps of one block into a `LayerRecord` and reports it."""
         if self._call is None:

@@ -38,16 +38,36 @@ def randomize(module: nn.Module, scale: float = 0.15) -> Any:
 
 def flux_transformer(**changes: Any) -> FluxTransformer2DModel:
     torch.manual_seed(0)
-    shape = {"num_layers": 4, "num_single_layers": 1, "attention_head_dim": 24, "num_attention_heads": 2}
-    config = {"in_channels": 16, "joint_attention_dim": TEXT, "pooled_projection_dim": POOLED, "guidance_embeds": True}
+    shape: dict[str, Any] = {
+        "num_layers": 4,
+        "num_single_layers": 1,
+        "attention_head_dim": 24,
+        "num_attention_heads": 2,
+    }
+    config: dict[str, Any] = {
+        "in_channels": 16,
+        "joint_attention_dim": TEXT,
+        "pooled_projection_dim": POOLED,
+        "guidance_embeds": True,
+    }
     return randomize(FluxTransformer2DModel(**{"axes_dims_rope": (4, 10, 10), **shape, **config, **changes}))
 
 
 def sd3_transformer(**changes: Any) -> SD3Transformer2DModel:
     torch.manual_seed(0)
-    shape = {"num_layers": 4, "attention_head_dim": 24, "num_attention_heads": 2, "caption_projection_dim": 48}
-    config = {"joint_attention_dim": TEXT, "pooled_projection_dim": POOLED, "in_channels": 4, "out_channels": 4}
-    more = {"sample_size": 16, "pos_embed_max_size": 24, "qk_norm": "rms_norm"}
+    shape: dict[str, Any] = {
+        "num_layers": 4,
+        "attention_head_dim": 24,
+        "num_attention_heads": 2,
+        "caption_projection_dim": 48,
+    }
+    config: dict[str, Any] = {
+        "joint_attention_dim": TEXT,
+        "pooled_projection_dim": POOLED,
+        "in_channels": 4,
+        "out_channels": 4,
+    }
+    more: dict[str, Any] = {"sample_size": 16, "pos_embed_max_size": 24, "qk_norm": "rms_norm"}
     return randomize(SD3Transformer2DModel(**{**shape, **config, **more, **changes}))
 
 
@@ -94,9 +114,14 @@ def random_latents(*shape: int) -> Tensor:
 
 def chroma_transformer() -> ChromaTransformer2DModel:
     torch.manual_seed(0)
-    shape = {"num_layers": 4, "num_single_layers": 1, "attention_head_dim": 24, "num_attention_heads": 2}
-    table = {"approximator_num_channels": 8, "approximator_hidden_dim": 16, "approximator_layers": 1}
-    config = {"in_channels": 16, "joint_attention_dim": TEXT, "axes_dims_rope": (4, 10, 10)}
+    shape: dict[str, Any] = {
+        "num_layers": 4,
+        "num_single_layers": 1,
+        "attention_head_dim": 24,
+        "num_attention_heads": 2,
+    }
+    table: dict[str, Any] = {"approximator_num_channels": 8, "approximator_hidden_dim": 16, "approximator_layers": 1}
+    config: dict[str, Any] = {"in_channels": 16, "joint_attention_dim": TEXT, "axes_dims_rope": (4, 10, 10)}
     return randomize(ChromaTransformer2DModel(**shape, **table, **config))
 
 
@@ -108,9 +133,14 @@ def chroma_call(batch: int, rows: int, cols: int) -> dict[str, Any]:
 def flux2_transformer(**changes: Any) -> Flux2Transformer2DModel:
     torch.manual_seed(0)
     # Half a head fills whole vector registers: a scalar tail would rotate with other roundings, which float64 can tell.
-    shape = {"num_layers": 4, "num_single_layers": 1, "attention_head_dim": 32, "num_attention_heads": 2}
-    config = {"in_channels": 16, "joint_attention_dim": 3 * TEXT, "axes_dims_rope": (8, 8, 8, 8)}
-    more = {"timestep_guidance_channels": 16, "guidance_embeds": False}
+    shape: dict[str, Any] = {
+        "num_layers": 4,
+        "num_single_layers": 1,
+        "attention_head_dim": 32,
+        "num_attention_heads": 2,
+    }
+    config: dict[str, Any] = {"in_channels": 16, "joint_attention_dim": 3 * TEXT, "axes_dims_rope": (8, 8, 8, 8)}
+    more: dict[str, Any] = {"timestep_guidance_channels": 16, "guidance_embeds": False}
     return randomize(Flux2Transformer2DModel(**{**shape, **config, **more, **changes}))
 
 
@@ -136,7 +166,12 @@ def flux2_dev_call(batch: int, rows: int, cols: int) -> dict[str, Any]:
 
 def qwen_transformer() -> QwenImageTransformer2DModel:
     torch.manual_seed(0)
-    shape = {"num_layers": 4, "attention_head_dim": 32, "num_attention_heads": 2, "axes_dims_rope": (8, 12, 12)}
+    shape: dict[str, Any] = {
+        "num_layers": 4,
+        "attention_head_dim": 32,
+        "num_attention_heads": 2,
+        "axes_dims_rope": (8, 12, 12),
+    }
     return randomize(QwenImageTransformer2DModel(in_channels=16, out_channels=4, joint_attention_dim=TEXT, **shape))
 
 
@@ -151,8 +186,18 @@ def qwen_call(batch: int, rows: int, cols: int) -> dict[str, Any]:
 
 def aura_flow_transformer() -> AuraFlowTransformer2DModel:
     torch.manual_seed(0)
-    shape = {"num_mmdit_layers": 4, "num_single_dit_layers": 1, "attention_head_dim": 24, "num_attention_heads": 2}
-    config = {"joint_attention_dim": TEXT, "caption_projection_dim": 48, "sample_size": 16, "pos_embed_max_size": 576}
+    shape: dict[str, Any] = {
+        "num_mmdit_layers": 4,
+        "num_single_dit_layers": 1,
+        "attention_head_dim": 24,
+        "num_attention_heads": 2,
+    }
+    config: dict[str, Any] = {
+        "joint_attention_dim": TEXT,
+        "caption_projection_dim": 48,
+        "sample_size": 16,
+        "pos_embed_max_size": 576,
+    }
     model = randomize(AuraFlowTransformer2DModel(**shape, **config))
     model.pos_embed.pos_embed.data *= 0.1  # learned positions; what is seen must outweigh where
     return model
@@ -169,7 +214,13 @@ def aura_flow_call(batch: int, rows: int, cols: int) -> dict[str, Any]:
 def cogview4_transformer() -> CogView4Transformer2DModel:
     torch.manual_seed(0)
     shape: dict[str, Any] = {"num_layers": 4, "attention_head_dim": 24, "num_attention_heads": 2}
-    config = {"in_channels": 4, "out_channels": 4, "text_embed_dim": TEXT, "time_embed_dim": 12, "condition_dim": 4}
+    config: dict[str, Any] = {
+        "in_channels": 4,
+        "out_channels": 4,
+        "text_embed_dim": TEXT,
+        "time_embed_dim": 12,
+        "condition_dim": 4,
+    }
     return randomize(CogView4Transformer2DModel(**shape, **config, rope_axes_dim=(16, 16), sample_size=16))
 
 
@@ -187,9 +238,14 @@ def cogview4_call(batch: int, rows: int, cols: int) -> dict[str, Any]:
 
 def cogvideox_transformer(**changes: Any) -> CogVideoXTransformer3DModel:
     torch.manual_seed(0)
-    shape = {"num_layers": 4, "attention_head_dim": 32, "num_attention_heads": 2, "max_text_seq_length": LENGTH}
-    config = {"in_channels": 4, "out_channels": 4, "text_embed_dim": TEXT, "time_embed_dim": 12}
-    sample = {"sample_width": 12, "sample_height": 8, "sample_frames": 5}
+    shape: dict[str, Any] = {
+        "num_layers": 4,
+        "attention_head_dim": 32,
+        "num_attention_heads": 2,
+        "max_text_seq_length": LENGTH,
+    }
+    config: dict[str, Any] = {"in_channels": 4, "out_channels": 4, "text_embed_dim": TEXT, "time_embed_dim": 12}
+    sample: dict[str, Any] = {"sample_width": 12, "sample_height": 8, "sample_frames": 5}
     return randomize(CogVideoXTransformer3DModel(**{**shape, **config, **sample, **changes}))
 
 
@@ -212,8 +268,13 @@ def cogvideox_5b_call(batch: int, rows: int, cols: int) -> dict[str, Any]:
 
 def hunyuan_video_transformer() -> HunyuanVideoTransformer3DModel:
     torch.manual_seed(0)
-    shape = {"num_layers": 4, "num_single_layers": 1, "num_refiner_layers": 1, "num_attention_heads": 2}
-    config = {"in_channels": 4, "out_channels": 4, "text_embed_dim": TEXT, "pooled_projection_dim": POOLED}
+    shape: dict[str, Any] = {"num_layers": 4, "num_single_layers": 1, "num_refiner_layers": 1, "num_attention_heads": 2}
+    config: dict[str, Any] = {
+        "in_channels": 4,
+        "out_channels": 4,
+        "text_embed_dim": TEXT,
+        "pooled_projection_dim": POOLED,
+    }
     return randomize(
         HunyuanVideoTransformer3DModel(**shape, **config, attention_head_dim=32, rope_axes_dim=(8, 12, 12))
     )
@@ -232,8 +293,13 @@ def hunyuan_video_call(batch: int, rows: int, cols: int) -> dict[str, Any]:
 
 def mochi_transformer() -> MochiTransformer3DModel:
     torch.manual_seed(0)
-    shape = {"num_layers": 4, "num_attention_heads": 2, "attention_head_dim": 24, "pooled_projection_dim": 16}
-    config = {"in_channels": 12, "text_embed_dim": 24, "time_embed_dim": 12}
+    shape: dict[str, Any] = {
+        "num_layers": 4,
+        "num_attention_heads": 2,
+        "attention_head_dim": 24,
+        "pooled_projection_dim": 16,
+    }
+    config: dict[str, Any] = {"in_channels": 12, "text_embed_dim": 24, "time_embed_dim": 12}
     return randomize(MochiTransformer3DModel(**shape, **config))
 
 

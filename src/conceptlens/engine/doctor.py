@@ -78,8 +78,8 @@ class Diagnosis:
         """A few lines for people."""
         lines = [f"{self.model}: {'maps work' if self.ok else 'no maps'}", f"transformer  {self.transformer}"]
         lines.append(f"group        {self.group}: {self.reason}")
-        if self.recipe is not None:
-            layers = self.recipe.layers or ()
+        layers = () if self.recipe is None else self.recipe.layers or ()
+        if layers:
             lines.append(f"adapter      {self.adapter}, {self.blocks} blocks, maps from {layers[0]} to {layers[-1]}")
             lines.append(f"dry run      {self.captured} of {self.expected} blocks seen, on {self.tried_on}")
             lines.append(

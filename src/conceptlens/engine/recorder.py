@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from diffusers.hooks import HookRegistry, ModelHook
@@ -18,6 +18,12 @@ from conceptlens.records import CallRecord, LayerRecord
 
 HOOK = "conceptlens"
 OnLayer = Callable[[nn.Module, LayerRecord], None]
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def _opaque(function: _Function) -> _Function:
+    """What hooks do is no part of the model: a compiler must neither trace it nor compile anew when it changes."""
+    return cast("_Function", torch.compiler.disable(function))
 
 
 class StopForward(Exception):  # noqa: N818 - a signal, not an error
@@ -89,9 +95,7 @@ class Recorder:
     ) -> None:
         self._remove()
 
-    # What the hooks do is no part of the model: a compiler must neither trace it nor compile anew when it changes.
-
-    @torch.compiler.disable
+    @_opaque
     def begin_call(self, args: tuple[Any, ...], kwargs: dict[str, Any], context: str | None) -> None:
         """A transformer call starts: decides whether it is read, and which rows of it."""
         self._arguments = self._signature.bind(self._adapter.transformer, *args, **kwargs).arguments
@@ -112,18 +116,18 @@ class Recorder:
         self._timestep = now
         return self._pipeline is not None and before is not None and torch.equal(before, now)
 
-    @torch.compiler.disable
+    @_opaque
     def end_call(self) -> None:
         """Drops every reference to the call's tensors."""
         self._arguments, self._call, self._rows = {}, None, None
         self._tapped.clear()
 
-    @torch.compiler.disable
+    @_opaque
     def tap(self, name: str, tensor: Tensor) -> None:
         if self._call is not None:
             self._tapped[name] = tensor
 
-    @torch.compiler.disable
+    @_opaque
     def finish_block(self, layer: int, block: Any) -> None:
         """Turns the taps of one block into a `LayerRecord` and reports it."""
         if self._call is None:

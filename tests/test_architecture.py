@@ -18,6 +18,7 @@ LADDER = [
     {"files", "pictures", "words"},
     {"ops", "exports", "pages", "positions"},
     {"maps", "record_files"},
+    {"video_maps"},
     {"adapters"},
     {"engine"},
     {"session"},

@@ -7,17 +7,23 @@ from conceptlens.errors import ConceptError, ConceptlensError, ImageError, Model
 from conceptlens.maps import ConceptMaps
 from conceptlens.recipe import Recipe
 from conceptlens.records import ImageRecord
+from conceptlens.video_maps import VideoMaps
 
 if TYPE_CHECKING:
+    from conceptlens.engine.doctor import Diagnosis, doctor
     from conceptlens.session import Session, load
 
 
 def __getattr__(name: str) -> object:
-    """`load` and `Session` need diffusers, which takes seconds to import; they are fetched when first used."""
+    """What needs diffusers, which takes seconds to import, is fetched when first used."""
     if name in ("load", "Session"):
         from conceptlens import session
 
         return getattr(session, name)
+    if name in ("doctor", "Diagnosis"):
+        from conceptlens.engine import doctor
+
+        return getattr(doctor, name)
     raise AttributeError(f"module 'conceptlens' has no attribute {name!r}")
 
 
@@ -25,6 +31,7 @@ __all__ = [
     "ConceptError",
     "ConceptMaps",
     "ConceptlensError",
+    "Diagnosis",
     "ImageError",
     "ImageRecord",
     "ModelError",
@@ -32,6 +39,8 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "Session",
+    "VideoMaps",
     "__version__",
+    "doctor",
     "load",
 ]

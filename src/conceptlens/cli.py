@@ -173,6 +173,59 @@ def methods(json_: Json = False) -> None:
     Console().print(table)
 
 
+@app.command()
+def doctor(
+    model: str,
+    height: Annotated[int, typer.Option(help="Pixels.")] = 1024,
+    width: Annotated[int, typer.Option(help="Pixels.")] = 1024,
+    frames: Annotated[int, typer.Option(help="Latent frames of a video.")] = 1,
+    json_: Json = False,
+) -> None:
+    """Say whether maps work on MODEL (a hub id, a folder, or the name of a transformer class), how, and at what cost."""
+    from conceptlens.engine.doctor import doctor as examine
+
+    with console.status("examining the model"):
+        found = examine(model, height=height, width=width, frames=frames)
+    told = {**asdict(found), "ok": found.ok}
+    typer.echo(json.dumps(told, default=str) if json_ else found.describe())
+    if not found.ok:
+        raise typer.Exit(2)
+
+
+@app.command()
+def rerun(
+    file: Path,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the new results.")] = None,
+    device: Device = None,
+) -> None:
+    """Repeat a saved result (FILE: a maps.json, or its folder) and say how far the new maps are from the saved ones."""
+    from conceptlens.rerun import difference
+    from conceptlens.rerun import rerun as repeat
+
+    maps = repeat(file, device=device)
+    if out is not None:
+        maps.save(out)
+        typer.echo(f"{out / 'overlay.png'}, with heat maps, masks and maps.json beside it")
+    typer.echo(f"largest difference to the saved scores: {difference(maps, file):.3g}")
+    typer.echo(maps.describe())
+
+
+@app.command("app")
+def app_(
+    model: Model = None,
+    host: Annotated[str, typer.Option(help="Address; the page has no passwords, so keep it local.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any free one.")] = 8321,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page.")] = True,
+    device: Device = None,
+    offload: Offload = False,
+) -> None:
+    """Open a page: paint or drop a picture, type any word, see its map at once."""
+    from conceptlens.web import serve
+
+    session = _open(model, device, offload, quiet=True)
+    serve(session, host, port, browser, announce=lambda url: typer.echo(f"{url}  (stop with Ctrl-C)"))
+
+
 def _explain(
     method: str,
     model: str | None,
@@ -214,12 +267,16 @@ def _finish(made: Any, out: Path, json_: bool) -> None:
         peaks = {name: round(float(maps[name].max()), 4) for name in maps.asked}
         typer.echo(json.dumps({"out": str(out), **maps.provenance(), "peak": peaks}))
         return
+    if hasattr(maps, "images"):  # a video
+        typer.echo(f"{out / 'overlay.gif'}, with every frame and maps.json beside it")
+        typer.echo(maps.describe())
+        return
     table = Table("concept", "share of the image", "peak score", box=None)
     winners = maps.segmentation()
     for number, name in enumerate(maps.asked):
         table.add_row(name, f"{(winners == number).mean():.0%}", f"{float(maps[name].max()):.3f}")
     Console().print(table)
-    typer.echo(f"{out / 'overlay.png'}, with heat maps, masks and maps.json beside it")
+    typer.echo(f"{out / 'overlay.png'}, with heat maps, masks, report.html and maps.json beside it")
     typer.echo(maps.describe())
 
 

@@ -35,6 +35,8 @@ class Recipe:
             concepts encoded as one prompt, tokens taken in order: the official SD3 code, wrong for multi-token
             concepts).
         bos: the concept stream carries the encoder's begin-of-text row, which is dropped from the maps.
+        padding: the concept stream is filled with zero rows up to the text encoder's length, which take part in the
+            attention and are dropped from the maps (the official CogVideoX code).
         pooled: the pooled text vector that modulates the concept stream: "zeros" or the "prompt"'s.
         image_vectors: patches' outputs from the "model"'s own pass, or from a "concept-pass" in which image tokens
             attend to the concepts in place of the prompt (the official SD3 code).
@@ -54,6 +56,7 @@ class Recipe:
     isolate: bool = False
     pooling: Pooling = "mean"
     bos: bool = False
+    padding: bool = False
     pooled: Literal["zeros", "prompt"] = "zeros"
     image_vectors: ImageVectors = "model"
     noise: float = 0.5
@@ -100,7 +103,7 @@ _CHOICES = {"space", "normalize", "pooling", "pooled", "image_vectors"}
 
 
 _KINDS: dict[str, tuple[type, ...]] = {"temperature": (int, float), "noise": (int, float), "samples": (int,)}
-_SWITCHES = {"softmax", "cross_attention", "self_attention", "isolate", "bos"}
+_SWITCHES = {"softmax", "cross_attention", "self_attention", "isolate", "bos", "padding"}
 
 
 def _check_kind(name: str, value: Any) -> None:

@@ -41,7 +41,7 @@ def save_record(record: ImageRecord, path: str | Path) -> Path:
             if f"{front}call.{name}" not in tensors:
                 tensors[f"{front}call.{name}"] = tensor.detach().cpu().contiguous().clone()
     header = {
-        "grid": [record.grid.rows, record.grid.cols],
+        "grid": [record.grid.rows, record.grid.cols, record.grid.frames],
         "step": first,
         "further": further,
         "prompt": record.prompt,

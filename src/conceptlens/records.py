@@ -16,14 +16,15 @@ from conceptlens.recipe import Recipe
 
 @dataclass(frozen=True)
 class TokenGrid:
-    """The patch grid of an image: `rows * cols` image tokens, row by row."""
+    """The patch grid of an image, row by row; of a video, frame by frame (`frames` counts latent frames)."""
 
     rows: int
     cols: int
+    frames: int | None = None
 
     @property
     def tokens(self) -> int:
-        return self.rows * self.cols
+        return self.rows * self.cols * (self.frames or 1)
 
 
 @dataclass(frozen=True)

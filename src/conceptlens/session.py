@@ -6,6 +6,7 @@ import secrets
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from conceptlens.maps import ConceptMaps
 from conceptlens.recipe import RECIPE_FIELDS, Recipe
 from conceptlens.record_files import load_record, save_record
 from conceptlens.records import ImageRecord
+from conceptlens.video_maps import maps_of
 
 Background = bool | Sequence[str]
 RECORD_BUDGET = 2 * 2**30
@@ -114,7 +116,8 @@ class Session:
                 (`num_inference_steps=`, `height=`, `guidance_scale=`, ...).
 
         Returns:
-            `ConceptMaps`; a list of them for several prompts or `num_images_per_prompt` above 1.
+            `ConceptMaps`, of a video model `VideoMaps`; a list of them for several prompts or `num_images_per_prompt`
+            above 1.
 
         Raises:
             ConceptError: for an unusable list of concepts.
@@ -156,10 +159,10 @@ class Session:
             kept = ImageRecord(made.layers, grid, image, *told)
         repeats = len(made.images) // len(prompts)
         results = [
-            ConceptMaps(
+            maps_of(
+                image,
                 concepts=(*asked, *added),
                 scores=made.scores[row],
-                image=image.convert("RGB"),
                 recipe=recipe,
                 model_id=self.model_id,
                 prompt=prompts[row // repeats],
@@ -202,7 +205,6 @@ class Session:
         recipe = self.recipe(preset, **{k: v for k, v in options.items() if k not in _READ_OPTIONS})
         picture = open_image(image)
         self._embedded.clear()
-        width, height = self._working_area()
         layers, grid = read(
             self.pipeline,
             self._model.adapter,
@@ -210,7 +212,7 @@ class Session:
             prompt,
             recipe,
             _check_seed(seed),
-            width * height,
+            self._working_area(),
             {**self._model.defaults.generate, **call},
         )
         return ImageRecord(layers, grid, picture, prompt, self.model_id, recipe, seed, options=call)
@@ -255,16 +257,17 @@ class Session:
         assert probe.grid is not None
         task = "generate" if record.steps else "read"
         more = {"pipeline": dict(record.options), **({"steps": record.steps} if record.steps else {})}
+        grid = replace(probe.grid, frames=None)  # of one picture, also where a video model has read it
         return ConceptMaps(
             concepts=(*asked, *added),
-            scores=on_grid(probe.scores.mean(), probe.grid).mean(dim=0),
+            scores=on_grid(probe.scores.mean(), grid).mean(dim=0),
             image=record.image,
             recipe=recipe,
             model_id=self.model_id,
             prompt=record.prompt,
             seed=record.seed,
             background=added,
-            parts=stack_parts(probe.scores, probe.grid).mean(dim=2) if keep else None,
+            parts=stack_parts(probe.scores, grid).mean(dim=2) if keep else None,
             details=self._details(task, embedded, time.perf_counter() - started, more),
         )
 
@@ -276,10 +279,11 @@ class Session:
         """Reads a record onto the model's device, ready for `probe`. Raises `ImageError` for a foreign file."""
         return load_record(path, self.pipeline._execution_device)
 
-    def _working_area(self) -> tuple[int, int]:
-        given, pipeline = self._model.defaults.generate, self.pipeline
-        side = getattr(pipeline, "default_sample_size", 128) * pipeline.vae_scale_factor
-        return given.get("width", side), given.get("height", side)
+    def _working_area(self) -> int:
+        given = self._model.defaults.generate
+        if "width" in given and "height" in given:
+            return given["width"] * given["height"]
+        return self._model.adapter.native_area(self.pipeline)
 
     def _check_prompts(self, prompt: str | list[str]) -> list[str]:
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
@@ -321,7 +325,7 @@ class Session:
     @torch.no_grad()
     def _embed(self, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
         length = options.get("max_sequence_length")
-        key = (names, recipe.pooling, recipe.bos, recipe.pooled, length)
+        key = (names, recipe.pooling, recipe.bos, recipe.padding, recipe.pooled, length)
         if key not in self._embedded:
             if len(self._embedded) >= 256:
                 self._embedded.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from conceptlens.adapters import adapter_for, registered
+from conceptlens.adapters._specimens import LENGTH
 from conceptlens.adapters.base import Concepts, DiTAdapter
 from conceptlens.engine.encode import record_call
 from conceptlens.engine.loading import Defaults, LoadedModel
@@ -26,12 +28,23 @@ from conceptlens.session import Session
 from tiny_models import FAMILIES, Family
 
 ROWS, COLS = 4, 6
+pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # diffusers on Mochi, without a GPU
+
+
+STILL = {False: {}, True: {"num_frames": 1}}
+"""What makes a video pipeline paint a picture."""
 
 
 def concepts_like(call: dict[str, Any], count: int = 3) -> Concepts:
     tokens = torch.randn(count, call["encoder_hidden_states"].shape[-1], generator=torch.Generator().manual_seed(2))
-    pooled = torch.zeros(call["pooled_projections"].shape[-1])
+    pooled = torch.zeros(call["pooled_projections"].shape[-1]) if "pooled_projections" in call else None
     return Concepts(tuple(f"c{i}" for i in range(count)), tokens, pooled)
+
+
+def own_text(call: dict[str, Any]) -> Concepts:
+    """The prompt's own tokens as concepts, each where it stands in the text."""
+    tokens = call["encoder_hidden_states"][0]
+    return Concepts(("own",) * len(tokens), tokens, None, positions=tuple(range(len(tokens))))
 
 
 def run(adapter: DiTAdapter, call: dict[str, Any], on_layer: Any, **options: Any) -> Tensor:
@@ -78,14 +91,15 @@ def test_c1_output_is_bit_identical(family: Family, count: int) -> None:
     assert torch.equal(plain, run(adapter, call, watch))
 
 
-def shadow_errors(adapter: DiTAdapter, call: dict[str, Any]) -> list[float]:
+def shadow_errors(adapter: DiTAdapter, call: dict[str, Any], text: int = 0) -> list[float]:
     """C2: the prompt's own tokens as concepts, against the model's text stream, block by block."""
-    own = Concepts(("own",) * call["encoder_hidden_states"].shape[1], call["encoder_hidden_states"][0], None)
+    own = own_text(call)
     stream = ConceptStream(adapter, own, full_recipe(adapter))
     truth: list[Tensor | None] = []
     made: list[Tensor | None] = []
     handles = [
-        block.register_forward_hook(lambda module, args, output: truth.append(output[0])) for block in adapter.blocks()
+        block.register_forward_hook(lambda module, args, output: truth.append(output[text]))
+        for block in adapter.blocks()
     ]
 
     def follow(block: Any, record: LayerRecord) -> None:
@@ -104,14 +118,18 @@ def shadow_errors(adapter: DiTAdapter, call: dict[str, Any]) -> list[float]:
 
 
 def as_double(call: dict[str, Any]) -> dict[str, Any]:
-    return {k: v.double() for k, v in call.items()}
+    return {k: v.double() if floating(v) else v for k, v in call.items()}
+
+
+def floating(value: Any) -> bool:
+    return torch.is_tensor(value) and value.is_floating_point()
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
 def test_c2_own_text_reproduces_the_text_stream(family: Family, dtype: torch.dtype, tolerance: float) -> None:
     call = family.call(1, ROWS, COLS)
     adapter = adapter_for(family.transformer().to(dtype))
-    errors = shadow_errors(adapter, as_double(call) if dtype == torch.float64 else call)
+    errors = shadow_errors(adapter, as_double(call) if dtype == torch.float64 else call, family.text)
     assert len(errors) >= len(adapter.blocks()) - 1
     for layer, error in enumerate(errors):
         assert error < tolerance, (
@@ -122,7 +140,7 @@ def test_c2_own_text_reproduces_the_text_stream(family: Family, dtype: torch.dty
 
 def tap_errors(adapter: DiTAdapter, call: dict[str, Any]) -> list[float]:
     """C3: recorded q over [image; text] keys and values must give the recorded attention output."""
-    own = Concepts(("own",) * call["encoder_hidden_states"].shape[1], call["encoder_hidden_states"][0], None)
+    own = own_text(call)
     stream = ConceptStream(adapter, own, full_recipe(adapter))
     errors = []
 
@@ -137,8 +155,9 @@ def tap_errors(adapter: DiTAdapter, call: dict[str, Any]) -> list[float]:
 
 
 def test_c3_taps_reproduce_the_attention_output(family: Family) -> None:
-    errors = tap_errors(adapter_for(family.transformer().double()), as_double(family.call(1, ROWS, COLS)))
-    assert len(errors) == len(family.transformer().transformer_blocks)
+    adapter = adapter_for(family.transformer().double())
+    errors = tap_errors(adapter, as_double(family.call(1, ROWS, COLS)))
+    assert len(errors) == len(adapter.blocks())
     assert max(errors) < 1e-10, f"{family.name}: q, k, v or out is tapped in the wrong place: {errors}"
 
 
@@ -183,14 +202,32 @@ def test_c6_permuting_concepts_permutes_maps(family: Family) -> None:
     assert not torch.allclose(straight, permuted, rtol=1e-3)
 
 
-def session_of(pipeline: Any, height: int = 16, width: int = 24) -> Session:
-    defaults = Defaults(generate={"height": height, "width": width, "max_sequence_length": 16})
+def sized(pipeline: Any, rows: int = ROWS, cols: int = COLS, **more: Any) -> dict[str, Any]:
+    adapter = adapter_for(pipeline.transformer)
+    side = adapter.side_multiple(pipeline)
+    if hasattr(pipeline, "video_processor"):
+        frames = getattr(pipeline, "vae_scale_factor_temporal", None) or pipeline.vae_temporal_scale_factor
+        more = {"num_frames": 1 + frames, **more}
+    return {"height": rows * side, "width": cols * side, "max_sequence_length": LENGTH, **more}
+
+
+def pixels_of(maps: Any) -> np.ndarray:
+    return np.stack([np.asarray(picture) for picture in getattr(maps, "images", None) or [maps.image]])
+
+
+def session_of(pipeline: Any, rows: int = ROWS, cols: int = COLS) -> Session:
+    defaults = Defaults(generate=sized(pipeline, rows, cols))
     return Session(LoadedModel(pipeline, adapter_for(pipeline.transformer), "tiny", defaults))
 
 
 def captured_calls(transformer: Any, act: Any) -> list[dict[str, Any]]:
     calls: list[dict[str, Any]] = []
-    handle = transformer.register_forward_pre_hook(lambda module, args, kwargs: calls.append(kwargs), with_kwargs=True)
+    bind = inspect.signature(type(transformer).forward).bind
+
+    def note(module: Any, args: Any, kwargs: Any) -> None:
+        calls.append(bind(module, *args, **kwargs).arguments)
+
+    handle = transformer.register_forward_pre_hook(note, with_kwargs=True)
     try:
         act()
     finally:
@@ -201,14 +238,11 @@ def captured_calls(transformer: Any, act: Any) -> list[dict[str, Any]]:
 def test_c7_prepare_equals_the_pipelines_first_call(family: Family) -> None:
     pipeline = family.pipeline()
     adapter = adapter_for(pipeline.transformer)
-    options = {"guidance_scale": 1.0, "max_sequence_length": 16}
-    noise = torch.randn(1, 4, 8, 12)
-    given = noise
-    if family.name == "flux":
-        given = pipeline._pack_latents(noise, 1, 4, 8, 12)
+    options = {"guidance_scale": 1.0, **sized(pipeline, **STILL[family.video])}
+    noise = torch.randn(1, *family.latents)
+    given = family.pack(pipeline, noise)
     first = captured_calls(
-        pipeline.transformer,
-        lambda: pipeline("a red house", latents=given, num_inference_steps=2, height=16, width=24, **options),
+        pipeline.transformer, lambda: pipeline(prompt="a red house", latents=given, num_inference_steps=2, **options)
     )[0]
     with torch.no_grad():
         made = adapter.prepare(pipeline, noise, "a red house", 1.0, options)
@@ -245,12 +279,13 @@ def test_c9_non_square_grids(family: Family, rows: int, cols: int) -> None:
     grid = records[0].call.grid
     assert (grid.rows, grid.cols) == (rows, cols)
     assert records[0].out is not None
-    assert records[0].out.shape[1] == rows * cols
+    assert grid.frames == (2 if family.video else None)
+    assert records[0].out.shape[1] == grid.tokens == rows * cols * (2 if family.video else 1)
 
 
 def test_c9_orientation_of_a_read_image(family: Family) -> None:
     """A wide picture gives a wide grid, and what is drawn at the left is told apart from the right."""
-    session = session_of(family.pipeline(), 48, 48)
+    session = session_of(family.pipeline(), 12, 12)
     picture = Image.new("RGB", (72, 24))
     picture.paste((255, 255, 255), (36, 0, 72, 24))
     with torch.no_grad():
@@ -265,36 +300,31 @@ def test_c9_orientation_of_a_read_image(family: Family) -> None:
 
 def test_c10_with_guidance_the_conditional_half_is_read(family: Family) -> None:
     """Maps with classifier-free guidance equal those of the conditional call alone, on the first step."""
-    guided, plain = ({"guidance_scale": 4.0}, {"guidance_scale": 1.0})
-    if family.name == "flux":
-        guided = {"true_cfg_scale": 4.0, "negative_prompt": "a boat"}
-        plain = {}
     session = session_of(family.pipeline())
     shared = {"seed": 3, "num_inference_steps": 2, "steps": (0,)}
-    with_guidance = session.generate("a red house", ["house", "sky"], **shared, **guided)
-    without = session.generate("a red house", ["house", "sky"], **shared, **plain)
+    with_guidance = session.generate("a red house", ["house", "sky"], **shared, **family.guided)
+    without = session.generate("a red house", ["house", "sky"], **shared, **family.plain)
     torch.testing.assert_close(with_guidance.scores, without.scores, rtol=1e-5, atol=1e-6)
-    other = session.generate("a boat", ["house", "sky"], **shared, **plain)
+    other = session.generate("a boat", ["house", "sky"], **shared, **family.plain)
     assert not torch.allclose(with_guidance.scores, other.scores, rtol=1e-4, atol=1e-5)
 
 
 def test_generation_is_bit_identical_and_deterministic(family: Family) -> None:
     session = session_of(family.pipeline())
     options = {"num_inference_steps": 2, **session.generate_defaults}
-    plain = session.pipeline("a red house", generator=torch.Generator().manual_seed(5), **options).images[0]
+    plain = session.pipeline(prompt="a red house", generator=torch.Generator().manual_seed(5), **options)
+    plain = plain.frames[0] if family.video else plain.images[:1]
     one, two = (session.generate("a red house", ["house", "sky"], seed=5, num_inference_steps=2) for _ in range(2))
-    assert np.array_equal(np.asarray(plain), np.asarray(one.image))
+    assert np.array_equal(np.stack([np.asarray(picture) for picture in plain]), pixels_of(one))
     assert torch.equal(one.scores, two.scores)
-    assert one.scores.shape == (2, 4, 6)
+    assert one.scores.shape == ((2, 2, 4, 6) if family.video else (2, 4, 6))
 
 
 def test_batches_give_the_maps_of_single_runs(family: Family) -> None:
     session = session_of(family.pipeline())
-    noise = torch.randn(2, 4, 8, 12)
-    if family.name == "flux":
-        noise = session.pipeline._pack_latents(noise, 2, 4, 8, 12)
+    noise = family.pack(session.pipeline, torch.randn(2, *family.latents))
     prompts = ["a red house", "a boat on the sea"]
-    options = {"num_inference_steps": 2, "guidance_scale": 3.0}
+    options = {"num_inference_steps": 2, "guidance_scale": 3.0, **STILL[family.video]}
     both = session.generate(prompts, ["house", "sea"], latents=noise, **options)
     assert [maps.prompt for maps in both] == prompts
     for row, prompt in enumerate(prompts):
@@ -308,7 +338,8 @@ def test_half_precision_follows_float32(family: Family, dtype: torch.dtype) -> N
     recipe = full_recipe(adapter_for(family.transformer()), softmax=False)
     exact = live(adapter_for(family.transformer()), call, concepts_like(call), recipe)
     adapter = adapter_for(family.transformer().to(dtype))
-    half_call = {k: v if k in ("img_ids", "txt_ids", "timestep", "guidance") else v.to(dtype) for k, v in call.items()}
+    halved = {k for k, v in call.items() if floating(v)} - {"img_ids", "txt_ids", "timestep", "guidance"}
+    half_call = {k: v.to(dtype) if k in halved else v for k, v in call.items()}
     half = live(adapter, half_call, concepts_like(call), recipe)
     assert half.dtype == torch.float32
     assert F.cosine_similarity(exact.flatten(), half.flatten(), dim=0) > 0.98
@@ -317,6 +348,8 @@ def test_half_precision_follows_float32(family: Family, dtype: torch.dtype) -> N
 def test_fused_projections_give_the_same_maps(family: Family) -> None:
     call = family.call(1, ROWS, COLS)
     transformer = family.transformer()
+    if not hasattr(transformer, "fuse_qkv_projections"):
+        pytest.skip(f"diffusers does not fuse {type(transformer).__name__}")
     adapter = adapter_for(transformer)
     recipe = full_recipe(adapter)
     split = live(adapter, call, concepts_like(call), recipe)
@@ -345,7 +378,7 @@ def test_concept_pass_vectors_with_the_own_text_are_the_models(family: Family) -
     """With the prompt's own tokens as concepts, patches that attend to the concepts give the recorded output."""
     call = as_double(family.call(1, ROWS, COLS))
     adapter = adapter_for(family.transformer().double())
-    own = Concepts(("own",) * call["encoder_hidden_states"].shape[1], call["encoder_hidden_states"][0], None)
+    own = own_text(call)
     quirk, plain = (full_recipe(adapter, softmax=False, image_vectors=v) for v in ("concept-pass", "model"))
     torch.testing.assert_close(live(adapter, call, own, quirk), live(adapter, call, own, plain), rtol=1e-9, atol=1e-9)
 
@@ -356,10 +389,9 @@ def test_a_lora_on_the_text_weights_is_followed(family: Family) -> None:
     call = as_double(family.call(1, ROWS, COLS))
     transformer = family.transformer().double()
     plain = live(adapter_for(transformer), call, concepts_like(call), Recipe(layers=(2,)))
-    names = ["add_q_proj", "add_k_proj", "to_add_out", "to_k"]
-    transformer.add_adapter(LoraConfig(r=2, target_modules=names, init_lora_weights=False))
+    transformer.add_adapter(LoraConfig(r=2, target_modules=list(family.linears), init_lora_weights=False))
     adapter = adapter_for(transformer.double())
-    assert max(shadow_errors(adapter, call)) < 1e-10
+    assert max(shadow_errors(adapter, call, family.text)) < 1e-10
     assert not torch.allclose(plain, live(adapter, call, concepts_like(call), Recipe(layers=(2,))))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,8 +11,10 @@ import torch
 from test_adapters import COLS, ROWS, as_double, shadow_errors, tap_errors
 from torch import Tensor
 
-from conceptlens.adapters.base import DiTAdapter, Projection, Tap
+from conceptlens.adapters.base import Concepts, DiTAdapter, Projection, Tap
 from conceptlens.adapters.flux import FluxAdapter
+from conceptlens.adapters.flux2 import Flux2Adapter
+from conceptlens.adapters.qwen_image import QwenImageAdapter
 from conceptlens.adapters.sd3 import SD3Adapter
 from conceptlens.records import CallRecord
 from tiny_models import FAMILIES
@@ -84,9 +87,23 @@ def with_early_query(base: type[DiTAdapter]) -> type[DiTAdapter]:
     return Broken
 
 
+def without_text_position(base: type[DiTAdapter]) -> type[DiTAdapter]:
+    class Broken(base):
+        def begin(self, concepts: Concepts, call: CallRecord) -> tuple[Tensor, Any]:
+            return super().begin(replace(concepts, positions=None), call)
+
+    return Broken
+
+
 BUGS = [without_gate, with_swapped_shift, with_wrong_norm, with_late_out, with_early_query]
 CASES = [("flux", FluxAdapter, bug) for bug in [*BUGS, without_rotation, with_shifted_rotation]]
 CASES += [("sd3.5-large", SD3Adapter, bug) for bug in BUGS]
+ROTATED_TEXT = [("flux2-klein", Flux2Adapter), ("qwen-image", QwenImageAdapter)]
+CASES += [
+    (name, adapter, bug)
+    for name, adapter in ROTATED_TEXT
+    for bug in [*BUGS[:2], *BUGS[3:], without_rotation, with_shifted_rotation, without_text_position]
+]
 
 
 @pytest.mark.parametrize(("name", "adapter", "bug"), CASES, ids=lambda value: getattr(value, "__name__", value))
@@ -98,7 +115,7 @@ def test_planted_bug_is_caught(name: str, adapter: type[DiTAdapter], bug: Any) -
     assert max(*shadow, *taps) > 1e-5, "a planted bug stayed below the contract's tolerance"
 
 
-@pytest.mark.parametrize(("name", "adapter"), [("flux", FluxAdapter), ("sd3.5-large", SD3Adapter)])
+@pytest.mark.parametrize(("name", "adapter"), [("flux", FluxAdapter), ("sd3.5-large", SD3Adapter), *ROTATED_TEXT])
 def test_the_true_adapter_passes_the_same_check(name: str, adapter: type[DiTAdapter]) -> None:
     family = FAMILIES[name]
     true = adapter(family.transformer().double())

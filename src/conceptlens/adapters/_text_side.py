@@ -23,10 +23,26 @@ def project_text(attn: Any, normed: Tensor, modulation: list[Tensor], *, fused: 
     return Projection(query, key, value, tuple(modulation))
 
 
+def project_shared(attn: Any, normed: Tensor, modulation: list[Tensor], *, fused: bool = False) -> Projection:
+    """Q, k and v of concepts through the weights that text and image share, with their QK-norm."""
+    split = (attn.to_q, attn.to_k, attn.to_v)
+    parts = attn.to_qkv(normed).chunk(3, dim=-1) if fused else [layer(normed) for layer in split]
+    query, key, value = (rearrange(p, "b c (h d) -> b h c d", h=attn.heads) for p in parts)
+    query = query if attn.norm_q is None else attn.norm_q(query)
+    key = key if attn.norm_k is None else attn.norm_k(key)
+    return Projection(query, key, value, tuple(modulation))
+
+
 def advance_text(block: Any, hidden: Tensor, out: Tensor, modulation: tuple[Tensor, ...]) -> Tensor:
     """Gated attention residual, then the gated MLP residual of the modulated norm."""
+    attended = block.attn.to_add_out(out)
+    return gated_residuals(hidden, attended, block.norm2_context, block.ff_context, modulation)
+
+
+def gated_residuals(hidden: Tensor, attended: Tensor, norm: Any, feed: Any, modulation: tuple[Tensor, ...]) -> Tensor:
+    """The two residual updates of a block; `modulation` is the gate, then shift, scale and gate of the MLP."""
     gate, shift_mlp, scale_mlp, gate_mlp = modulation
-    hidden = hidden + gate.unsqueeze(1) * block.attn.to_add_out(out)
-    normed = block.norm2_context(hidden) * (1 + scale_mlp[:, None]) + shift_mlp[:, None]
-    hidden = hidden + gate_mlp.unsqueeze(1) * block.ff_context(normed)
+    hidden = hidden + gate.unsqueeze(1) * attended
+    normed = norm(hidden) * (1 + scale_mlp[:, None]) + shift_mlp[:, None]
+    hidden = hidden + gate_mlp.unsqueeze(1) * feed(normed)
     return hidden.clip(-65504, 65504) if hidden.dtype == torch.float16 else hidden

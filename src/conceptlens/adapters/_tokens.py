@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from conceptlens.errors import ConceptError
+import torch
+from torch import Tensor, nn
+
+from conceptlens.errors import ConceptError, ModelError
 
 
 @dataclass(frozen=True)
@@ -37,3 +41,65 @@ def concept_ids(tokenizer: Any, name: str, length: int, encoder: str) -> OwnToke
 
 def _shorten(name: str) -> str:
     return name if len(name) <= 40 else name[:37] + "..."
+
+
+@dataclass(frozen=True)
+class EncodedText:
+    """A text as a language model read it.
+
+    Attributes:
+        states: what the pipeline makes of it, (length, dim).
+        ids: the real tokens, padding left out.
+        start: the position of the first real token.
+    """
+
+    states: Tensor
+    ids: tuple[int, ...]
+    start: int
+
+
+def encode_watched(encoder: nn.Module, encode: Callable[[str], Tensor], text: str) -> EncodedText:
+    """Encodes a text with `encode` and tells which tokens the `encoder` was given, whatever template they stood in.
+
+    Raises:
+        ModelError: when the encoder was not called as a module.
+    """
+    given: dict[str, Any] = {}
+
+    def watch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given.update(zip(("input_ids", "attention_mask"), args, strict=False), **kwargs)
+
+    handle = encoder.register_forward_pre_hook(watch, with_kwargs=True)
+    try:
+        states = encode(text)
+    finally:
+        handle.remove()
+    if "input_ids" not in given:
+        raise ModelError(f"{type(encoder).__name__} was not run for {text!r}. Give the pipeline its own text encoder.")
+    ids, mask = given["input_ids"][0], given.get("attention_mask")
+    real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask[0].bool()
+    start = int(real.nonzero()[0]) if real.any() else 0
+    return EncodedText(states, tuple(ids[real].tolist()), start)
+
+
+def own_tokens(tokenizer: Any, name: str, text: EncodedText, empty: EncodedText, length: int) -> OwnTokens:
+    """The tokens of a concept inside a chat template: what differs from the template around an empty text.
+
+    Raises:
+        ConceptError: when the concept is longer than the encoder reads, or has no token at all.
+    """
+    before = _common(text.ids, empty.ids)
+    after = _common(text.ids[before:][::-1], empty.ids[before:][::-1])
+    if before + after < len(empty.ids):
+        raise ConceptError(f"concept {_shorten(name)!r} does not fit in {length} tokens. Use fewer words.")
+    special = set(tokenizer.all_special_ids)
+    kept = tuple(i for i in range(before, len(text.ids) - after) if text.ids[i] not in special)
+    if not kept:
+        raise ConceptError(f"concept {name!r} has no token that the model's tokenizer knows. Use another word.")
+    pieces = tuple(tokenizer.convert_ids_to_tokens([text.ids[i] for i in kept]))
+    return OwnTokens(tuple(text.start + i for i in kept), pieces)
+
+
+def _common(one: tuple[int, ...], other: tuple[int, ...]) -> int:
+    """How many leading tokens are the same."""
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))

@@ -1,4 +1,7 @@
-"""What a model family must say about itself so that the engine can read it: abstract methods, nothing to override."""
+"""What a model family must say about itself so that the engine can read it.
+
+Abstract methods, and a few with the answer of most families: an image autoencoder, no rows besides the concepts.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from conceptlens.errors import RecipeError
 from conceptlens.recipe import Pooling, Recipe
 from conceptlens.records import CallRecord, TokenGrid
 
@@ -25,6 +29,7 @@ class Concepts:
         pooled: the pooled text vector that modulates the stream; None means the prompt's.
         extra: leading rows that take part in the attention and are dropped from the maps.
         pieces: the token split of each name, for showing.
+        positions: where each row stands in the text, for families that rotate text by its position; None: at its start.
     """
 
     names: tuple[str, ...]
@@ -32,6 +37,7 @@ class Concepts:
     pooled: Float[Tensor, " pooled"] | None
     extra: int = 0
     pieces: tuple[tuple[str, ...], ...] = ()
+    positions: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -69,9 +75,13 @@ class DiTAdapter(ABC):
     def recipe(self, depth: int) -> Recipe:
         """The family's default recipe for a model with `depth` dual-stream blocks."""
 
-    @abstractmethod
     def paper_recipe(self, depth: int) -> Recipe:
-        """What the official code does for this family, quirks included."""
+        """What the official code does for this family, quirks included.
+
+        Raises:
+            RecipeError: for a family that the official code does not serve.
+        """
+        raise RecipeError(f"no preset 'paper' for {self.name}: the official code does not serve it. Leave preset out.")
 
     @abstractmethod
     def blocks(self) -> nn.ModuleList:
@@ -84,6 +94,10 @@ class DiTAdapter(ABC):
     @abstractmethod
     def heads(self, block: Any, tensor: Tensor) -> Float[Tensor, "batch head image head_dim"]:
         """A tapped query, key or value with its head axis, whatever layout the model computes in."""
+
+    def image_rows(self, tensor: Tensor, call: CallRecord) -> Tensor:
+        """The image tokens of a tapped tensor, for families in which text and image pass a tap as one sequence."""
+        return tensor
 
     @abstractmethod
     def rotate(
@@ -103,13 +117,20 @@ class DiTAdapter(ABC):
         """The rows of the batch that belong to the prompt; None for a call that is not the prompt's own."""
 
     @abstractmethod
-    def begin(
-        self, concepts: Concepts, call: CallRecord
-    ) -> tuple[Float[Tensor, "batch concept dim"], Float[Tensor, "batch dim"]]:
-        """The concept stream before the first block, and the vector that modulates it."""
+    def begin(self, concepts: Concepts, call: CallRecord) -> tuple[Float[Tensor, "batch concept dim"], Any]:
+        """The concept stream before the first block, and what `project` needs at every block.
+
+        The latter is opaque to the engine: the vector that modulates the stream, and the rotation of the concepts where
+        text is rotated. A family whose text stream starts with learned tokens puts `leading_rows` of them in front.
+        """
+
+    @property
+    def leading_rows(self) -> int:
+        """Rows that `begin` puts before those of the concepts; they take part in the attention and have no maps."""
+        return 0
 
     @abstractmethod
-    def project(self, block: Any, hidden: Tensor, conditioning: Tensor) -> Projection:
+    def project(self, block: Any, hidden: Tensor, conditioning: Any) -> Projection:
         """The block's text-side norm, modulation, q/k/v, QK-norm and rotation."""
 
     @abstractmethod
@@ -121,6 +142,27 @@ class DiTAdapter(ABC):
     @abstractmethod
     def embed(self, pipeline: Any, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
         """Concepts through the pipeline's own text encoders; `options` are the pipeline's call keywords."""
+
+    def encode(
+        self, pipeline: Any, pixels: Float[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch channel rows cols"]:
+        """Clean latents as the transformer was trained on them: the autoencoder's mode, shifted and scaled.
+
+        Args:
+            pipeline: whose `vae` is used.
+            pixels: in -1..1, on the device and in the dtype of the autoencoder.
+        """
+        vae = pipeline.vae
+        latents = vae.encode(pixels).latent_dist.mode()
+        return (latents - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
+
+    def add_noise(self, pipeline: Any, clean: Tensor, noise: Tensor, sigma: float) -> Tensor:
+        """Latents at a noise level in 0..1; on the straight path of flow matching: (1 - sigma) clean + sigma noise."""
+        return torch.lerp(clean, noise, sigma)
+
+    def native_area(self, pipeline: Any) -> int:
+        """Pixels of a picture in the size that the pipeline paints unless told otherwise."""
+        return (getattr(pipeline, "default_sample_size", 128) * pipeline.vae_scale_factor) ** 2
 
     @abstractmethod
     def side_multiple(self, pipeline: Any) -> int:
@@ -139,9 +181,9 @@ class DiTAdapter(ABC):
 
 
 def grid_of(ids: Tensor) -> TokenGrid:
-    """The patch grid of (image, 3) position ids whose rows of the output image share the first axis."""
+    """The patch grid of (image, axis) position ids: axis 0 tells images apart, 1 and 2 are row and column."""
     first = ids[ids[:, 0] == ids[0, 0]]
-    rows, cols = (int(v) + 1 for v in (first[:, -2:].amax(0) - first[:, -2:].amin(0)).tolist())
+    rows, cols = (int(v) + 1 for v in (first[:, 1:3].amax(0) - first[:, 1:3].amin(0)).tolist())
     return TokenGrid(rows, cols)
 
 

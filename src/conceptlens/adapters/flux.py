@@ -6,29 +6,20 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from conceptlens.adapters import register
-from conceptlens.adapters._text_side import advance_text, project_text
+from conceptlens.adapters._dual_stream import DualStreamAdapter
+from conceptlens.adapters._text_side import project_text
 from conceptlens.adapters._tokens import concept_ids
-from conceptlens.adapters.base import (
-    Concepts,
-    DiTAdapter,
-    Projection,
-    Tap,
-    grid_of,
-    pool_tokens,
-    repeat_rows,
-    rotate_pairs,
-    take,
-)
+from conceptlens.adapters.base import Concepts, Projection, grid_of, pool_tokens, repeat_rows, take
 from conceptlens.errors import ModelError
 from conceptlens.recipe import Recipe
 from conceptlens.records import CallRecord
 
 
 @register
-class FluxAdapter(DiTAdapter):
+class FluxAdapter(DualStreamAdapter):
     """Text and image stream with separate weights; concepts at position (0, 0, 0), where rotation is the identity."""
 
     name = "FLUX.1"
@@ -40,23 +31,6 @@ class FluxAdapter(DiTAdapter):
     def paper_recipe(self, depth: int) -> Recipe:
         layers = tuple(range(15, 19)) if depth == 19 else tuple(range(max(0, depth - 4), depth))
         return Recipe(layers=layers, pooling="first", preset="paper")
-
-    def blocks(self) -> nn.ModuleList:
-        return self.transformer.transformer_blocks
-
-    def taps(self, block: Any) -> Mapping[str, Tap]:
-        attn = block.attn
-        value = (
-            Tap(attn.to_qkv, select=lambda qkv: qkv.chunk(3, dim=-1)[2]) if attn.fused_projections else Tap(attn.to_v)
-        )
-        return {"query": Tap(attn.norm_q), "key": Tap(attn.norm_k), "value": value, "out": Tap(attn.to_out[0], "input")}
-
-    def heads(self, block: Any, tensor: Tensor) -> Tensor:
-        split = tensor if tensor.ndim == 4 else tensor.unflatten(-1, (-1, block.attn.head_dim))
-        return split.transpose(1, 2)
-
-    def rotate(self, heads: Tensor, call: CallRecord) -> Tensor:
-        return rotate_pairs(heads, call.arguments["cos"], call.arguments["sin"])
 
     def observe(self, arguments: Mapping[str, Any], rows: slice, step: int, previous: CallRecord | None) -> CallRecord:
         ids = arguments["img_ids"]
@@ -75,9 +49,6 @@ class FluxAdapter(DiTAdapter):
         if arguments.get("guidance") is not None:
             kept["guidance"] = take(arguments["guidance"], rows)
         return CallRecord(step, grid, kept)
-
-    def conditional_rows(self, pipeline: Any, arguments: Mapping[str, Any]) -> slice | None:
-        return slice(None)
 
     def begin(self, concepts: Concepts, call: CallRecord) -> tuple[Tensor, Tensor]:
         model, given = self.transformer, call.arguments
@@ -99,9 +70,6 @@ class FluxAdapter(DiTAdapter):
         query, key = (t.float().to(t.dtype) for t in (side.query, side.key))
         return Projection(query, key, side.value, side.modulation)
 
-    def advance(self, block: Any, hidden: Tensor, out: Tensor, modulation: tuple[Tensor, ...]) -> Tensor:
-        return advance_text(block, hidden, out, modulation)
-
     def embed(self, pipeline: Any, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
         length = options.get("max_sequence_length", 512)
         own = [concept_ids(pipeline.tokenizer_2, name, length, "T5") for name in names]
@@ -110,9 +78,6 @@ class FluxAdapter(DiTAdapter):
         width = self.transformer.config.pooled_projection_dim
         pooled = tokens.new_zeros(width) if recipe.pooled == "zeros" else None
         return Concepts(names, tokens, pooled, pieces=tuple(o.pieces for o in own))
-
-    def side_multiple(self, pipeline: Any) -> int:
-        return 2 * pipeline.vae_scale_factor
 
     def prepare(
         self, pipeline: Any, latents: Tensor, prompt: str, sigma: float, options: Mapping[str, Any]

@@ -77,7 +77,7 @@ def working_size(size: tuple[int, int], area: int, multiple: int) -> tuple[int, 
 
 
 def encode_image(
-    pipeline: Any, image: Image.Image, size: tuple[int, int], samples: int, seed: int
+    pipeline: Any, adapter: DiTAdapter, image: Image.Image, size: tuple[int, int], samples: int, seed: int
 ) -> tuple[Tensor, Tensor]:
     """Clean latents (1, channel, rows, cols) and noise (samples, channel, rows, cols) in the transformer's dtype.
 
@@ -85,9 +85,9 @@ def encode_image(
     """
     width, height = size
     device, vae = pipeline._execution_device, pipeline.vae
-    pixels = pipeline.image_processor.preprocess(image, height=height, width=width)
-    latents = vae.encode(pixels.to(device=device, dtype=vae.dtype)).latent_dist.mode()
-    latents = (latents - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
+    processor = getattr(pipeline, "image_processor", None) or pipeline.video_processor
+    pixels = processor.preprocess(image, height=height, width=width)
+    latents = adapter.encode(pipeline, pixels.to(device=device, dtype=vae.dtype))
     dtype = pipeline.transformer.dtype
     generator = torch.Generator("cpu").manual_seed(seed)
     noise = torch.randn((samples, *latents.shape[1:]), generator=generator).to(device=device, dtype=dtype)
@@ -105,7 +105,7 @@ def read(
     area: int,
     options: Mapping[str, Any],
 ) -> tuple[tuple[LayerRecord, ...], TokenGrid]:
-    """One forward of the noised image that ends after the last wanted block (flow matching: x = (1 - s) x0 + s e).
+    """One forward of the noised image that ends after the last wanted block.
 
     Returns:
         The records of all blocks up to the last wanted one (outputs of the wanted ones only), and the patch grid.
@@ -113,8 +113,9 @@ def read(
     assert recipe.layers is not None
     size = working_size(image.size, area, adapter.side_multiple(pipeline))
     try:
-        clean, noise = encode_image(pipeline, image, size, recipe.samples, seed)
-        noised = torch.lerp(clean.expand_as(noise).float(), noise.float(), recipe.noise).to(noise.dtype)
+        clean, noise = encode_image(pipeline, adapter, image, size, recipe.samples, seed)
+        noised = adapter.add_noise(pipeline, clean.expand_as(noise).float(), noise.float(), recipe.noise)
+        noised = noised.to(noise.dtype)
         arguments = adapter.prepare(pipeline, noised, prompt, recipe.noise, options)
         layers = record_call(adapter, arguments, recipe)
     finally:

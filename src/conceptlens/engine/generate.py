@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from einops import rearrange
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
 from conceptlens.adapters.base import Concepts, DiTAdapter
@@ -27,16 +25,16 @@ class Generation:
     """Images and the scores of their concepts.
 
     Attributes:
-        images: one per row of the batch.
-        scores: float32 on the CPU.
+        images: one per row of the batch; of a video model, the list of its frames.
+        scores: float32 on the CPU; the grid is (rows, cols), of a video (frames, rows, cols).
         parts: with `keep`, the scores of each step and layer.
         steps: how many denoising steps there were.
         layers: with a budget for them, the records of all wanted steps, in order.
     """
 
-    images: list[Image.Image]
-    scores: Float[Tensor, "batch concept rows cols"]
-    parts: Float[Tensor, "step layer batch concept rows cols"] | None
+    images: list[Any]
+    scores: Float[Tensor, "batch concept *grid"]
+    parts: Float[Tensor, "step layer batch concept *grid"] | None
     steps: int
     layers: tuple[LayerRecord, ...]
 
@@ -109,6 +107,8 @@ def generate(
 
 def _check_budget(first: list[LayerRecord], steps: int, budget: int) -> None:
     """Judges a whole run by the records of its first wanted step."""
+    if first[0].call.grid.frames is not None:
+        raise RecipeError("record=True keeps a still picture, this model paints videos. Drop record=True.")
     if len(first[0].key) > 1:
         raise RecipeError("record=True keeps one picture at a time. Paint them one by one.")
     each = sum(layer.nbytes for layer in first)
@@ -120,7 +120,7 @@ def _check_budget(first: list[LayerRecord], steps: int, budget: int) -> None:
         )
 
 
-def _run(pipeline: Any, options: Mapping[str, Any]) -> list[Image.Image]:
+def _run(pipeline: Any, options: Mapping[str, Any]) -> list[Any]:
     known = inspect.signature(pipeline.__call__).parameters
     unknown = sorted(set(options) - set(known))
     if unknown:
@@ -129,7 +129,8 @@ def _run(pipeline: Any, options: Mapping[str, Any]) -> list[Image.Image]:
             f"{', '.join(sorted(RECIPE_FIELDS))}."
         )
     try:
-        return pipeline(**options).images
+        made = pipeline(**options)
+        return made.images if "images" in made else made.frames
     except ConceptlensError:
         raise
     except torch.OutOfMemoryError as error:
@@ -138,12 +139,13 @@ def _run(pipeline: Any, options: Mapping[str, Any]) -> list[Image.Image]:
         raise RecipeError(f"{type(pipeline).__name__} refused its settings: {one_line(error)}.") from error
 
 
-def on_grid(scores: Float[Tensor, "batch concept image"], grid: TokenGrid) -> Float[Tensor, "batch concept rows cols"]:
-    """Scores on their patch grid, float32 on the CPU."""
-    return rearrange(scores, "b c (rows cols) -> b c rows cols", rows=grid.rows).float().cpu()
+def on_grid(scores: Float[Tensor, "batch concept image"], grid: TokenGrid) -> Float[Tensor, "batch concept *grid"]:
+    """Scores on their patch grid, (rows, cols) or (frames, rows, cols); float32 on the CPU."""
+    axes = (grid.rows, grid.cols) if grid.frames is None else (grid.frames, grid.rows, grid.cols)
+    return scores.unflatten(-1, axes).float().cpu()
 
 
-def stack_parts(scores: ScoreAccumulator, grid: TokenGrid) -> Float[Tensor, "step layer batch concept rows cols"]:
+def stack_parts(scores: ScoreAccumulator, grid: TokenGrid) -> Float[Tensor, "step layer batch concept *grid"]:
     """What the accumulator kept, by step and layer."""
     steps = sorted({step for step, _ in scores.parts})
     layers = sorted({layer for _, layer in scores.parts})

@@ -22,7 +22,7 @@ from conceptlens.adapters.base import DiTAdapter
 from conceptlens.errors import ModelError, one_line
 
 DEFAULTS_FILE = "conceptlens.json"
-_LOADING_ERRORS = (
+LOADING_ERRORS = (
     *(OSError, ValueError, ImportError, KeyError, AttributeError, TypeError, RuntimeError),
     SafetensorError,
 )
@@ -88,16 +88,16 @@ def load_model(
         raise ModelError(
             f"{folder} is no diffusers pipeline: it has no model_index.json. Name the folder that has one."
         )
-    device = _device(device)
+    device = device_of(device)
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     source = str(folder if local else model)
     try:
-        with _quiet(progress=not local):
+        with quiet_loading(progress=not local):
             _check_supported(source, DiffusionPipeline.load_config(source))
             pipeline = DiffusionPipeline.from_pretrained(source, dtype=dtype)
     except ModelError:
         raise
-    except _LOADING_ERRORS as error:
+    except LOADING_ERRORS as error:
         where = f"folder {folder}" if local else f"model {str(model)!r} (no such folder, so a hub id)"
         raise ModelError(
             f"cannot load {where}: {one_line(error)}. Give a diffusers folder, or a hub id that you have access to."
@@ -108,11 +108,11 @@ def load_model(
     else:
         pipeline.to(device)
     name = "demo" if model is None else str(folder.resolve() if local else model)
-    return LoadedModel(pipeline, _adapter(pipeline), name, _defaults(folder if local else None))
+    return LoadedModel(pipeline, _adapter(pipeline), name, folder_defaults(folder if local else None))
 
 
 @contextmanager
-def _quiet(*, progress: bool) -> Iterator[None]:
+def quiet_loading(*, progress: bool) -> Iterator[None]:
     """Loading without the libraries' remarks, and without their bars unless something may be downloaded."""
     loggers = (diffusers.utils.logging, transformers.utils.logging)
     levels = [logger.get_verbosity() for logger in loggers]
@@ -132,7 +132,7 @@ def _quiet(*, progress: bool) -> Iterator[None]:
                 logger.enable_progress_bar()
 
 
-def _device(device: str | torch.device | None) -> torch.device:
+def device_of(device: str | torch.device | None) -> torch.device:
     try:
         chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError as error:
@@ -148,10 +148,13 @@ def _check_supported(source: str, index: Any) -> None:
     if transformer is None:
         raise ModelError(
             f"{source} ({index.get('_class_name', 'no pipeline')}) has no diffusion transformer. "
-            "Use a FLUX.1 or Stable Diffusion 3 model."
+            "Use a FLUX.1 or Stable Diffusion 3 model, or another family with an adapter."
         )
     if transformer not in registered():
-        raise ModelError(f"no adapter for {transformer} of {source}. Supported: {', '.join(sorted(registered()))}.")
+        raise ModelError(
+            f"no adapter for {transformer} of {source}. Supported: {', '.join(sorted(registered()))}. "
+            f"conceptlens.doctor({transformer!r}) tells why."
+        )
 
 
 @contextmanager
@@ -171,12 +174,13 @@ def _adapter(pipeline: Any) -> DiTAdapter:
     transformer = getattr(pipeline, "transformer", None)
     if transformer is None:
         raise ModelError(
-            f"{type(pipeline).__name__} has no diffusion transformer. Use a Flux or Stable Diffusion 3 model."
+            f"{type(pipeline).__name__} has no diffusion transformer. Use a FLUX.1 model, or another with an adapter."
         )
     return adapter_for(transformer)
 
 
-def _defaults(folder: Path | None) -> Defaults:
+def folder_defaults(folder: Path | None) -> Defaults:
+    """What a folder's `conceptlens.json` says; the defaults of the defaults where there is none."""
     path = folder / DEFAULTS_FILE if folder else None
     if path is None or not path.exists():
         return Defaults()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from diffusers.hooks import HookRegistry, ModelHook
@@ -18,6 +18,12 @@ from conceptlens.records import CallRecord, LayerRecord
 
 HOOK = "conceptlens"
 OnLayer = Callable[[nn.Module, LayerRecord], None]
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def _opaque(function: _Function) -> _Function:
+    """What hooks do is no part of the model: a compiler must neither trace it nor compile anew when it changes."""
+    return cast("_Function", torch.compiler.disable(function))
 
 
 class StopForward(Exception):  # noqa: N818 - a signal, not an error
@@ -89,12 +95,13 @@ class Recorder:
     ) -> None:
         self._remove()
 
+    @_opaque
     def begin_call(self, args: tuple[Any, ...], kwargs: dict[str, Any], context: str | None) -> None:
         """A transformer call starts: decides whether it is read, and which rows of it."""
         self._arguments = self._signature.bind(self._adapter.transformer, *args, **kwargs).arguments
         self._call = None
         self._rows = None
-        if context == "cond" or (context is None and not self._repeats_timestep()):
+        if context in ("cond", "cond_uncond") or (context is None and not self._repeats_timestep()):
             self._rows = self._adapter.conditional_rows(self._pipeline, self._arguments)
         if self._rows is None:
             return
@@ -109,15 +116,18 @@ class Recorder:
         self._timestep = now
         return self._pipeline is not None and before is not None and torch.equal(before, now)
 
+    @_opaque
     def end_call(self) -> None:
         """Drops every reference to the call's tensors."""
         self._arguments, self._call, self._rows = {}, None, None
         self._tapped.clear()
 
+    @_opaque
     def tap(self, name: str, tensor: Tensor) -> None:
         if self._call is not None:
             self._tapped[name] = tensor
 
+    @_opaque
     def finish_block(self, layer: int, block: Any) -> None:
         """Turns the taps of one block into a `LayerRecord` and reports it."""
         if self._call is None:
@@ -130,18 +140,22 @@ class Recorder:
                 f"block {layer} ran without passing its {', '.join(missing)} by: another tool replaced its attention. "
                 "Remove that tool (attention processors, caches) or report the model."
             )
-        heads = {name: self._adapter.heads(block, tensor)[rows] for name, tensor in tapped.items() if name != "out"}
+        adapter = self._adapter
+        tapped = {name: adapter.image_rows(tensor, call) for name, tensor in tapped.items()}
+        heads = {name: adapter.heads(block, tensor)[rows] for name, tensor in tapped.items() if name != "out"}
         record = LayerRecord(
             layer=layer,
             call=call,
-            key=self._adapter.rotate(heads["key"], call),
+            key=adapter.rotate(heads["key"], call),
             value=heads["value"],
             out=tapped["out"][rows] if "out" in tapped else None,
             query=heads.get("query"),
         )
         self._tapped.clear()
         self.captured += 1
+        self._call = None  # where text and image share weights, the concepts run through tapped modules
         self._on_layer(block, record)
+        self._call = call
         if self._stop and layer == self._last:
             raise StopForward
 

@@ -35,14 +35,13 @@ class ConceptStream:
     def __init__(self, adapter: DiTAdapter, concepts: Concepts, recipe: Recipe) -> None:
         self._adapter, self._concepts, self._recipe = adapter, concepts, recipe
         self._hidden: Tensor | None = None
-        self._conditioning: Tensor | None = None
+        self._conditioning: Any = None
 
     def step(self, block: Any, record: LayerRecord) -> StepVectors:
         """One block: attention of the concepts over [concepts; image], then the text-side residual update."""
         if record.layer == 0:
             self._hidden, self._conditioning = self._adapter.begin(self._concepts, record.call)
         assert self._hidden is not None, "blocks must come in order"
-        assert self._conditioning is not None
         projection = self._adapter.project(block, self._hidden, self._conditioning)
         dtype = record.value.dtype
         out = concept_attention(
@@ -73,7 +72,7 @@ class ConceptProbe:
         assert recipe.layers is not None
         self._stream = ConceptStream(adapter, concepts, recipe)
         self._adapter = adapter
-        self._recipe, self._extra = recipe, concepts.extra
+        self._recipe, self._extra = recipe, concepts.extra + adapter.leading_rows
         self._wanted = frozenset(recipe.layers)
         self.scores = ScoreAccumulator(keep=keep)
         self.grid: TokenGrid | None = None

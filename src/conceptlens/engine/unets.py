@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 
-from conceptlens.engine.loading import _LOADING_ERRORS, _device, _quiet
+from conceptlens.engine.loading import LOADING_ERRORS, device_of, quiet_loading
 from conceptlens.errors import ModelError, one_line
 
 SUPPORTED = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
@@ -43,17 +43,17 @@ def load_unet(model: Any, *, device: str | torch.device | None = None, dtype: to
         raise ModelError(
             f"{folder} is no diffusers pipeline: it has no model_index.json. Name the folder that has one."
         )
-    chosen = _device(device)
+    chosen = device_of(device)
     dtype = dtype or (torch.float16 if chosen.type == "cuda" else torch.float32)
     source = str(folder if local else model)
     try:
-        with _quiet(progress=not local):
+        with quiet_loading(progress=not local):
             index: Any = DiffusionPipeline.load_config(source)
             _check_class(str(index.get("_class_name")), source)
             pipeline = DiffusionPipeline.from_pretrained(source, dtype=dtype)
     except ModelError:
         raise
-    except _LOADING_ERRORS as error:
+    except LOADING_ERRORS as error:
         where = f"folder {folder}" if local else f"model {str(model)!r} (no such folder, so a hub id)"
         raise ModelError(
             f"cannot load {where}: {one_line(error)}. Give a diffusers folder, or a hub id that you have access to."
@@ -61,7 +61,7 @@ def load_unet(model: Any, *, device: str | torch.device | None = None, dtype: to
     pipeline.set_progress_bar_config(disable=True)
     pipeline.to(chosen)
     if dtype == torch.float16:
-        with _quiet(progress=False):
+        with quiet_loading(progress=False):
             pipeline.vae.to(dtype=torch.float32)
     return LoadedUnet(pipeline, str(folder.resolve() if local else model))
 

@@ -13,7 +13,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from transformers import AutoConfig, CLIPModel, CLIPTokenizer
 
-from conceptlens.engine.loading import _LOADING_ERRORS, _device, _quiet
+from conceptlens.engine.loading import LOADING_ERRORS, device_of, quiet_loading
 from conceptlens.errors import ModelError, one_line
 
 _MEAN, _DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -146,9 +146,9 @@ def load_clip(model: Any, device: str | torch.device | None) -> Clip:
     Raises:
         ModelError: when it cannot be loaded or is no CLIP model.
     """
-    source, chosen = str(model), _device(device)
+    source, chosen = str(model), device_of(device)
     try:
-        with _quiet(progress=True):
+        with quiet_loading(progress=True):
             kind = AutoConfig.from_pretrained(source).model_type
             if kind != "clip":
                 raise ModelError(
@@ -159,7 +159,7 @@ def load_clip(model: Any, device: str | torch.device | None) -> Clip:
             return Clip(loaded, CLIPTokenizer.from_pretrained(source), source)
     except ModelError:
         raise
-    except _LOADING_ERRORS as error:
+    except LOADING_ERRORS as error:
         raise ModelError(
             f"cannot load {source!r} as CLIP: {one_line(error)}. Give a folder, or a hub id that you have access to."
         ) from error

@@ -18,7 +18,7 @@ from transformers import AutoConfig, CLIPModel, CLIPTokenizer, ViTForImageClassi
 from transformers.image_processing_base import ImageProcessingMixin
 
 from conceptlens.engine.encode import open_image
-from conceptlens.engine.loading import _LOADING_ERRORS, _device, _quiet
+from conceptlens.engine.loading import LOADING_ERRORS, device_of, quiet_loading
 from conceptlens.errors import ConceptError, ModelError, RecipeError, one_line
 from conceptlens.maps import ConceptMaps
 from conceptlens.methods._templates import TEMPLATES
@@ -88,9 +88,9 @@ def open_checkpoint(source: str | Path, families: Sequence[Family], device: str 
     folder = Path(source)
     local = folder.is_dir()
     where = f"folder {folder}" if local else f"model {str(source)!r} (no such folder, so a hub id)"
-    target = _device(device)
+    target = device_of(device)
     try:
-        with _quiet(progress=not local):
+        with quiet_loading(progress=not local):
             kind = AutoConfig.from_pretrained(source).model_type
             family = next((f for f in families if f.model_type == kind), None)
             if family is None:
@@ -103,7 +103,7 @@ def open_checkpoint(source: str | Path, families: Sequence[Family], device: str 
             mean, std = _normalisation(source, family)
     except ModelError:
         raise
-    except _LOADING_ERRORS as error:
+    except LOADING_ERRORS as error:
         raise ModelError(
             f"cannot load {where}: {one_line(error)}. Give a folder saved by transformers, or a hub id that you have "
             "access to."

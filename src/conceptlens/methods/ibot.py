@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import ViTConfig, ViTModel
 
-from conceptlens.engine.loading import _device, _quiet
+from conceptlens.engine.loading import device_of, quiet_loading
 from conceptlens.errors import ModelError, OutputError, one_line
 from conceptlens.methods import register
 from conceptlens.methods._selfattention import SelfAttentionMethod
@@ -118,7 +118,7 @@ def convert_checkpoint(checkpoint: str | Path, folder: str | Path, *, heads: int
     """
     model, target = build_model(read_checkpoint(checkpoint), heads), Path(folder)
     try:
-        with _quiet(progress=False):
+        with quiet_loading(progress=False):
             model.save_pretrained(target)
         told = {"image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STD, "image_processor_type": "ViTImageProcessor"}
         (target / "preprocessor_config.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
@@ -144,4 +144,4 @@ class IBOT(SelfAttentionMethod):
         if not Path(source).is_file():
             return super()._open(source, families, device)
         model: Any = build_model(read_checkpoint(source)).requires_grad_(False)
-        return Opened(model.to(_device(device)), families[0], str(Path(source).resolve()), IMAGENET_MEAN, IMAGENET_STD)
+        return Opened(model.to(device_of(device)), families[0], str(Path(source).resolve()), IMAGENET_MEAN, IMAGENET_STD)

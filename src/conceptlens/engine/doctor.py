@@ -1,0 +1,232 @@
+"""Doctor: can the method see into a model, with what and at what cost; if not, why, and what to use instead."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+from torch import nn
+
+from conceptlens.adapters import adapter_for, registered
+from conceptlens.adapters._groups import group_of
+from conceptlens.adapters._specimens import SPECIMENS
+from conceptlens.adapters.base import DiTAdapter
+from conceptlens.engine.encode import read, record_call
+from conceptlens.engine.loading import LOADING_ERRORS, folder_defaults, load_model, quiet_loading
+from conceptlens.errors import ConceptlensError, ModelError, one_line
+from conceptlens.recipe import Recipe
+
+SMALL = 2 * 2**30
+"""A folder with weights up to this many bytes is loaded and tried itself."""
+_TOKEN_SIDE = 16  # pixels of a token of all families: an autoencoder of 8, patches of 2
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What `doctor` found.
+
+    Attributes:
+        model: what was asked about.
+        transformer: its transformer class.
+        adapter: the family that serves it; None if there is none.
+        group: how the class treats text.
+        applies: whether the method can run in such a model at all.
+        reason: why, or why not.
+        instead: what to do instead; empty where all is well.
+        blocks: the number of its blocks that carry a text stream; None where unknown.
+        recipe: the family's default, with concrete layers.
+        tried_on: what the dry run ran on.
+        captured: blocks that the dry run saw, of `expected`.
+        expected: see `captured`.
+        size: (height, width) in pixels that the memory figures are for.
+        tokens: image tokens at that size.
+        live_bytes: what one block holds while maps are made in passing.
+        record_bytes: what a reading keeps in one step, for later probing.
+    """
+
+    model: str
+    transformer: str
+    adapter: str | None
+    group: str
+    applies: bool
+    reason: str
+    instead: str = ""
+    blocks: int | None = None
+    recipe: Recipe | None = None
+    tried_on: str = "nothing"
+    captured: int = 0
+    expected: int = 0
+    size: tuple[int, int] = (0, 0)
+    tokens: int = 0
+    live_bytes: int = 0
+    record_bytes: int = 0
+
+    @property
+    def ok(self) -> bool:
+        """Whether maps can be made of this model here and now."""
+        return self.adapter is not None and self.captured == self.expected > 0
+
+    def describe(self) -> str:
+        """A few lines for people."""
+        lines = [f"{self.model}: {'maps work' if self.ok else 'no maps'}", f"transformer  {self.transformer}"]
+        lines.append(f"group        {self.group}: {self.reason}")
+        layers = () if self.recipe is None else self.recipe.layers or ()
+        if layers:
+            lines.append(f"adapter      {self.adapter}, {self.blocks} blocks, maps from {layers[0]} to {layers[-1]}")
+            lines.append(f"dry run      {self.captured} of {self.expected} blocks seen, on {self.tried_on}")
+            lines.append(
+                f"memory       at {self.size[0]}x{self.size[1]}, {self.tokens} tokens: {_size(self.live_bytes)} while "
+                f"painting, {_size(self.record_bytes)} for the record of one reading"
+            )
+        if self.instead:
+            lines.append(f"instead      {self.instead}")
+        return "\n".join(lines)
+
+
+@torch.no_grad()
+def doctor(model: Any, *, height: int = 1024, width: int = 1024, frames: int = 1) -> Diagnosis:
+    """Examines a model before anything is painted.
+
+    Args:
+        model: a loaded pipeline, a folder, a hub id, or the name of a transformer class. The weights of a folder beyond
+            `SMALL`, of a hub id or of a class are not opened: the dry run then uses tiny random weights of the class.
+        height: of the picture for the memory figures, in pixels.
+        width: see `height`.
+        frames: latent frames, for a video model.
+
+    Raises:
+        ModelError: when there is no such folder, hub id or class.
+    """
+    subject = _identify(model)
+    name, transformer_name, pipeline = subject.name, subject.transformer, subject.pipeline
+    group, known = group_of(transformer_name), registered().get(transformer_name)
+    if known is None:
+        reason = f"{group.reason}; no adapter" if group.applies else group.reason
+        return Diagnosis(name, transformer_name, None, group.name, group.applies, reason, group.instead)
+    adapter = adapter_for(_skeleton(transformer_name, subject.config) if pipeline is None else pipeline.transformer)
+    depth = len(adapter.blocks())
+    recipe = adapter.recipe(depth).override(dict(subject.recipe)).resolve(depth)
+    side = _TOKEN_SIDE if pipeline is None else adapter.side_multiple(pipeline)
+    tokens = max(1, height // side) * max(1, width // side) * frames
+    live, kept = _memory(adapter, recipe, tokens, 2 if pipeline is None else adapter.transformer.dtype.itemsize)
+    found = Diagnosis(
+        *(name, transformer_name, known.name, group.name, True, group.reason),
+        blocks=depth,
+        recipe=recipe,
+        size=(height, width),
+        tokens=tokens,
+        live_bytes=live,
+        record_bytes=kept,
+    )
+    return _tried(found, adapter, pipeline)
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """A model's name, its transformer class with its settings, the pipeline where it is loaded, its own recipe."""
+
+    name: str
+    transformer: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    pipeline: Any = None
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _identify(model: Any) -> _Subject:
+    if isinstance(model, DiffusionPipeline):
+        part = getattr(model, "transformer", None) or getattr(model, "unet", None)
+        if part is None:
+            raise ModelError(f"{type(model).__name__} has no transformer. Give a text-to-image or -video pipeline.")
+        return _Subject(type(model).__name__, type(getattr(part, "_orig_mod", part)).__name__, part.config, model)
+    folder = Path(model)
+    if folder.is_dir():
+        return _identify_folder(folder)
+    if hasattr(diffusers, str(model)):
+        return _Subject(str(model), str(model))
+    try:
+        with quiet_loading(progress=False):
+            index: Any = DiffusionPipeline.load_config(str(model))
+            part = "transformer" if "transformer" in index else "unet"
+            name = index[part][1]
+            return _Subject(str(model), name, getattr(diffusers, name).load_config(str(model), subfolder=part))
+    except LOADING_ERRORS as error:
+        raise ModelError(
+            f"{str(model)!r} is no folder, no transformer class of diffusers and no hub id that can be read "
+            f"({one_line(error)}). Check the spelling."
+        ) from error
+
+
+def _identify_folder(folder: Path) -> _Subject:
+    index, own = folder / "model_index.json", folder / "config.json"
+    try:
+        if not index.exists():
+            config = json.loads(own.read_text(encoding="utf-8"))
+            return _Subject(folder.name, config["_class_name"], config)
+        parts = json.loads(index.read_text(encoding="utf-8"))
+        part = "transformer" if "transformer" in parts else "unet"
+        name = parts[part][1]
+        config = json.loads((folder / part / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"{folder} is no folder of a pipeline or a transformer ({one_line(error)}). Name the folder that has "
+            "model_index.json or the transformer's config.json."
+        ) from error
+    weights = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
+    small = name in registered() and weights <= SMALL
+    pipeline = load_model(folder, device="cpu").pipeline if small else None
+    return _Subject(folder.name, name, config, pipeline, folder_defaults(folder).recipe)
+
+
+def _skeleton(name: str, config: Mapping[str, Any]) -> nn.Module:
+    """The transformer without weights, in its full depth."""
+    kind = getattr(diffusers, name)
+    known = inspect.signature(kind.__init__).parameters
+    with torch.device("meta"):
+        return kind(**{key: value for key, value in config.items() if key in known})
+
+
+def _memory(adapter: DiTAdapter, recipe: Recipe, tokens: int, itemsize: int) -> tuple[int, int]:
+    """Bytes of one block's record, and of all records that a reading keeps: keys, values, and outputs where wanted."""
+    assert recipe.layers is not None
+    config = adapter.transformer.config
+    vector = tokens * config.num_attention_heads * config.attention_head_dim * itemsize
+    return 3 * vector, vector * (2 * (recipe.layers[-1] + 1) + len(recipe.layers))
+
+
+def _tried(found: Diagnosis, adapter: DiTAdapter, pipeline: Any) -> Diagnosis:
+    """The diagnosis after a dry run: a blank picture through the pipeline, or one call of the class's specimen."""
+    assert found.recipe is not None
+    told = {**vars(found), "expected": found.recipe.layers[-1] + 1 if found.recipe.layers else 0}
+    try:
+        if pipeline is not None:
+            told["tried_on"] = "the model itself"
+            side = adapter.side_multiple(pipeline)
+            blank = Image.new("RGB", (6 * side, 4 * side))
+            options = {"max_sequence_length": 64}
+            layers, _ = read(pipeline, adapter, blank, "", found.recipe, 0, 24 * side * side, options)
+        else:
+            told["tried_on"] = "tiny random weights of the class"
+            build, call = SPECIMENS[found.transformer]
+            specimen = adapter_for(build())
+            recipe = Recipe().resolve(len(specimen.blocks()))
+            told["expected"] = len(specimen.blocks())
+            with quiet_loading(progress=False):
+                layers = record_call(specimen, call(1, 4, 6), recipe)
+        told["captured"] = len(layers)
+    except ConceptlensError as error:
+        told |= {"reason": one_line(error), "instead": "Do what the line above says, then ask again."}
+    except KeyError:
+        told |= {"tried_on": "nothing, for want of a specimen", "instead": "Load the pipeline and ask again with it."}
+    return Diagnosis(**told)
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**28 else f"{count / 2**20:.1f} MiB"

@@ -1,0 +1,112 @@
+"""The doctor's word is kept: what it says works does, what it counts is there, what it refuses has a reason."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from pathlib import Path
+
+import diffusers
+import pytest
+import torch
+
+import conceptlens as cl
+from conceptlens.adapters import registered
+from conceptlens.adapters._groups import GROUPS, group_of
+from conceptlens.adapters._specimens import SPECIMENS, sd3_transformer
+from conceptlens.engine import doctor as engine_doctor
+from conceptlens.engine.doctor import doctor
+from conceptlens.engine.loading import demo_folder
+from conceptlens.errors import ModelError
+from tiny_models import cogvideox_pipeline, flux_pipeline, sd3_pipeline
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("name", sorted(registered()))
+def test_a_class_with_an_adapter_is_tried_on_a_specimen(name: str) -> None:
+    found = doctor(name)
+    assert found.ok
+    assert found.captured == 4
+    assert found.blocks == len(found_blocks(name))
+    assert group_of(name).applies
+    assert name in SPECIMENS
+
+
+def found_blocks(name: str) -> list[str]:
+    """The blocks of the class in its default depth, counted by their names."""
+    with torch.device("meta"):
+        model = getattr(diffusers, name)()
+    part = next(p for p in ("joint_transformer_blocks", "transformer_blocks") if hasattr(model, p))
+    return [key for key, _ in getattr(model, part).named_children()]
+
+
+def test_the_memory_of_a_reading_is_what_the_record_holds() -> None:
+    found = doctor(demo_folder(), height=64, width=64)
+    assert found.tried_on == "the model itself"
+    session = cl.load(device="cpu")
+    record = session.read(image_of(64))
+    assert (found.tokens, found.record_bytes) == (record.grid.tokens, record.nbytes)
+    assert found.recipe == session.recipe()
+
+
+def image_of(side: int) -> cl.ConceptMaps | object:
+    from PIL import Image
+
+    return Image.new("RGB", (side, side), "white")
+
+
+def test_a_loaded_pipeline_is_tried_itself_and_its_state_is_told() -> None:
+    assert doctor(sd3_pipeline()).captured == 4
+    assert doctor(cogvideox_pipeline(), frames=3).ok
+    pipeline = flux_pipeline()
+    pipeline.transformer.enable_cache(diffusers.FirstBlockCacheConfig(threshold=0.1))
+    found = doctor(pipeline)
+    assert not found.ok
+    assert found.captured == 0
+    assert "step cache" in found.describe()
+
+
+def test_a_folder_is_read_without_opening_big_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sd3_transformer(num_layers=3).save_pretrained(tmp_path / "transformer")
+    assert doctor(tmp_path / "transformer").blocks == 3
+    folder = tmp_path / "demo"
+    shutil.copytree(demo_folder(), folder)
+    monkeypatch.setattr(engine_doctor, "SMALL", 0)
+    found = doctor(folder)
+    assert found.tried_on == "tiny random weights of the class"
+    assert found.blocks == 6
+    (folder / "transformer" / "config.json").write_text("{")
+    with pytest.raises(ModelError, match="is no folder of a pipeline or a transformer"):
+        doctor(folder)
+
+
+def test_where_the_method_cannot_apply_the_doctor_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    wan, blind, dual = (
+        doctor(n) for n in ("WanTransformer3DModel", "QwenImage21Transformer2DModel", "HunyuanImageTransformer2DModel")
+    )
+    assert not wan.applies
+    assert "cross attention" in wan.describe()
+    assert "causal mask" in blind.describe()
+    assert dual.applies
+    assert not dual.ok
+    assert "Write an adapter" in dual.instead
+    assert group_of("NothingTransformer2DModel").name == "unknown"
+    with pytest.raises(ModelError, match="is no folder, no transformer class"):
+        doctor("no-such-thing")
+
+
+def test_the_groups_name_classes_that_exist_once() -> None:
+    names = [name for group in GROUPS for name in group.classes]
+    assert len(names) == len(set(names))
+    assert [name for name in names if not hasattr(diffusers, name)] == []
+
+
+def test_the_page_of_models_is_up_to_date() -> None:
+    spec = importlib.util.spec_from_file_location("models_page", ROOT / "benchmarks" / "models.py")
+    assert spec
+    assert spec.loader
+    page = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(page)
+    assert page.TARGET.read_text(encoding="utf-8") == page.render(), "run: python benchmarks/models.py"

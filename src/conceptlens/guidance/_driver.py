@@ -30,9 +30,9 @@ def guide(
     """Generates images with guidance.
 
     The pipeline's own call runs unchanged: the first latents are moved before it, all others in its
-    `callback_on_step_end`. With `alpha=0` or no steps the images are those of the plain call, bit for bit. Random numbers
-    are used as in the plain call. With `PNDMScheduler` the move before step 1 is lost but for its effect on the predicted
-    noise, because that scheduler repeats its first step; `DDIMScheduler` has no such gap.
+    `callback_on_step_end`. With `alpha=0` or no steps the images are those of the plain call, bit for bit. Random
+    numbers are used as in the plain call. With `PNDMScheduler` the move before step 1 is lost but for its effect on the
+    predicted noise, because that scheduler repeats its first step; `DDIMScheduler` has no such gap.
 
     Args:
         pipeline: a `StableDiffusionPipeline` (1.x, 2.x) or `StableDiffusionXLPipeline`.
@@ -44,8 +44,8 @@ def guide(
             A `callback_on_step_end` runs before the latents are moved.
 
     Raises:
-        ModelError: for a pipeline, scheduler (order 2, UniPC), IP-Adapter or ControlNet that guidance would be wrong with;
-            when no cross-attention layer has the wanted size.
+        ModelError: for a pipeline, scheduler (order 2, UniPC), IP-Adapter or ControlNet that guidance would be wrong
+            with; when no cross-attention layer has the wanted size.
         RecipeError: for impossible settings, a prompt that is too long, or nothing in it for the method to compare.
     """
     check_pipeline(pipeline)
@@ -138,7 +138,7 @@ class _Run:
         return moved
 
     def gradient(self, latents: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of one forward with the prompt alone: the loss of each image, dL/dz, and the maps (image, key, rows, cols)."""
+        """From one forward with the prompt alone: each image's loss, dL/dz, and maps (image, key, rows, cols)."""
         guidance, sink = self.guidance, self.sink
         scale = guidance.grad_scale or (1024.0 if latents.dtype == torch.float16 else 1.0)
         sink.maps = {}

@@ -42,8 +42,8 @@ def target_matrix(
 ) -> Float[Tensor, "token token"]:
     """T: text self-attention with unit rows, raised to the power `gamma`, with unit rows again.
 
-    The second normalisation matters: without it S lies above T^gamma nearly everywhere, and the gradient of the absolute
-    loss is zero. The first one keeps small rows from underflowing.
+    The second normalisation matters: without it S lies above T^gamma nearly everywhere, and the gradient of the
+    absolute loss is zero. The first one keeps small rows from underflowing.
     """
     kept = attention.tril() if causal else attention
     return row_normalized(row_normalized(kept, causal).pow(gamma), causal)
@@ -62,14 +62,21 @@ def tsam_loss(
     count = len(target)
     rows = torch.arange(count, device=maps.device, dtype=maps.dtype)
     if kind == "release_default":
-        distance = 1 - F.cosine_similarity(target.tril(-1)[1:], cosines.tril(-1)[1:], dim=-1)
+        distance = 1 - _row_cosines(target.tril(-1)[1:], cosines.tril(-1)[1:])
         return (0.2 * rows[1:] * distance).sum()
     similar = row_normalized(cosines)
     if kind == "cos_rows":
-        distance = 1 - F.cosine_similarity(target, similar, dim=-1)
+        distance = 1 - _row_cosines(target, similar)
     else:
         distance = (target - similar).abs().sum(-1)
     return ((rows + 1) / count * distance)[1:].sum()
+
+
+def _row_cosines(first: Tensor, second: Tensor) -> Tensor:
+    """Without torch's floor under the norms: below a strong diagonal a powered row is as small as 1e-12."""
+    tiny = torch.finfo(first.dtype).tiny
+    scaled = first / first.amax(-1, keepdim=True).clamp_min(tiny)
+    return (F.normalize(scaled, dim=-1, eps=tiny) * F.normalize(second, dim=-1, eps=tiny)).sum(-1)
 
 
 def neglect(

@@ -1,4 +1,4 @@
-"""What guidance needs of a diffusers pipeline before it is called: what it can be, the prompt's text, the first latents."""
+"""What guidance needs of a pipeline before it is called: is it fit, what does the prompt say, the first latents."""
 
 from __future__ import annotations
 
@@ -182,6 +182,6 @@ def _check_length(pipeline: Any, tokenizer: Any, prompts: list[str]) -> None:
         count = len(tokenizer(pipeline.maybe_convert_prompt(prompt, tokenizer), verbose=False).input_ids)
         if count > longest:
             raise RecipeError(
-                f"the prompt {prompt[:40] + '...'!r} has {count} tokens, begin and end included; the text encoder reads "
-                f"{longest}. Shorten it."
+                f"the prompt {prompt[:40] + '...'!r} has {count} tokens, begin and end included; the text encoder "
+                f"reads {longest}. Shorten it."
             )

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from conceptlens.errors import ConceptlensError, ModelError, RecipeError
 
-FUNCTION_WORDS = frozenset(
-    "a an the this that these those some any each every and or but of on in at to from by with without under over above "
-    "below beneath behind beside between near next into onto off up down left right front is are was were be being has "
-    "have its his her their it as for".split()
-)
+_FUNCTION_WORDS = """
+a an the this that these those some any each every and or but of on in at to from by with without under over above below
+beneath behind beside between near next into onto off up down left right front is are was were be being has have its his
+her their it as for
+"""
+FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ class TextAttentionReader:
 def clip_text_attention(
     text_encoder: Any, input_ids: Int[Tensor, "batch token"]
 ) -> Float[Tensor, "batch layer token token"]:
-    """Self-attention of a CLIP text encoder over `input_ids`, averaged over heads: rows sum to one, lower-triangular."""
+    """Self-attention of a CLIP text encoder, averaged over heads: lower-triangular, rows sum to one."""
     with TextAttentionReader(text_encoder) as reader:
         text_encoder(input_ids)
     return reader.attention()

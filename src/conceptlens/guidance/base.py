@@ -46,18 +46,21 @@ class Guidance(ABC):
 
     name: ClassVar[str]
 
-    alpha: float = 20.0
+    alpha: float | int = 20.0
     steps: Iterable[int] = range(25)
     alpha_schedule: AlphaSchedule = "constant"
     inner: Mapping[int, int] = field(default_factory=dict)
     bounds: Mapping[int, float] = field(default_factory=dict)
     grad_norm: GradNorm = "none"
-    grad_scale: float | None = None
+    grad_scale: float | int | None = None
     attention_size: tuple[int, int] | None = None
     checkpointing: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "steps", tuple(self.steps))
+        for name in ("alpha", "grad_scale", "gamma", "temperature", "first_encoder_weight"):
+            if isinstance(getattr(self, name, None), int):
+                object.__setattr__(self, name, float(getattr(self, name)))
         if not math.isfinite(self.alpha):
             raise RecipeError(f"alpha must be a finite step size; got {self.alpha}. Use 0 for no guidance.")
         if not all(isinstance(step, int) and step >= 0 for step in self.steps):
@@ -86,7 +89,7 @@ class Guidance(ABC):
         return None
 
     def step_size(self, step: int, count: int) -> float:
-        """alpha in denoising step `step` of `count`."""
+        """The `alpha` of denoising step `step` of `count`."""
         if self.alpha_schedule == "constant":
             return self.alpha
         return self.alpha * math.sqrt(1 - 0.5 * step / max(count - 1, 1))

@@ -38,7 +38,7 @@ class Conform(Guidance):
     alpha_schedule: AlphaSchedule = "sqrt_linear"
     inner: Mapping[int, int] = field(default_factory=lambda: {0: 20, 10: 20, 20: 20})
     groups: Sequence[Sequence[str | int]] | None = None
-    temperature: float = 0.5
+    temperature: float | int = 0.5
     smoothing: tuple[int, float] = (3, 0.5)
 
     def __post_init__(self) -> None:

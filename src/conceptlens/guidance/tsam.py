@@ -1,10 +1,10 @@
 """T-SAM: similarities of cross-attention maps follow the text encoder's self-attention.
 
-Kim, Esmaeili, Qiu, "Text Embedding is Not All You Need: Attention Control for Text-to-Image Semantic Alignment with Text
-Self-Attention Maps", CVPR 2025, arXiv 2411.15236. Which words belong together is written in the text encoder's
-self-attention, but gets lost on its way into the picture. So the latents are moved until maps of words that attend to each
-other are alike: with A_i the map of token i, `S_ij = cos(A_i, A_j) / sum_k<=i cos(A_i, A_k)` and T the self-attention
-raised to a power, both with unit rows, the loss is `sum_i (i / s) sum_j<=i |T_ij - S_ij|`. No words need to be pointed out.
+Kim, Esmaeili, Qiu, "Text Embedding is Not All You Need", CVPR 2025, arXiv 2411.15236. Which words belong together is
+written in the text encoder's self-attention, but gets lost on its way into the picture. So the latents are moved until
+maps of words that attend to each other are alike. With A_i the map of token i of s, and T the self-attention raised to a
+power, with unit rows, let `S_ij = cos(A_i, A_j) / sum_k<=i cos(A_i, A_k)`; the loss is
+`sum_i (i / s) sum_j<=i |T_ij - S_ij|`. No words need to be pointed out.
 
 Where paper and official code differ: the code's shipped configuration runs another loss ("release"), and its power is
 followed by a second normalisation, without which the printed loss has no gradient; that is kept here.
@@ -42,12 +42,12 @@ class TSAM(Guidance):
 
     name: ClassVar[str] = "tsam"
 
-    alpha: float = 10.0
-    gamma: float = 4.0
+    alpha: float | int = 10.0
+    gamma: float | int = 4.0
     loss: TSAMLoss = "abs"
     smoothing: tuple[int, float] | None = (3, 0.5)
     text_layers: Literal["all", "used"] | tuple[int, ...] = "all"
-    first_encoder_weight: float = 0.5
+    first_encoder_weight: float | int = 0.5
     merge: Literal["none", "word"] = "none"
 
     def __post_init__(self) -> None:
@@ -104,8 +104,10 @@ class TSAM(Guidance):
         return target_matrix(attention, self.gamma)
 
 
-def _chosen(attention: Tensor, layers: str | Sequence[int], unused: int) -> Tensor:
+def _chosen(attention: Tensor, layers: str | tuple[int, ...], unused: int) -> Tensor:
     count = len(attention)
+    if isinstance(layers, str) and layers not in ("all", "used"):
+        raise RecipeError(f"text_layers must be all, used, or numbers; got {layers!r}.")
     if layers == "all":
         return attention
     if layers == "used":
@@ -116,7 +118,7 @@ def _chosen(attention: Tensor, layers: str | Sequence[int], unused: int) -> Tens
             f"text_layers has {layers!r}, but the text encoder has {count} layers: use 0 to {count - 1}, "
             f"-1 to -{count}, all or used."
         )
-    return attention[list(layers)]
+    return attention[[int(n) for n in layers]]
 
 
 def _merged(attention: Tensor, words: Sequence[Sequence[int]]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Tiny random Stable Diffusion and Stable Diffusion XL pipelines: the real classes, 16x16 latents, cross-attention at 8x8."""
+"""Tiny random Stable Diffusion (XL) pipelines: the real classes, 16x16 latents, cross-attention at 8x8."""
 
 from __future__ import annotations
 

@@ -128,9 +128,7 @@ def test_a_bound_ends_the_inner_updates_of_each_image() -> None:
     )
     assert result.steps[0].losses.isnan().any(0).tolist() == [False, True]
     assert result.steps[0].losses.shape == (4, 2)
-    done = guide(
-        sd_pipeline(), PROMPT, TSAM(alpha=0.01, steps=(0,), inner={0: 3}, bounds={0: 99.0}, **SMALL), **CALL
-    )
+    done = guide(sd_pipeline(), PROMPT, TSAM(alpha=0.01, steps=(0,), inner={0: 3}, bounds={0: 99.0}, **SMALL), **CALL)
     assert done.steps[0].losses.shape == (1, 1)
 
 
@@ -139,7 +137,9 @@ def test_maps_are_the_layers_own_attention() -> None:
     seen: list[torch.Tensor] = []
 
     class Recording(AttnProcessor):
-        def __call__(self, attn: Any, hidden_states: torch.Tensor, encoder_hidden_states: Any, **_: Any) -> torch.Tensor:
+        def __call__(
+            self, attn: Any, hidden_states: torch.Tensor, encoder_hidden_states: Any, **_: Any
+        ) -> torch.Tensor:
             query = attn.head_to_batch_dim(attn.to_q(hidden_states))
             key = attn.head_to_batch_dim(attn.to_k(encoder_hidden_states))
             seen.append(attn.get_attention_scores(query, key).unflatten(0, (-1, attn.heads)).mean(1))
@@ -169,15 +169,16 @@ def test_the_unet_computes_as_ever_and_is_put_back() -> None:
         plain = one_forward(pipeline)
         with capturing(unet, MapSink((8, 8), early_exit=False)):
             assert torch.equal(one_forward(pipeline), plain)
-    for checkpointing in (False, True):
-        with (
-            pytest.raises(RuntimeError, match="stop"),
-            frozen(unet, checkpointing=checkpointing),
-            capturing(unet, MapSink((8, 8))),
-        ):
+
+    def fail(checkpointing: bool) -> None:
+        with frozen(unet, checkpointing=checkpointing), capturing(unet, MapSink((8, 8))):
             assert not any(p.requires_grad for p in unet.parameters())
             assert unet.is_gradient_checkpointing == checkpointing
             raise RuntimeError("stop")
+
+    for checkpointing in (False, True):
+        with pytest.raises(RuntimeError, match="stop"):
+            fail(checkpointing)
     assert all(unet.attn_processors[name] is one for name, one in processors.items())
     assert [p.requires_grad for p in unet.parameters()] == learning
     assert not unet.is_gradient_checkpointing
@@ -188,7 +189,9 @@ def test_processors_still_get_their_own_arguments(caplog: pytest.LogCaptureFixtu
     pipeline, got = sd_pipeline(), []
 
     class Scaled(AttnProcessor):
-        def __call__(self, attn: Any, hidden_states: Any, encoder_hidden_states: Any = None, hue: float = 0, **_: Any) -> Any:
+        def __call__(
+            self, attn: Any, hidden_states: Any, encoder_hidden_states: Any = None, hue: float = 0, **_: Any
+        ) -> Any:
             got.append(hue)
             return super().__call__(attn, hidden_states, encoder_hidden_states)
 
@@ -315,8 +318,9 @@ def test_a_gradient_that_is_not_finite_moves_nothing() -> None:
 
 def test_inference_mode_around_it() -> None:
     guidance = TSAM(alpha=0.1, steps=(0, 1), **SMALL)
+    pipeline = sd_pipeline()
     with torch.inference_mode():
-        inside = guide(sd_pipeline(), PROMPT, guidance, **CALL).images
+        inside = guide(pipeline, PROMPT, guidance, **CALL).images
     assert torch.equal(inside, guide(sd_pipeline(), PROMPT, guidance, **CALL).images)
 
 

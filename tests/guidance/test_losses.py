@@ -60,7 +60,12 @@ def test_golden_gradient_and_central_differences(sines: tuple[torch.Tensor, torc
     leaf = cross.clone().requires_grad_(True)
     tsam_loss(smooth(leaf[TOKENS]), wanted).backward()
     assert leaf.grad is not None
-    golden: dict[tuple[int, int, int], float] = {(3, 5, 1): 0.006996, (8, 8, 4): 0.153527, (0, 0, 7): 0.210899, (15, 2, 3): -0.049810}
+    golden: dict[tuple[int, int, int], float] = {
+        (3, 5, 1): 0.006996,
+        (8, 8, 4): 0.153527,
+        (0, 0, 7): 0.210899,
+        (15, 2, 3): -0.049810,
+    }
     for (y, x, key), value in golden.items():
         assert leaf.grad[key, y, x].item() == pytest.approx(value, abs=6e-7)
         sides = []
@@ -72,7 +77,9 @@ def test_golden_gradient_and_central_differences(sines: tuple[torch.Tensor, torc
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.integers(2, 12), st.integers(3, 7), st.integers(3, 7), st.integers(0, 2**31), st.sampled_from([1.0, 3.0, 4.0]))
+@given(
+    st.integers(2, 12), st.integers(3, 7), st.integers(3, 7), st.integers(0, 2**31), st.sampled_from([1.0, 3.0, 4.0])
+)
 def test_vectorised_losses_equal_loops_over_pairs(count: int, rows: int, cols: int, seed: int, gamma: float) -> None:
     random = np.random.default_rng(seed)
     maps, text = random.random((count, rows, cols)), random.random((count, count))

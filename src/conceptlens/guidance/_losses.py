@@ -65,10 +65,7 @@ def tsam_loss(
         distance = 1 - _row_cosines(target.tril(-1)[1:], cosines.tril(-1)[1:])
         return (0.2 * rows[1:] * distance).sum()
     similar = row_normalized(cosines)
-    if kind == "cos_rows":
-        distance = 1 - _row_cosines(target, similar)
-    else:
-        distance = (target - similar).abs().sum(-1)
+    distance = 1 - _row_cosines(target, similar) if kind == "cos_rows" else (target - similar).abs().sum(-1)
     return ((rows + 1) / count * distance)[1:].sum()
 
 

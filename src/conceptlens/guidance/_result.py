@@ -28,8 +28,8 @@ class GuidedStep:
 
     step: int
     losses: Float[Tensor, "update image"]
-    similarity: tuple[Float[Tensor, "token token"], ...]
-    maps: tuple[Float[Tensor, "token rows cols"], ...]
+    similarity: tuple[Float[Tensor, "_token _token"], ...]
+    maps: tuple[Float[Tensor, "_token rows cols"], ...]
     moved: Float[Tensor, " image"]
 
 
@@ -49,7 +49,7 @@ class GuidedResult:
     images: Any
     steps: tuple[GuidedStep, ...]
     texts: tuple[PromptText, ...]
-    targets: tuple[Float[Tensor, "token token"] | None, ...]
+    targets: tuple[Float[Tensor, "_token _token"] | None, ...]
     seeds: tuple[int, ...]
     settings: Mapping[str, Any]
 

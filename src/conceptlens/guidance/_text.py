@@ -38,7 +38,7 @@ class PromptText:
     tokens: tuple[str, ...]
     positions: tuple[int, ...]
     words: tuple[tuple[str, tuple[int, ...]], ...]
-    attention: tuple[Float[Tensor, "layer token token"], ...]
+    attention: tuple[Float[Tensor, "_layer token token"], ...]
     unused_layers: int = 0
 
     def find(self, wanted: Sequence[str | int]) -> tuple[tuple[int, ...], ...]:

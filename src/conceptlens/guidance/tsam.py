@@ -2,8 +2,8 @@
 
 Kim, Esmaeili, Qiu, "Text Embedding is Not All You Need", CVPR 2025, arXiv 2411.15236. Which words belong together is
 written in the text encoder's self-attention, but gets lost on its way into the picture. So the latents are moved until
-maps of words that attend to each other are alike. With A_i the map of token i of s, and T the self-attention raised to a
-power, with unit rows, let `S_ij = cos(A_i, A_j) / sum_k<=i cos(A_i, A_k)`; the loss is
+maps of words that attend to each other are alike. With A_i the map of token i of s, and T the self-attention raised to
+a power, with unit rows, let `S_ij = cos(A_i, A_j) / sum_k<=i cos(A_i, A_k)`; the loss is
 `sum_i (i / s) sum_j<=i |T_ij - S_ij|`. No words need to be pointed out.
 
 Where paper and official code differ: the code's shipped configuration runs another loss ("release"), and its power is

@@ -227,7 +227,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20000)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--scenes", type=int, default=32000)
-    parser.add_argument("--channels", type=int, nargs=3, default=[32, 96, 128])
+    parser.add_argument("--channels", type=int, nargs=3, default=[32, 64, 128])
     parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--matrix-rate", type=float, default=2.0, help="Muon's rate, as a multiple of --rate")
     parser.add_argument("--time-shift", type=float, default=0.7, help="above 0: more training at high noise")

@@ -182,7 +182,7 @@ def read_prompt(
         tokens=tuple(str(tokenizer.convert_ids_to_tokens(ids[p])).removesuffix("</w>") for p in positions),
         positions=positions,
         words=tuple(split_words(tokenizer, ids, positions)),
-        attention=tuple(a[:, span, span] for a in attention),
+        attention=tuple(a[:, span, span].cpu() for a in attention),
         unused_layers=unused_layers,
     )
 

@@ -3,7 +3,8 @@
     python training/train_unet.py --seconds 2400          # again with --resume after an interruption
     python training/train_unet.py --export src/conceptlens/assets/demo-unet
 
-Plain diffusion training (v-prediction) on the storybook scenes, U-Net and text encoder together, 10% empty captions.
+Plain diffusion training (v-prediction) on the storybook scenes at half size, 32x32 pixels, U-Net and text encoder
+together, 10% empty captions.
 Nothing tells the text encoder which colour belongs to which noun: objects go missing and colours leak in prompts with
 two of them, which is what guidance is for.
 """
@@ -12,21 +13,22 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import math
 import pickle
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-from einops import rearrange
 from torch import Tensor, nn
 
-from conceptlens.bench.datasets.scenes import Scene, describe
-from scene_data import load_scenes
+from conceptlens.bench.datasets.scenes import Scene, describe, scenes
 from text import LENGTH, build_clip, build_clip_tokenizer
 
 RUN = Path(__file__).parent / "runs"
@@ -54,14 +56,14 @@ class DemoUNet(nn.Module):
 
 
 def build_unet(channels: tuple[int, ...]) -> UNet2DConditionModel:
-    """Latents of 32x32; cross-attention at 16x16 (three layers) and 8x8 (four layers)."""
+    """Latents of 16x16; cross-attention at 16x16 (three layers) and 8x8 (four layers)."""
     return UNet2DConditionModel(
-        sample_size=32,
+        sample_size=16,
         in_channels=4,
         out_channels=4,
         block_out_channels=channels,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         layers_per_block=1,
         cross_attention_dim=WIDTH,
         attention_head_dim=4,
@@ -90,16 +92,21 @@ def build_vae() -> AutoencoderKL:
     return vae
 
 
+@torch.no_grad()
 def load_data(limit: int) -> tuple[list[Scene], Tensor]:
-    """Scenes without arrays (captions are made from them), and latents: (limit, flip, 4, 32, 32) float16."""
-    cache, stored = RUN / f"scenes-{limit}.pkl", RUN / f"latents-{limit}.pt"
-    shifted = AutoencoderKL.from_pretrained(RUN / "vae")
-    if not (cache.exists() and stored.exists()):
-        scenes, _ = load_scenes(limit, shifted)
-        cache.write_bytes(pickle.dumps([replace(s, labels=np.zeros(0)) for s in scenes]))
-    packed = torch.load(stored, mmap=True)
-    latents = rearrange(packed, "n flip (rows cols) (c p q) -> n flip c (rows p) (cols q)", rows=16, p=2, q=2)
-    return pickle.loads(cache.read_bytes()), latents + shifted.config.shift_factor * shifted.config.scaling_factor
+    """Training scenes without arrays (captions are made from them), and latents: (limit, flip, 4, 16, 16) float16."""
+    cache = RUN / f"scenes-{limit}.pkl"
+    if not cache.exists():
+        vae, kept, rows = build_vae(), [], []
+        drawn = scenes("train", limit)
+        while part := list(itertools.islice(drawn, 256)):
+            pixels = torch.from_numpy(np.stack([s.image for s in part])).permute(0, 3, 1, 2).float() / 127.5 - 1
+            small = F.avg_pool2d(pixels, 2)
+            rows.append(torch.stack([vae.encode(p).latent_dist.mean for p in (small, small.flip(-1))], 1).half())
+            kept += [replace(s, labels=np.zeros(0), image=np.zeros(0)) for s in part]
+        cache.write_bytes(pickle.dumps((kept, torch.cat(rows))))
+    kept, latents = pickle.loads(cache.read_bytes())
+    return kept, latents * build_vae().config.scaling_factor
 
 
 def optimizers(model: DemoUNet, rate: float) -> list[torch.optim.Optimizer]:
@@ -145,7 +152,7 @@ def train(args: argparse.Namespace) -> None:
     checkpoint = RUN / f"{args.name}.pt"
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
-    scenes, latents = load_data(args.scenes)
+    known, latents = load_data(args.scenes)
     model = DemoUNet(tuple(args.channels))
     model.unet.set_attn_processor(AttnProcessor())  # plain products: on a CPU faster than the fused kernel
     if args.init:
@@ -166,6 +173,10 @@ def train(args: argparse.Namespace) -> None:
         print(f"resumed at step {start}", flush=True)
 
     scheduler, running, began = build_scheduler(), math.nan, time.time()
+    torch.set_num_threads(
+        1
+    )  # two halves of a batch side by side wait for each other less than two threads per operation
+    pool = ThreadPoolExecutor(2)
     for step in range(start, args.steps):
         spent = time.time() - began
         done_share = max(step / args.steps, spent / args.seconds)
@@ -173,10 +184,8 @@ def train(args: argparse.Namespace) -> None:
         for solver, factor in zip(solvers, (1.0, args.matrix_rate), strict=True):
             for group in solver.param_groups:
                 group["lr"] = rate * factor
-        loss = diffusion_loss(model, scheduler, scenes, latents, rng, args)
-        for solver in solvers:
-            solver.zero_grad()
-        loss.backward()
+        batch = draw(model, scheduler, known, latents, rng, args)
+        loss = backward(model, batch, pool)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for solver in solvers:
             solver.step()
@@ -202,36 +211,54 @@ def train(args: argparse.Namespace) -> None:
             break
 
 
-def diffusion_loss(
+Batch = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def draw(
     model: DemoUNet,
     scheduler: DDIMScheduler,
-    scenes: list[Scene],
+    known: list[Scene],
     latents: Tensor,
     rng: np.random.Generator,
     args: argparse.Namespace,
-) -> Tensor:
-    picked, flips = torch.randint(len(scenes), (args.batch,)), torch.randint(2, (args.batch,))
+) -> Batch:
+    """Noisy latents, their timesteps, captions, and what the model should say."""
+    picked, flips = torch.randint(len(known), (args.batch,)), torch.randint(2, (args.batch,))
     clean = latents[picked, flips].float()
-    tokens = model.tokens([describe(scenes[i], rng) for i in picked.tolist()])
+    tokens = model.tokens([describe(known[i], rng) for i in picked.tolist()])
     # Where things go is decided at high noise, so training is moved there.
     moment = (1000 * torch.sigmoid(1.2 * torch.randn(args.batch) + args.time_shift)).long().clamp(0, 999)
     noise = torch.randn_like(clean)
     noisy, target = scheduler.add_noise(clean, noise, moment), scheduler.get_velocity(clean, noise, moment)
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=args.bfloat16):
-        said = model(noisy, moment, tokens)
-    return (said.float() - target).square().mean()
+    return noisy, moment, tokens, target
+
+
+def backward(model: DemoUNet, batch: Batch, pool: ThreadPoolExecutor) -> Tensor:
+    """The loss, with its gradient in the weights; half of the batch in each thread."""
+    weights = list(model.parameters())
+
+    def half(number: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+        noisy, moment, tokens, target = (part.chunk(2)[number] for part in batch)
+        with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False):
+            said = model(noisy, moment, tokens)
+        loss = (said.float() - target).square().mean()
+        return loss.detach(), torch.autograd.grad(loss, weights)
+
+    (first, one), (second, two) = pool.map(half, range(2))
+    for weight, a, b in zip(weights, one, two, strict=True):
+        weight.grad = (a + b) / 2
+    return (first + second) / 2
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=20000)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--scenes", type=int, default=32000)
-    parser.add_argument("--channels", type=int, nargs=3, default=[32, 64, 128])
+    parser.add_argument("--scenes", type=int, default=16000)
+    parser.add_argument("--channels", type=int, nargs=2, default=[48, 96])
     parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--matrix-rate", type=float, default=2.0, help="Muon's rate, as a multiple of --rate")
     parser.add_argument("--time-shift", type=float, default=0.7, help="above 0: more training at high noise")
-    parser.add_argument("--bfloat16", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--init", type=Path, help="start from the weights of an exported folder")
     parser.add_argument("--seconds", type=float, default=math.inf, help="stop (with a checkpoint) after so long")

@@ -139,8 +139,8 @@ def render(reports: dict[str, dict[str, Any]]) -> str:
     how = (
         f"{count} two-object prompts, one picture each, the same noise for all methods, {call['num_inference_steps']} "
         f"steps, guidance scale {call['guidance_scale']:g}, 95% bootstrap intervals over prompts (of the difference, "
-        f"paired). The judge finds {trust['pairs found (recall)']:.1%} of the coloured objects of true scenes as small, "
-        f"and {trust['pairs right (precision)']:.1%} of those that it finds are there. The text encoder's self-attention "
+        f"paired). The judge finds {trust['pairs found (recall)']:.1%} of the coloured objects of true scenes as "
+        f"small, and {trust['pairs right (precision)']:.1%} of those it finds are there. The encoder's self-attention "
         f"tells a noun's colour from the other noun's with an AUC of {plain['binding AUC of the text encoder']:.2f}. "
         f"Made by `.venv/bin/python benchmarks/guidance.py --limit {count}`."
     )

@@ -4,7 +4,6 @@ Nothing is trained and no pipeline is forked; an ordinary Stable Diffusion (1.x,
 called with a callback. `TSAM` is the method; `AttendAndExcite`, `Conform` and `SynGen` are its peers.
 """
 
-from conceptlens.guidance._demo import demo_folder
 from conceptlens.guidance._driver import guide
 from conceptlens.guidance._result import GuidedResult, GuidedStep
 from conceptlens.guidance._text import PromptText
@@ -23,6 +22,5 @@ __all__ = [
     "GuidedStep",
     "PromptText",
     "SynGen",
-    "demo_folder",
     "guide",
 ]

@@ -1,7 +1,7 @@
 """Does guidance paint what the prompt says? Two-object prompts, each method against the plain pipeline.
 
-.venv/bin/python benchmarks/guidance.py --model FOLDER --limit 100   # runs, stores results/guidance/*.json
-.venv/bin/python benchmarks/guidance.py --render                       # writes the table into docs/guidance.md
+.venv/bin/python benchmarks/guidance.py --limit 100   # runs, stores results/guidance/*.json, prints the table
+.venv/bin/python benchmarks/guidance.py --render      # prints the table of the stored results
 
 Every prompt is painted by all methods in turn from the same noise, so that pictures and times compare side by side. A
 detector judges the pictures (`training/judge.py`). No setting was chosen by looking at these prompts.
@@ -27,12 +27,10 @@ from torch import Tensor
 from conceptlens.bench.datasets.scenes import COLOURS, NOUNS
 from conceptlens.bench.datasets.scenes import SIZE as SCENE
 from conceptlens.bench.metrics import bootstrap_interval
-from conceptlens.guidance import TSAM, AttendAndExcite, Conform, Guidance, PromptText, SynGen, guide
+from conceptlens.guidance import TSAM, AttendAndExcite, Conform, Guidance, PromptText, SynGen, demo_folder, guide
 
 ROOT = Path(__file__).parents[1]
 STORED = ROOT / "results" / "guidance"
-PAGE = ROOT / "docs" / "guidance.md"
-BEGIN, END = "<!-- guidance: begin -->", "<!-- guidance: end -->"
 CALL = {"num_inference_steps": 50, "guidance_scale": 4.0}
 SIZE = {"attention_size": (16, 16)}
 METHODS: Mapping[str, Guidance] = {
@@ -142,7 +140,7 @@ def render(reports: dict[str, dict[str, Any]]) -> str:
         f"paired). The judge finds {trust['pairs found (recall)']:.1%} of the coloured objects of true scenes as "
         f"small, and {trust['pairs right (precision)']:.1%} of those it finds are there. The encoder's self-attention "
         f"tells a noun's colour from the other noun's with an AUC of {plain['binding AUC of the text encoder']:.2f}. "
-        f"Made by `.venv/bin/python benchmarks/guidance.py --model FOLDER --limit {count}`."
+        f"Made by `.venv/bin/python benchmarks/guidance.py --limit {count}`."
     )
     return "\n".join([*lines, "", how])
 
@@ -152,16 +150,12 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=100)
     parser.add_argument("--batch", type=int, default=10)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long")
-    parser.add_argument("--model", type=Path, help="a StableDiffusionPipeline folder of training/train_unet.py")
+    parser.add_argument("--model", type=Path, default=demo_folder())
     parser.add_argument("--render", action="store_true")
     args = parser.parse_args()
     if not args.render:
-        if args.model is None:
-            parser.error("--model is needed: a folder that training/train_unet.py --export made")
         run(args.limit, args.batch, args.seconds, args.model)
     table = render(load())
-    before, rest = PAGE.read_text().split(BEGIN)
-    PAGE.write_text(f"{before}{BEGIN}\n{table}\n{END}{rest.split(END)[1]}")
     print(table)
 
 

@@ -4,6 +4,7 @@ Nothing is trained and no pipeline is forked; an ordinary Stable Diffusion (1.x,
 called with a callback. `TSAM` is the method; `AttendAndExcite`, `Conform` and `SynGen` are its peers.
 """
 
+from conceptlens.guidance._demo import demo_folder
 from conceptlens.guidance._driver import guide
 from conceptlens.guidance._result import GuidedResult, GuidedStep
 from conceptlens.guidance._text import PromptText
@@ -22,5 +23,6 @@ __all__ = [
     "GuidedStep",
     "PromptText",
     "SynGen",
+    "demo_folder",
     "guide",
 ]

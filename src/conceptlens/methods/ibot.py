@@ -144,4 +144,6 @@ class IBOT(SelfAttentionMethod):
         if not Path(source).is_file():
             return super()._open(source, families, device)
         model: Any = build_model(read_checkpoint(source)).requires_grad_(False)
-        return Opened(model.to(device_of(device)), families[0], str(Path(source).resolve()), IMAGENET_MEAN, IMAGENET_STD)
+        return Opened(
+            model.to(device_of(device)), families[0], str(Path(source).resolve()), IMAGENET_MEAN, IMAGENET_STD
+        )

@@ -1,0 +1,14 @@
+"""The embedded U-Net model."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+
+def demo_folder() -> Path:
+    """An ordinary `StableDiffusionPipeline` folder inside the package, 32x32 pixels: to try guidance offline.
+
+    Its cross-attention is at 16x16 and 8x8, so guide it with `attention_size=(16, 16)`.
+    """
+    return Path(str(files("conceptlens") / "assets" / "demo-unet"))

@@ -1,0 +1,105 @@
+"""Guidance: a loss on cross-attention maps, and how its gradient moves the latents."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Literal, get_args
+
+from jaxtyping import Float
+from torch import Tensor
+
+from conceptlens.errors import RecipeError
+from conceptlens.guidance._text import PromptText
+
+AlphaSchedule = Literal["constant", "sqrt_linear"]
+GradNorm = Literal["none", "rms"]
+
+Maps = Float[Tensor, "key rows cols"]
+Objective = Callable[[Maps, Maps | None], Tensor]
+"""Maps of one image, and those of the guided step before (None on the first), to a scalar loss."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guidance(ABC):
+    """What every guidance has in common: when the latents are moved, and how far.
+
+    The update before denoising step i is `z <- z - alpha_i * dL/dz`, where L is computed from the cross-attention of a
+    forward pass with the prompt alone (no classifier-free guidance).
+
+    Attributes:
+        alpha: step size; 0 leaves the pipeline alone, bit for bit.
+        steps: denoising steps that are guided, 0 = the noisiest; those past the last step are ignored.
+        alpha_schedule: "constant", or "sqrt_linear": `alpha * sqrt(1 - i / (2 (n - 1)))` in step i of n.
+        inner: further updates before a step's own, at most so many, by step.
+        bounds: ends `inner` for an image as soon as its loss is at or below the bound, by step.
+        grad_norm: "rms" rescales each image's gradient to the root mean square of its latents, so that `alpha` means
+            the same for every model; "none" takes it as it is (all papers).
+        grad_scale: the loss is multiplied by it before the backward pass and the gradient divided after, so that
+            float16 does not underflow; None: 1024 for float16, else 1.
+        attention_size: (rows, cols) of the cross-attention layers that are read; None: a quarter of the latents' size,
+            which is 16x16 for Stable Diffusion at 512x512 and 32x32 for Stable Diffusion XL at 1024x1024.
+        checkpointing: gradient checkpointing in guidance passes: less memory, one more forward, no early exit.
+    """
+
+    name: ClassVar[str]
+
+    alpha: float | int = 20.0
+    steps: Iterable[int] = range(25)
+    alpha_schedule: AlphaSchedule = "constant"
+    inner: Mapping[int, int] = field(default_factory=dict)
+    bounds: Mapping[int, float] = field(default_factory=dict)
+    grad_norm: GradNorm = "none"
+    grad_scale: float | int | None = None
+    attention_size: tuple[int, int] | None = None
+    checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "steps", tuple(self.steps))
+        for name in ("alpha", "grad_scale", "gamma", "temperature", "first_encoder_weight"):
+            if isinstance(getattr(self, name, None), int):
+                object.__setattr__(self, name, float(getattr(self, name)))
+        if not math.isfinite(self.alpha):
+            raise RecipeError(f"alpha must be a finite step size; got {self.alpha}. Use 0 for no guidance.")
+        if not all(isinstance(step, int) and step >= 0 for step in self.steps):
+            raise RecipeError(f"steps must be whole numbers from 0 (the noisiest); got {self.steps!r}.")
+        if not all(isinstance(n, int) and n >= 0 for pair in self.inner.items() for n in pair):
+            raise RecipeError(f"inner must give a number of updates for each step; got {dict(self.inner)!r}.")
+        check_choice("alpha_schedule", self.alpha_schedule, AlphaSchedule)
+        check_choice("grad_norm", self.grad_norm, GradNorm)
+        if self.grad_scale is not None and not self.grad_scale > 0:
+            raise RecipeError(f"grad_scale must be above 0; got {self.grad_scale}.")
+
+    @abstractmethod
+    def objective(self, text: PromptText) -> Objective:
+        """The loss for one prompt.
+
+        Raises:
+            RecipeError: when the prompt gives the loss nothing to compare.
+        """
+
+    def similar_positions(self, text: PromptText) -> tuple[tuple[int, ...], ...]:
+        """Encoder positions whose maps are kept in the result, averaged within each entry: the prompt's own tokens."""
+        return tuple((position,) for position in text.positions)
+
+    def target(self, text: PromptText) -> Float[Tensor, "token token"] | None:
+        """What the similarities are pulled towards, where the method has such a matrix."""
+        return None
+
+    def step_size(self, step: int, count: int) -> float:
+        """The `alpha` of denoising step `step` of `count`."""
+        if self.alpha_schedule == "constant":
+            return self.alpha
+        return self.alpha * math.sqrt(1 - 0.5 * step / max(count - 1, 1))
+
+    def settings(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {"method": self.name, **asdict(self)}
+
+
+def check_choice(name: str, value: Any, known: Any) -> None:
+    """Raises a `RecipeError` unless `value` is one of the Literal `known`."""
+    if value not in get_args(known):
+        raise RecipeError(f"{name} must be one of {', '.join(get_args(known))}; got {value!r}.")

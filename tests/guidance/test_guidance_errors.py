@@ -1,0 +1,142 @@
+"""What guidance refuses, each in one clear line."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pytest
+import torch
+from diffusers import DPMSolverSinglestepScheduler, HeunDiscreteScheduler, PNDMScheduler, UniPCMultistepScheduler
+
+import conceptlens as cl
+from conceptlens.guidance import TSAM, AttendAndExcite, Conform, Guidance, SynGen, guide
+from conceptlens.guidance.base import check_choice
+from tiny_models import flux_pipeline
+from tiny_sd import sd_pipeline, sdxl_pipeline
+
+PROMPT = "a red house and a blue boat"
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers' schedulers
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "says"),
+    [
+        (HeunDiscreteScheduler, "HeunDiscreteScheduler is of order 2: it steps between noise levels. Use DDIMSch"),
+        (UniPCMultistepScheduler, "UniPCMultistepScheduler computes steps from its own history"),
+        (DPMSolverSinglestepScheduler, "DPMSolverSinglestepScheduler computes steps from its own history"),
+        (PNDMScheduler, "PNDMScheduler with Runge-Kutta steps goes between noise levels. Set skip_prk_steps"),
+    ],
+)
+def test_schedulers(scheduler: Any, says: str) -> None:
+    pipeline = sd_pipeline()
+    pipeline.scheduler = scheduler()
+    with pytest.raises(cl.ModelError, match=says):
+        guide(pipeline, PROMPT, TSAM())
+
+
+def test_pipelines_of_other_kinds() -> None:
+    with pytest.raises(
+        cl.ModelError, match="works on StableDiffusionPipeline and StableDiffusionXLPipeline; got FluxP"
+    ):
+        guide(flux_pipeline(), PROMPT, TSAM())
+    pipeline = sd_pipeline()
+    pipeline.controlnet = torch.nn.Identity()
+    with pytest.raises(cl.ModelError, match="has a ControlNet, whose residuals guidance cannot see"):
+        guide(pipeline, PROMPT, TSAM())
+
+
+def test_an_ip_adapter() -> None:
+    pipeline = sd_pipeline()
+    pipeline.unet.encoder_hid_proj = torch.nn.Identity()
+    with pytest.raises(cl.ModelError, match="an IP-Adapter is loaded"):
+        guide(pipeline, PROMPT, TSAM())
+    with pytest.raises(cl.ModelError, match="ip_adapter_image was given"):
+        guide(sd_pipeline(), PROMPT, TSAM(), ip_adapter_image=torch.zeros(1, 3, 8, 8))
+
+
+def test_unets_that_cannot_be_guided() -> None:
+    with pytest.raises(cl.ModelError, match=r"takes the guidance scale as an input \(LCM\)"):
+        guide(sd_pipeline(time_cond_proj_dim=8), PROMPT, TSAM())
+    pipeline = sd_pipeline()
+    pipeline.unet.mid_block.attentions[0].transformer_blocks[0].attn2.norm_q = torch.nn.Identity()
+    with pytest.raises(cl.ModelError, match=r"mid_block.*attn2 normalises its queries or keys"):
+        guide(pipeline, PROMPT, TSAM(attention_size=(8, 8)))
+
+
+def test_sequential_offload() -> None:
+    pipeline = sd_pipeline()
+    pipeline.unet.conv_in._hf_hook = type("Hook", (), {"offload": True})()
+    with pytest.raises(cl.ModelError, match="sequential offload drops weights before the backward pass"):
+        guide(pipeline, PROMPT, TSAM())
+
+
+def test_no_layer_of_the_size() -> None:
+    with pytest.raises(
+        cl.ModelError,
+        match=r"no cross-attention layer has 4x4 = 16 positions; there are layers with 64\. Give attention_s",
+    ):
+        guide(sd_pipeline(), PROMPT, TSAM(), num_inference_steps=2)
+
+
+@pytest.mark.parametrize(
+    ("guidance", "prompt", "says"),
+    [
+        (TSAM(), "sun", r"the prompt 'sun' has 1 token\(s\); T-SAM compares two or more"),
+        (TSAM(), "a house " * 40, r"'a house a house .*\.\.\.' has 82 tokens.*the text encoder reads 77\. Shorten"),
+        (TSAM(), "  ", r"the prompt must be a text or a list of texts; got \['  '\]"),
+        (AttendAndExcite(words=["moon"]), "a sun", "'moon' is not in the prompt 'a sun'. Its words: a, sun"),
+        (AttendAndExcite(), "of the", "no subject was found in the prompt 'of the'"),
+        (Conform(), "a red sun", "CONFORM contrasts two or more groups of words; 'a red sun' gives 1"),
+        (SynGen(), "a sun and a boat", "binds modifiers to nouns, and 'a sun and a boat' shows none"),
+    ],
+)
+def test_prompts(guidance: Guidance, prompt: str, says: str) -> None:
+    with pytest.raises(cl.RecipeError, match=says):
+        guide(sd_pipeline(), prompt, guidance, num_inference_steps=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"generator": torch.Generator()}, "generator cannot be given to guide. Give seed"),
+        ({"prompt_embeds": torch.zeros(1)}, "prompt_embeds cannot be given to guide. Give the prompt as text"),
+        ({"return_dict": False}, "return_dict cannot be given to guide. A GuidedResult is returned"),
+        ({"colour": "red"}, "StableDiffusionPipeline has no option 'colour'"),
+        ({"seed": (1, 2)}, "seed must be one number of 64 bits, or one for each of 1 images"),
+        ({"height": 30, "width": 30}, "refused its settings: .*divisible by 8"),
+        ({"num_inference_steps": 0}, "refused its settings"),
+    ],
+)
+def test_options(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(cl.RecipeError, match=says):
+        guide(sd_pipeline(), PROMPT, TSAM(steps=(1,)), **options)
+
+
+def test_a_second_prompt() -> None:
+    with pytest.raises(cl.RecipeError, match="prompt_2 differs from prompt"):
+        guide(sdxl_pipeline(), PROMPT, TSAM(), prompt_2="a sun")
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: TSAM(alpha=float("nan")), "alpha must be a finite step size; got nan"),
+        (lambda: TSAM(gamma=0), "gamma must be above 0; got 0"),
+        (lambda: TSAM(steps=(-1,)), "steps must be whole numbers from 0"),
+        (lambda: TSAM(inner={0: -1}), "inner must give a number of updates for each step"),
+        (lambda: TSAM(grad_scale=0), "grad_scale must be above 0"),
+        (lambda: TSAM(first_encoder_weight=2), "first_encoder_weight is a share from 0 to 1"),
+        (lambda: TSAM.preset("paper"), "no T-SAM preset 'paper'. Known: paper-tifa, paper-ae, release"),
+        (lambda: Conform(temperature=0), "temperature must be above 0"),
+        (lambda: check_choice("loss", "l2", Literal["abs", "cos_rows"]), "loss must be one of abs, cos_rows; got 'l2'"),
+    ],
+)
+def test_settings(make: Any, says: str) -> None:
+    with pytest.raises(cl.RecipeError, match=says):
+        make()
+
+
+def test_every_message_is_one_line() -> None:
+    with pytest.raises(cl.ConceptlensError) as caught:
+        guide(sd_pipeline(), PROMPT, TSAM(), num_inference_steps=2)
+    assert "\n" not in str(caught.value)

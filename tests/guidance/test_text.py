@@ -1,0 +1,138 @@
+"""The text encoder's self-attention, words and groups of words."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+import conceptlens as cl
+from conceptlens.guidance import TSAM, PromptText
+from conceptlens.guidance._losses import target_matrix
+from conceptlens.guidance._text import TextAttentionReader, clip_text_attention, prompt_positions, read_prompt
+from tiny_models import tokenizers
+from tiny_sd import text_encoder
+
+PROMPT = "a red house and a blue boat"
+
+
+def ids_of(*prompts: str) -> torch.Tensor:
+    pad = {"padding": "max_length", "max_length": 77, "return_tensors": "pt"}
+    return tokenizers()[0](list(prompts), **pad).input_ids
+
+
+def prompt_text(prompt: str = PROMPT) -> PromptText:
+    tokenizer = tokenizers()[0]
+    encoder = text_encoder(CLIPTextModel, 12, len(tokenizer))
+    ids = ids_of(prompt)
+    return read_prompt(prompt, tokenizer, ids[0], [clip_text_attention(encoder, ids)[0]], 0)
+
+
+@pytest.mark.parametrize("cls", [CLIPTextModel, CLIPTextModelWithProjection])
+def test_attention_is_the_encoders_own(cls: type) -> None:
+    encoder, ids = text_encoder(cls, 12, 300, layers=3), ids_of(PROMPT, "a sun")
+    read = clip_text_attention(encoder, ids)
+    encoder.set_attn_implementation("eager")
+    with torch.no_grad():
+        own = torch.stack(encoder(ids, output_attentions=True).attentions, 1).mean(2)
+    torch.testing.assert_close(read, own, atol=1e-5, rtol=0)
+    assert read.std() > 0.01
+
+
+def test_the_encoder_computes_as_ever_and_keeps_no_hooks() -> None:
+    encoder, ids = text_encoder(CLIPTextModel, 12, 300), ids_of(PROMPT)
+
+    def hooks() -> int:
+        return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in encoder.modules())
+
+    with torch.no_grad():
+        plain, before = encoder(ids).last_hidden_state, hooks()
+        with TextAttentionReader(encoder):
+            assert hooks() > before
+            read = encoder(ids).last_hidden_state
+        assert torch.equal(plain, read)
+        assert hooks() == before
+        with pytest.raises(RuntimeError, match="stop"), TextAttentionReader(encoder):
+            raise RuntimeError("stop")
+    assert hooks() == before
+
+
+def test_only_clip_can_be_read() -> None:
+    with pytest.raises(cl.ModelError, match="self-attention of Linear cannot be read"):
+        TextAttentionReader(torch.nn.Linear(1, 1))
+    with pytest.raises(cl.ConceptlensError, match="has not run"):
+        TextAttentionReader(text_encoder(CLIPTextModel, 12, 300)).attention()
+
+
+def test_the_target_knows_the_prompt_alone() -> None:
+    encoder, ids = text_encoder(CLIPTextModel, 12, 300), ids_of(PROMPT)[0]
+    places = prompt_positions(ids, 1)
+    assert places == tuple(range(1, 8))
+    other = ids.clone()
+    other[9:] = torch.randint(2, 200, (68,))
+    other[20] = 5
+    targets = []
+    for row in (ids, other):
+        attention = clip_text_attention(encoder, row[None])[0].mean(0)
+        targets.append(target_matrix(attention[1:8, 1:8], 4.0))
+    assert torch.equal(targets[0], targets[0].tril())
+    torch.testing.assert_close(targets[0].sum(1), torch.ones(7), atol=1e-6, rtol=0)
+    torch.testing.assert_close(targets[0], targets[1], atol=1e-6, rtol=0)
+
+
+def test_a_prompt_that_fills_the_encoder() -> None:
+    assert prompt_positions(torch.tensor([0, 5, 6, 7]), 1) == (1, 2, 3)
+    assert prompt_positions(torch.tensor([0, 5, 1, 1]), 1) == (1,)
+
+
+def test_words_and_their_pieces() -> None:
+    text = prompt_text("a red zebra")
+    assert [word for word, _ in text.words] == ["a", "red", "zebra"]
+    assert text.words[1] == ("red", (2,))
+    assert text.words[2][1] == tuple(range(3, 3 + len("zebra")))
+    assert text.tokens[:3] == ("a", "red", "z")
+    assert text.find(["zebra", 2]) == ((3, 4, 5, 6, 7), (2,))
+
+
+def test_groups_by_adjacency() -> None:
+    assert prompt_text().groups(None) == (((2,), (3,)), ((6,), (7,)))
+    assert prompt_text("a house, a boat and the sun").groups(None) == (((2,),), ((5,),), ((8,),))
+    assert prompt_text().groups([["blue", "boat"], ["red", "house"]]) == (((6,), (7,)), ((2,), (3,)))
+    assert prompt_text("a red house and a red boat").groups([["red", "house"], ["red", "boat"]]) == (
+        ((2,), (3,)),
+        ((6,), (7,)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ([["green", "house"]], "'green' is not in the prompt 'a red house and a blue boat'. Its words: a, red, house"),
+        ([["house"], []], "groups must be lists of words"),
+        (["house", "boat"], "groups must be lists of words"),
+    ],
+)
+def test_wrong_groups(given: list, says: str) -> None:
+    with pytest.raises(cl.RecipeError, match=says):
+        prompt_text().groups(given)
+
+
+def test_layers_encoders_and_words_of_the_target() -> None:
+    text = prompt_text("a red zebra")
+    whole = TSAM(gamma=1).target(text)
+    first = TSAM(gamma=1, text_layers=(0,)).target(text)
+    last = TSAM(gamma=1, text_layers=(-1,)).target(text)
+    assert not torch.allclose(first, last)
+    torch.testing.assert_close(whole, target_matrix(text.attention[0].mean(0)))
+    merged = TSAM(gamma=1, merge="word").target(text)
+    assert merged.shape == (3, 3)
+    torch.testing.assert_close(merged.sum(1), torch.ones(3))
+    # What the pieces of "zebra" pay to "red" on average, and to each other in sum.
+    raw = text.attention[0].mean(0)
+    rows = torch.stack([raw[2:, :1].mean(), raw[2:, 1:2].mean(), raw[2:, 2:].sum(1).mean()])
+    torch.testing.assert_close(merged[2], rows / rows.sum())
+
+
+def test_wrong_layers() -> None:
+    with pytest.raises(cl.RecipeError, match="text_layers has .*9.*, but the text encoder has 2 layers"):
+        TSAM(text_layers=(9,)).target(prompt_text())

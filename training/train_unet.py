@@ -1,0 +1,275 @@
+"""A small latent-diffusion U-Net with cross-attention: the model that guidance is tried on offline.
+
+    python training/train_unet.py --seconds 2400          # again with --resume after an interruption
+    python training/train_unet.py --export src/conceptlens/assets/demo-unet
+
+Plain diffusion training (v-prediction) on the storybook scenes at half size, 32x32 pixels, U-Net and text encoder
+together, 10% empty captions.
+Nothing tells the text encoder which colour belongs to which noun: objects go missing and colours leak in prompts with
+two of them, which is what guidance is for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import itertools
+import math
+import pickle
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from torch import Tensor, nn
+
+from conceptlens.bench.datasets.scenes import Scene, describe, scenes
+from text import LENGTH, build_clip, build_clip_tokenizer
+
+RUN = Path(__file__).parent / "runs"
+WIDTH = 96
+"""Channels of the text encoder, which the cross-attention reads."""
+
+
+class DemoUNet(nn.Module):
+    """What is trained together."""
+
+    def __init__(self, channels: tuple[int, ...]) -> None:
+        super().__init__()
+        self.tokenizer = build_clip_tokenizer(RUN / "clip_vocab_unet")
+        self.text_encoder = build_clip(self.tokenizer, WIDTH)
+        self.unet = build_unet(channels)
+
+    def tokens(self, texts: list[str]) -> Tensor:
+        return self.tokenizer(
+            texts, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt"
+        ).input_ids
+
+    def forward(self, noisy: Tensor, moment: Tensor, tokens: Tensor) -> Tensor:
+        text = self.text_encoder(tokens).last_hidden_state
+        return self.unet(noisy, moment, encoder_hidden_states=text, return_dict=False)[0]
+
+
+def build_unet(channels: tuple[int, ...]) -> UNet2DConditionModel:
+    """Latents of 16x16; cross-attention at 16x16 (three layers) and 8x8 (four layers)."""
+    return UNet2DConditionModel(
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=channels,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        layers_per_block=1,
+        cross_attention_dim=WIDTH,
+        attention_head_dim=4,
+        norm_num_groups=8,
+        use_linear_projection=True,
+    )
+
+
+def build_scheduler() -> DDIMScheduler:
+    """Stable Diffusion's own noise schedule."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type="v_prediction",
+    )
+
+
+def build_vae() -> AutoencoderKL:
+    """The demo's autoencoder, as `StableDiffusionPipeline` uses it: scaled, not shifted."""
+    vae = AutoencoderKL.from_pretrained(RUN / "vae")
+    vae.register_to_config(shift_factor=None)
+    return vae
+
+
+@torch.no_grad()
+def load_data(limit: int) -> tuple[list[Scene], Tensor]:
+    """Training scenes without arrays (captions are made from them), and latents: (limit, flip, 4, 16, 16) float16."""
+    cache = RUN / f"scenes-{limit}.pkl"
+    if not cache.exists():
+        vae, kept, rows = build_vae(), [], []
+        drawn = scenes("train", limit)
+        while part := list(itertools.islice(drawn, 256)):
+            pixels = torch.from_numpy(np.stack([s.image for s in part])).permute(0, 3, 1, 2).float() / 127.5 - 1
+            small = F.avg_pool2d(pixels, 2)
+            rows.append(torch.stack([vae.encode(p).latent_dist.mean for p in (small, small.flip(-1))], 1).half())
+            kept += [replace(s, labels=np.zeros(0), image=np.zeros(0)) for s in part]
+        cache.write_bytes(pickle.dumps((kept, torch.cat(rows))))
+    kept, latents = pickle.loads(cache.read_bytes())
+    return kept, latents * build_vae().config.scaling_factor
+
+
+def optimizers(model: DemoUNet, rate: float) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the U-Net's transformer blocks, AdamW for all else."""
+    matrices, others = [], []
+    for name, weight in model.named_parameters():
+        inner = ".attentions." in name and weight.ndim == 2
+        (matrices if inner else others).append(weight)
+    return [
+        torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True),
+        torch.optim.Muon(matrices, lr=rate, weight_decay=0.01, ns_steps=4, adjust_lr_fn="match_rms_adamw"),
+    ]
+
+
+def initialize(model: DemoUNet, folder: Path) -> None:
+    """Weights of an exported folder."""
+    model.unet.load_state_dict(UNet2DConditionModel.from_pretrained(folder / "unet").float().state_dict())
+    saved = type(model.text_encoder).from_pretrained(folder / "text_encoder").float()
+    model.text_encoder.load_state_dict(saved.state_dict())
+
+
+def export(checkpoint: Path, folder: Path) -> None:
+    """The averaged weights as an ordinary `StableDiffusionPipeline` folder in float16."""
+    saved = torch.load(checkpoint, weights_only=False)
+    model = DemoUNet(tuple(saved["args"]["channels"]))
+    model.load_state_dict(saved["average"])
+    pipeline = StableDiffusionPipeline(
+        vae=build_vae(),
+        text_encoder=model.text_encoder.eval(),
+        tokenizer=model.tokenizer,
+        unet=model.unet.eval(),
+        scheduler=build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.to(torch.float16).save_pretrained(folder)
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    print(f"saved {folder} after {saved['step']} steps: {size / 1e6:.1f} MB")
+
+
+def train(args: argparse.Namespace) -> None:
+    checkpoint = RUN / f"{args.name}.pt"
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    known, latents = load_data(args.scenes)
+    model = DemoUNet(tuple(args.channels))
+    model.unet.set_attn_processor(AttnProcessor())  # plain products: on a CPU faster than the fused kernel
+    if args.init:
+        initialize(model, args.init)
+    average = copy.deepcopy(model).requires_grad_(False)
+    solvers = optimizers(model, args.rate)
+    print(f"{sum(p.numel() for p in model.unet.parameters()) / 1e6:.2f}M U-Net weights", flush=True)
+    start = 0
+    if args.resume and checkpoint.exists():
+        saved = torch.load(checkpoint, weights_only=False)
+        model.load_state_dict(saved["model"])
+        average.load_state_dict(saved["average"])
+        for solver, state in zip(solvers, saved["solvers"], strict=True):
+            solver.load_state_dict(state)
+        start = saved["step"]
+        rng = np.random.default_rng(start)
+        torch.manual_seed(start)
+        print(f"resumed at step {start}", flush=True)
+
+    scheduler, running, began = build_scheduler(), math.nan, time.time()
+    torch.set_num_threads(
+        1
+    )  # two halves of a batch side by side wait for each other less than two threads per operation
+    pool = ThreadPoolExecutor(2)
+    for step in range(start, args.steps):
+        spent = time.time() - began
+        done_share = max(step / args.steps, spent / args.seconds)
+        rate = args.rate * min(1.0, (step + 1) / 200) * (0.04 + 0.96 * min(1.0, 2.5 * (1 - done_share)))
+        for solver, factor in zip(solvers, (1.0, args.matrix_rate), strict=True):
+            for group in solver.param_groups:
+                group["lr"] = rate * factor
+        batch = draw(model, scheduler, known, latents, rng, args)
+        loss = backward(model, batch, pool)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for solver in solvers:
+            solver.step()
+        decay = min(0.9985, (step + 1) / (step + 20))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+        running = loss.item() if math.isnan(running) else 0.98 * running + 0.02 * loss.item()
+        spent = time.time() - began
+        if step % 100 == 0:
+            print(f"{step:6d} loss {running:.4f}  {spent / (step - start + 1):.3f} s", flush=True)
+        done = step == args.steps - 1 or spent > args.seconds
+        if step % 500 == 499 or done:
+            state = {
+                "model": model.state_dict(),
+                "average": average.state_dict(),
+                "solvers": [solver.state_dict() for solver in solvers],
+                "step": step + 1,
+                "args": vars(args),
+            }
+            torch.save(state, checkpoint.with_suffix(".tmp"))
+            checkpoint.with_suffix(".tmp").rename(checkpoint)
+        if done:
+            break
+
+
+Batch = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def draw(
+    model: DemoUNet,
+    scheduler: DDIMScheduler,
+    known: list[Scene],
+    latents: Tensor,
+    rng: np.random.Generator,
+    args: argparse.Namespace,
+) -> Batch:
+    """Noisy latents, their timesteps, captions, and what the model should say."""
+    picked, flips = torch.randint(len(known), (args.batch,)), torch.randint(2, (args.batch,))
+    clean = latents[picked, flips].float()
+    tokens = model.tokens([describe(known[i], rng) for i in picked.tolist()])
+    # Where things go is decided at high noise, so training is moved there.
+    moment = (1000 * torch.sigmoid(1.2 * torch.randn(args.batch) + args.time_shift)).long().clamp(0, 999)
+    noise = torch.randn_like(clean)
+    noisy, target = scheduler.add_noise(clean, noise, moment), scheduler.get_velocity(clean, noise, moment)
+    return noisy, moment, tokens, target
+
+
+def backward(model: DemoUNet, batch: Batch, pool: ThreadPoolExecutor) -> Tensor:
+    """The loss, with its gradient in the weights; half of the batch in each thread."""
+    weights = list(model.parameters())
+
+    def half(number: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+        noisy, moment, tokens, target = (part.chunk(2)[number] for part in batch)
+        with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False):
+            said = model(noisy, moment, tokens)
+        loss = (said.float() - target).square().mean()
+        return loss.detach(), torch.autograd.grad(loss, weights)
+
+    (first, one), (second, two) = pool.map(half, range(2))
+    for weight, a, b in zip(weights, one, two, strict=True):
+        weight.grad = (a + b) / 2
+    return (first + second) / 2
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=20000)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--scenes", type=int, default=16000)
+    parser.add_argument("--channels", type=int, nargs=2, default=[48, 96])
+    parser.add_argument("--rate", type=float, default=1.5e-3)
+    parser.add_argument("--matrix-rate", type=float, default=2.0, help="Muon's rate, as a multiple of --rate")
+    parser.add_argument("--time-shift", type=float, default=0.7, help="above 0: more training at high noise")
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--init", type=Path, help="start from the weights of an exported folder")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="stop (with a checkpoint) after so long")
+    parser.add_argument("--name", default="unet")
+    parser.add_argument("--export", type=Path, help="write the checkpoint as a pipeline folder, and do not train")
+    args = parser.parse_args()
+    if args.export:
+        export(RUN / f"{args.name}.pt", args.export)
+    else:
+        train(args)
+
+
+if __name__ == "__main__":
+    main()

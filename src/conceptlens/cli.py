@@ -181,7 +181,7 @@ def doctor(
     frames: Annotated[int, typer.Option(help="Latent frames of a video.")] = 1,
     json_: Json = False,
 ) -> None:
-    """Say whether maps work on MODEL (a hub id, a folder, or the name of a transformer class), how, and at what cost."""
+    """Say whether maps work on MODEL (hub id, folder or transformer class), how, and at what cost."""
     from conceptlens.engine.doctor import doctor as examine
 
     with console.status("examining the model"):

@@ -50,12 +50,13 @@ def score_with_ray(spec: RunSpec, ids: Sequence[str], workers: int) -> Iterator[
     except ImportError as error:
         raise EngineError("the ray engine needs Ray: pip install 'conceptlens[ray]'.") from error
     import json
+    import logging
 
     import torch
 
     started = not ray.is_initialized()
     if started:
-        ray.init(log_to_driver=False, include_dashboard=False, logging_level="ERROR")
+        ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
     try:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False

@@ -90,12 +90,9 @@ class PascalVOCSingle(PascalVOC):
     summary = "PascalVOC 2012 val, images with a single class: foreground against background"
     task = "single"
 
-    @classmethod
-    def open(cls, root: Path | None, *, split: str = "val", **options: Any) -> PascalVOCSingle:
-        found = super().open(root, split=split)
-        assert isinstance(found, PascalVOCSingle)
-        found._ids = [id_ for id_ in found._ids if found._is_single(id_)]
-        return found
+    def __init__(self, base: Path, ids: Sequence[str]) -> None:
+        super().__init__(base, ids)
+        self._ids = [id_ for id_ in self._ids if self._is_single(id_)]
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -24,7 +24,8 @@ from transformers import (
     ViTModel,
 )
 
-from tiny_models import randomize, tokenizers
+from conceptlens.adapters._specimens import randomize
+from tiny_models import tokenizers
 
 Built = tuple[Any, dict[str, Any]]
 """The model argument and the options of `load`."""

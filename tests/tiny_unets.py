@@ -18,7 +18,8 @@ from diffusers import (
 )
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from tiny_models import flux_pipeline, randomize, tokenizers
+from conceptlens.adapters._specimens import randomize
+from tiny_models import flux_pipeline, tokenizers
 
 WIDE, WIDER, POOLED = 8, 12, 10
 SIDE = 32

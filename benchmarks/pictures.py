@@ -26,7 +26,7 @@ PROMPTS = (
 def main() -> None:
     session = cl.load(device="cpu")
     IMAGES.mkdir(parents=True, exist_ok=True)
-    maps = session.generate(PROMPTS[0], ["house", "tree", "sun", "sky", "grass"], seed=14)
+    maps = session.generate(PROMPTS[0], ["house", "tree", "sun", "sky", "grass"], seed=45)
     maps.overlay(columns=4).save(IMAGES / "demo.png")
     painted = session.generate(list(PROMPTS), ["sky", "grass"], seed=0)
     contact_sheet([(m.prompt, m.image) for m in painted], columns=4).save(IMAGES / "gallery.png")

@@ -52,7 +52,7 @@ app = typer.Typer(
 app.add_typer(bench, name="bench")
 
 DEMO_PROMPT = "a red house and a tree under the sun"
-DEMO_SEED = 14  # one of those that paint all three objects; about one in five does
+DEMO_SEED = 45  # one of those that paint all three objects; 18 of the first 64 seeds do
 DEMO_CONCEPTS = ["house", "tree", "sun", "sky", "grass"]
 
 

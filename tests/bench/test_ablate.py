@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from conceptlens.bench.ablate import AXES, AblationError, ablate, variants
 from conceptlens.bench.figures import draw
@@ -61,6 +63,28 @@ def test_official_settings_differ_between_rows_and_ours_do_not() -> None:
     assert official["neither"]["softmax"] is False
     assert (official["cross and self"]["noise"], official["cross and self"]["samples"]) == (0.5, 5)
     assert {v.options["noise"] for v in variants("space", 19, official=True)} == {0.75}
+
+
+def test_official_sweeps_miss_a_comma() -> None:
+    for axis in ("layers", "noise"):
+        assert {v.distractors for v in variants(axis, 19, official=True)} == {
+            ("backgroundfloor", "tree", "person", "face")
+        }
+        assert {v.distractors for v in variants(axis, 19)} == {None}
+        assert {v.options["softmax"] for v in variants(axis, 19, official=True)} == {False}
+
+
+@pytest.mark.filterwarnings("ignore:demo was never trained")
+def test_an_official_sweep_runs_with_its_own_words(tmp_path: Path) -> None:
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "images" / "house-1.png")
+    Image.fromarray(np.eye(64, dtype=np.uint8) * 255).save(tmp_path / "masks" / "house-1.png")
+    reports = ablate(RunSpec("folder", protocol="paper", data=str(tmp_path)), "layers", tmp_path / "out")
+    told = reports["layer 3"].settings
+    assert told["protocol"]["distractors"] == ["backgroundfloor", "tree", "person", "face"]
+    assert told["method_settings"]["noise"] == 0.7595
+    assert told["method_settings"]["layers"] == [3]
 
 
 def test_every_axis_has_variants_with_names_of_their_own() -> None:

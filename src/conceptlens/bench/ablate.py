@@ -7,7 +7,7 @@ probed once per variant.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ AXES = ("space", "attention", "layers", "noise", "samples", "concepts")
 NOISES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 SAMPLES = (1, 2, 4, 8)
 EXTRA_CONCEPTS = (0, 1, 2, 4, 8)
+SWEEP_DISTRACTORS = ("backgroundfloor", "tree", "person", "face")
+"""The background words of the official sweeps over layers and time steps, where a comma is missing."""
 
 
 class AblationError(ConceptlensError, ValueError):
@@ -37,11 +39,19 @@ class AblationError(ConceptlensError, ValueError):
 
 @dataclass(frozen=True)
 class Variant:
-    """One row of an ablation: its name, the options that make it, and concepts that are added to those asked."""
+    """One row of an ablation.
+
+    Attributes:
+        name: in the table.
+        options: fields of `Recipe` that make it.
+        extra: how many concepts are added to those asked.
+        distractors: replace those of the protocol.
+    """
 
     name: str
     options: Mapping[str, Any]
     extra: int = 0
+    distractors: tuple[str, ...] | None = None
 
 
 def variants(axis: str, depth: int, *, official: bool = False) -> list[Variant]:
@@ -50,8 +60,9 @@ def variants(axis: str, depth: int, *, official: bool = False) -> list[Variant]:
     Args:
         axis: one of `AXES`.
         depth: dual-stream blocks of the model.
-        official: the settings of the official scripts, which differ between the rows: its space table was made with one
-            draw at noise 0.75; its attention table with that and no softmax, but for the last row.
+        official: the settings of the official scripts, which differ between the rows: the space table was made with one
+            draw at noise 0.75; the attention table with that and no softmax, but for the last row; the sweeps without
+            softmax, with `SWEEP_DISTRACTORS`, and that over layers at noise 0.76.
 
     Raises:
         AblationError: for an unknown axis.
@@ -73,12 +84,17 @@ def variants(axis: str, depth: int, *, official: bool = False) -> list[Variant]:
             Variant("cross only", {"cross_attention": True, "self_attention": False, **plain}),
             Variant("cross and self", {"cross_attention": True, "self_attention": True, **last}),
         ]
-    if axis == "layers":
-        # The official per-layer sweep used no softmax.
-        more = {"softmax": False} if official else {}
-        return [Variant(f"layer {layer}", {"layers": (layer,), **more}) for layer in range(depth)]
-    if axis == "noise":
-        return [Variant(f"noise {noise:g}", {"noise": noise}) for noise in NOISES]
+    if axis in ("layers", "noise"):
+        swept: list[tuple[str, dict[str, Any]]] = (
+            [(f"layer {layer}", {"layers": (layer,)}) for layer in range(depth)]
+            if axis == "layers"
+            else [(f"noise {noise:g}", {"noise": noise}) for noise in NOISES]
+        )
+        if not official:
+            return [Variant(name, options) for name, options in swept]
+        plain = {"softmax": False, "normalize": "linear", "samples": 1}
+        more = {**plain, "noise": 0.7595} if axis == "layers" else {**plain, "layers": tuple(range(depth))}
+        return [Variant(name, {**more, **options}, distractors=SWEEP_DISTRACTORS) for name, options in swept]
     if axis == "samples":
         return [Variant(f"{count} draws", {"samples": count}) for count in SAMPLES]
     if axis == "concepts":
@@ -197,9 +213,11 @@ class _VariantMethod(StreamMethod):
 class _VariantScorer(Scorer):
     """A scorer that may ask for more concepts, drawn for each image from those of the dataset that it does not show."""
 
-    def __init__(self, spec: RunSpec, method: StreamMethod, extra: int) -> None:
+    def __init__(self, spec: RunSpec, method: StreamMethod, variant: Variant) -> None:
         super().__init__(spec, method)
-        self._extra = extra
+        self._extra = variant.extra
+        if variant.distractors is not None:
+            self.rules = replace(self.rules, distractors=variant.distractors)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -214,7 +232,7 @@ class _VariantScorer(Scorer):
 
 def _variant_scorer(spec: RunSpec, variant: Variant, reader: _SharedReader, session: Session) -> Scorer:
     options = {k: v for k, v in {**spec.rules().options, **spec.options}.items() if k != "flux_layers"}
-    return _VariantScorer(spec, _VariantMethod(session, reader, variant, options), variant.extra)
+    return _VariantScorer(spec, _VariantMethod(session, reader, variant, options), variant)
 
 
 def _folder(name: str) -> str:

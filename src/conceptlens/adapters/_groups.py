@@ -30,7 +30,10 @@ class Group:
 
 _ADD = "Write an adapter of about a hundred lines (CONTRIBUTING.md), or use a family of the same kind that has one."
 _FLOW = "Use FLUX.1, FLUX.2, Stable Diffusion 3, Qwen-Image or another family with an adapter (docs/models.md)."
-_CROSS = "Use maps of its cross attention (DAAM), which follow the words of the prompt alone; not in this package."
+_CROSS = (
+    "Use maps of its cross attention, which follow fixed text: the methods daam and ovam do, for the U-Nets of Stable "
+    "Diffusion; for transformers of this kind there is no method in this package."
+)
 
 DUAL = Group(
     "dual stream",

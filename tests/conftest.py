@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before the hub's library is imported; `-m hub` runs set it to 0
+
 import pytest
 import torch
 

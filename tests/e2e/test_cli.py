@@ -149,7 +149,6 @@ def test_methods_are_listed(monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
 def test_bad_input_is_one_line_and_exit_code_2(
     arguments: list[str], says: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert here(monkeypatch, *arguments) == 2
     shown = capfd.readouterr()
     lines = [line for line in shown.err.splitlines() if line.strip()]

@@ -66,6 +66,12 @@ def build_pipeline(checkpoint: Path, averaged: bool = True) -> FluxPipeline:
     return pipeline
 
 
+def forget_origin(config: Path) -> None:
+    """Removes the path that diffusers notes for a part that was loaded from a folder."""
+    told = {k: v for k, v in json.loads(config.read_text()).items() if k != "_name_or_path"}
+    config.write_text(json.dumps(told, indent=2) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", type=Path, default=RUN / "dit.pt")
@@ -75,6 +81,7 @@ def main() -> None:
     args = parser.parse_args()
     pipeline = build_pipeline(args.checkpoint, not args.raw)
     pipeline.to(torch.float16).save_pretrained(args.folder)
+    forget_origin(args.folder / "vae" / "config.json")
     defaults = {
         "generate": GENERATE,
         "recipe": args.recipe,

@@ -29,6 +29,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
 from conceptlens.bench.datasets.scenes import Scene, describe, scenes
+from export import forget_origin
 from text import LENGTH, build_clip, build_clip_tokenizer
 
 RUN = Path(__file__).parent / "runs"
@@ -144,6 +145,7 @@ def export(checkpoint: Path, folder: Path) -> None:
         requires_safety_checker=False,
     )
     pipeline.to(torch.float16).save_pretrained(folder)
+    forget_origin(folder / "vae" / "config.json")
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     print(f"saved {folder} after {saved['step']} steps: {size / 1e6:.1f} MB")
 

@@ -52,6 +52,11 @@ def test_documents_speak_of_the_project_alone() -> None:
         assert not re.search(r"/(work|home|root|tmp)/", text), page
 
 
+def test_models_in_the_package_hold_no_paths() -> None:
+    for config in (ROOT / "src/conceptlens/assets").rglob("*.json"):
+        assert not re.search(r'"/[a-z]+/', config.read_text()), config
+
+
 def test_links_lead_somewhere() -> None:
     for page in [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "ARCHITECTURE.md"]:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):

@@ -175,10 +175,9 @@ def train(args: argparse.Namespace) -> None:
         print(f"resumed at step {start}", flush=True)
 
     scheduler, running, began = build_scheduler(), math.nan, time.time()
-    torch.set_num_threads(
-        1
-    )  # two halves of a batch side by side wait for each other less than two threads per operation
-    pool = ThreadPoolExecutor(2)
+    # Pieces of a batch side by side wait for each other less than threads within each operation do.
+    torch.set_num_threads(1)
+    pool = ThreadPoolExecutor(args.threads)
     for step in range(start, args.steps):
         spent = time.time() - began
         done_share = max(step / args.steps, spent / args.seconds)
@@ -187,7 +186,7 @@ def train(args: argparse.Namespace) -> None:
             for group in solver.param_groups:
                 group["lr"] = rate * factor
         batch = draw(model, scheduler, known, latents, rng, args)
-        loss = backward(model, batch, pool)
+        loss = backward(model, batch, pool, args.pieces)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for solver in solvers:
             solver.step()
@@ -235,27 +234,29 @@ def draw(
     return noisy, moment, tokens, target
 
 
-def backward(model: DemoUNet, batch: Batch, pool: ThreadPoolExecutor) -> Tensor:
-    """The loss, with its gradient in the weights; half of the batch in each thread."""
+def backward(model: DemoUNet, batch: Batch, pool: ThreadPoolExecutor, pieces: int) -> Tensor:
+    """The loss, with its gradient in the weights; the batch goes to the threads in equal pieces."""
     weights = list(model.parameters())
 
-    def half(number: int) -> tuple[Tensor, tuple[Tensor, ...]]:
-        noisy, moment, tokens, target = (part.chunk(2)[number] for part in batch)
+    def piece(parts: Batch) -> tuple[Tensor, tuple[Tensor, ...]]:
+        noisy, moment, tokens, target = parts
         with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False):
             said = model(noisy, moment, tokens)
         loss = (said.float() - target).square().mean()
         return loss.detach(), torch.autograd.grad(loss, weights)
 
-    (first, one), (second, two) = pool.map(half, range(2))
-    for weight, a, b in zip(weights, one, two, strict=True):
-        weight.grad = (a + b) / 2
-    return (first + second) / 2
+    made = list(pool.map(piece, zip(*(part.chunk(pieces) for part in batch), strict=True)))
+    for weight, *gradients in zip(weights, *(gradients for _, gradients in made), strict=True):
+        weight.grad = sum(gradients[1:], gradients[0]) / pieces
+    return torch.stack([loss for loss, _ in made]).mean()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=20000)
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--pieces", type=int, default=2, help="of a batch; more than threads where other work runs too")
     parser.add_argument("--scenes", type=int, default=16000)
     parser.add_argument("--channels", type=int, nargs=2, default=[48, 96])
     parser.add_argument("--rate", type=float, default=1.5e-3)

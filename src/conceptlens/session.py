@@ -21,10 +21,12 @@ from conceptlens.engine.loading import LoadedModel, load_model, resident
 from conceptlens.engine.replay import check_recorded, replay
 from conceptlens.errors import ConceptError, ModelError, RecipeError
 from conceptlens.maps import ConceptMaps
+from conceptlens.ops.accumulate import moments
 from conceptlens.recipe import RECIPE_FIELDS, Recipe
 from conceptlens.record_files import load_record, save_record
 from conceptlens.records import ImageRecord
 from conceptlens.video_maps import maps_of
+from conceptlens.words import check_concepts
 
 Background = bool | Sequence[str]
 RECORD_BUDGET = 2 * 2**30
@@ -68,6 +70,11 @@ class Session:
     def vocabulary(self) -> tuple[str, ...] | None:
         """The words that the model knows, where it knows few; None for a model with an open vocabulary."""
         return self._model.defaults.vocabulary
+
+    @property
+    def calibration(self) -> Mapping[str, Any] | None:
+        """What `conceptlens.presence` needs to turn this model's scores into chances; None where nobody measured it."""
+        return self._model.defaults.presence
 
     def recipe(self, preset: str | None = None, **options: Any) -> Recipe:
         """The recipe that a call with these settings uses, with concrete layers.
@@ -258,9 +265,11 @@ class Session:
         task = "generate" if record.steps else "read"
         more = {"pipeline": dict(record.options), **({"steps": record.steps} if record.steps else {})}
         grid = replace(probe.grid, frames=None)  # of one picture, also where a video model has read it
+        draws = moments(on_grid(probe.scores.mean(), grid))
         return ConceptMaps(
             concepts=(*asked, *added),
-            scores=on_grid(probe.scores.mean(), grid).mean(dim=0),
+            scores=draws.mean,
+            spread=draws.spread,
             image=record.image,
             recipe=recipe,
             model_id=self.model_id,
@@ -359,25 +368,6 @@ def load(model: Any = None, **options: Any) -> Session:
         ModelError: when it cannot be loaded, or no adapter serves it.
     """
     return Session(load_model(model, **options))
-
-
-def check_concepts(concepts: Sequence[str]) -> tuple[str, ...]:
-    """Concepts without surrounding blanks.
-
-    Raises:
-        ConceptError: for no concepts, an empty one, a duplicate, or a string in place of a list.
-    """
-    if isinstance(concepts, str):
-        raise ConceptError(f"concepts must be a list of words; got the text {concepts!r}. Write [{concepts!r}].")
-    names = tuple(c.strip() if isinstance(c, str) else c for c in concepts)
-    if not names:
-        raise ConceptError("no concepts were given. Name at least one, for example: house.")
-    for number, name in enumerate(names):
-        if not isinstance(name, str) or not name:
-            raise ConceptError(f"concept {number + 1} of {len(names)} is empty. Give each concept a word.")
-        if name in names[:number]:
-            raise ConceptError(f"concept {name!r} was given twice. Name each concept once.")
-    return names
 
 
 def _check_seed(seed: int) -> int:

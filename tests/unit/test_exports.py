@@ -129,7 +129,7 @@ def test_the_palette_png_keeps_labels_and_shows_colours() -> None:
     assert made.mode == "P"
     assert np.array_equal(np.asarray(made), labels)
     assert np.array_equal(np.asarray(made.convert("RGB")), palette(5)[labels])
-    with pytest.raises(ImageError, match="256 labels; got 300"):
+    with pytest.raises(ImageError, match="255 labels; got 300"):
         palette_image(labels, 300)
 
 

@@ -2,9 +2,9 @@
 
 .venv/bin/python benchmarks/refine.py --limit 60   # a minute on two cores; prints one JSON line
 
-Concepts are those of the scene; a pixel is wrong when another concept wins it. ROC-AUC is of telling wrong pixels from
-right ones, pooled over all pixels; coverage is 80% in each picture. `mean IoU` is the mean over a scene's concepts, then
-over scenes.
+Concepts are those of the scene; a pixel is wrong when another concept wins it. ROC-AUC is of telling wrong pixels
+from right ones, pooled over all pixels; `abstain` leaves out that share of each picture. `mean IoU` is the mean over a
+scene's concepts, then over scenes.
 """
 
 from __future__ import annotations

@@ -28,6 +28,8 @@ Isolate = Annotated[bool, typer.Option("--isolate", help="Concepts do not see ea
 Prompt = Annotated[str, typer.Option(help="What to tell the model about the image.")]
 Device = Annotated[str | None, typer.Option(help="cuda, cpu, ...")]
 Offload = Annotated[bool, typer.Option("--offload", help="Keep on the GPU only the part that runs.")]
+Edges = Annotated[bool, typer.Option("--edges", help="Masks end at the edges of the picture.")]
+Abstain = Annotated[float, typer.Option(help="Share of the pixels, the most doubtful, that belong to no concept.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other option.")]
 
 

@@ -318,7 +318,8 @@ def told_chance(chance: float | None) -> str:
     """The chance that a concept is in the picture, for a table."""
     if chance is None:
         return "cannot say"
-    return f"{'yes' if chance > 0.5 else 'no'} ({chance:.0%})"
+    figure = f"{chance:.0%}" if 0.01 <= chance <= 0.99 else "> 99%" if chance > 0.99 else "< 1%"
+    return f"{'yes' if chance > 0.5 else 'no'} ({figure})"
 
 
 def _file_name(concept: str) -> str:

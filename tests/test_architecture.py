@@ -24,7 +24,7 @@ LADDER = [
     {"session"},
     {"methods", "guidance"},
     {"bench"},
-    {"presence", "rerun"},
+    {"features", "presence", "rerun"},
     {"cli_options"},
     {"cli_bench"},
     {"cli", "web"},

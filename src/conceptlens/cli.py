@@ -280,9 +280,7 @@ def _refined(maps: Any, edges: bool, abstain: float) -> Any:
     if not edges and not abstain:
         return maps
     if hasattr(maps, "images"):
-        raise RecipeError(
-            "--edges and --abstain are of pictures; got a video. Drop them."
-        )
+        raise RecipeError("--edges and --abstain are of pictures; got a video. Drop them.")
     return maps.refined(edges=edges, abstain=abstain)
 
 

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
+from PIL import Image
 
 from conceptlens.errors import ConceptError
 from conceptlens.maps import ConceptMaps
@@ -151,12 +152,18 @@ def add_presence(session: Session, maps: ConceptMaps, record: ImageRecord | None
         record: of the picture, when it was read. When it does not suit the calibration (painted, another noise level,
             a prompt), the picture is read once more, by one partial forward.
     """
-    measured = ModelCalibration.of(session)
-    if measured is None:
+    seen = calibrated_reading(session, maps.image, record)
+    if seen is None:
         return maps
-    if record is None or not measured.suits(record):
-        record = session.read(maps.image, noise=measured.noise, layers=measured.layers)
-    return replace(maps, presence={found.concept: found.chance for found in presence(session, record, maps.asked)})
+    return replace(maps, presence={found.concept: found.chance for found in presence(session, seen, maps.asked)})
+
+
+def calibrated_reading(session: Session, image: Image.Image, record: ImageRecord | None = None) -> ImageRecord | None:
+    """A record that suits the calibration: `record` if it does, else the picture is read; None without calibration."""
+    measured = ModelCalibration.of(session)
+    if measured is None or (record is not None and measured.suits(record)):
+        return record if measured else None
+    return session.read(image, noise=measured.noise, layers=measured.layers)
 
 
 def standing(own: Float[np.ndarray, "rows cols"], nulls: Float[np.ndarray, "null rows cols"]) -> float:

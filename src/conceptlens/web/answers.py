@@ -13,12 +13,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from conceptlens.maps import ConceptMaps
+from conceptlens.maps import ConceptMaps, told_chance
+from conceptlens.ops.doubt import FLOOR
 from conceptlens.pictures import heat_colours, palette
+from conceptlens.presence import presence
 from conceptlens.records import ImageRecord
 from conceptlens.session import Session
 from conceptlens.web.asking import Question
 from conceptlens.web.limits import Limits
+from conceptlens.web.store import Picture
 from conceptlens.web.wire import pack
 from conceptlens.web.worker import with_notes
 
@@ -31,14 +34,15 @@ def maps_of(session: Session, record: ImageRecord, asked: Question, *, keep: boo
     return session.probe(record, asked.concepts, keep=keep, **asked.options)
 
 
-def answer(session: Session, record: ImageRecord, asked: Question, limits: Limits, *, parts: bool) -> bytes:
+def answer(session: Session, picture: Picture, asked: Question, limits: Limits, *, parts: bool) -> bytes:
     """Maps as bytes (see `wire`): "scores" (concept, rows, cols), and "parts" (step, layer, ...) where they fit."""
-    started = time.perf_counter()
+    started, record = time.perf_counter(), picture.record
     maps, notes = with_notes(lambda: maps_of(session, record, asked, keep=parts))
     told = {
         "concepts": list(maps.concepts),
         "asked": len(maps.asked),
         "shares": {name: place.area for name, place in maps.places().items()},
+        "presence": {} if picture.reading is None else chances(session, picture.reading, maps.asked),
         "relations": [str(relation) for relation in maps.relations()][:12],
         "notes": notes,
         "line": maps.describe(),
@@ -53,6 +57,12 @@ def answer(session: Session, record: ImageRecord, asked: Question, limits: Limit
             told |= {"steps": list(record.recorded_steps), "layers": list(maps.recipe.layers or ())}
             arrays["parts"] = (maps.parts.numpy(), "uint8")
     return pack(told, arrays)
+
+
+def chances(session: Session, reading: ImageRecord, words: tuple[str, ...]) -> dict[str, str]:
+    """For each word whether it is in the picture, as the page tells it."""
+    found, _ = with_notes(lambda: presence(session, reading, words))
+    return {each.concept: told_chance(each.chance) for each in found}
 
 
 def ranking(session: Session, record: ImageRecord, asked: Question) -> bytes:
@@ -116,6 +126,7 @@ def about(session: Session, limits: Limits, steps: int, words: tuple[str, ...], 
         "steps": steps,
         "sample": sample,
         "palette": palette(12).tolist(),
+        "floor": FLOOR,
         "heat": heat_colours(ramp)[0].tolist(),
         "limits": {
             name: getattr(limits, name)

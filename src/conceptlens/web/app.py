@@ -144,8 +144,8 @@ class Page:
         tab = self._tab(request)
         fields = await json_of(request, self.limits, QUESTION | {"parts"})
         asked, parts = question(fields, self.limits), fields.switch("parts")
-        record = self.store.picture(tab, asked.picture).record
-        data = await self.worker.run(lambda: answers.answer(self.session, record, asked, self.limits, parts=parts))
+        picture = self.store.picture(tab, asked.picture)
+        data = await self.worker.run(lambda: answers.answer(self.session, picture, asked, self.limits, parts=parts))
         return Response(data, media_type=MEDIA_TYPE)
 
     async def ranking(self, request: Request) -> Response:

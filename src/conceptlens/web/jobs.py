@@ -14,6 +14,7 @@ from typing import Any
 from PIL import Image
 
 from conceptlens.errors import BudgetError, ConceptlensError
+from conceptlens.presence import calibrated_reading
 from conceptlens.session import Session
 from conceptlens.web.errors import RequestError, status_of
 from conceptlens.web.limits import Limits
@@ -121,13 +122,13 @@ def paint(session: Session, job: Job, limits: Limits, prompt: str, seed: int | N
         try:
             maps = _painted(session, job, prompt, seed, count, spread(wanted, count), limits.picture_bytes)
             how = f"painted with seed {maps.seed}; {wanted} of {count} steps recorded"
-            return Picture(job.tab, maps.record, how)
+            return Picture(job.tab, maps.record, how, calibrated_reading(session, maps.image))
         except BudgetError as error:
             wanted = min(error.fitting, wanted - 1)
     maps = _painted(session, job, prompt, seed, count, None, None)
     record = session.read(maps.image, prompt=prompt)
     how = f"painted with seed {maps.seed}, then read back like any picture: its steps are too large to record"
-    return Picture(job.tab, record, how)
+    return Picture(job.tab, record, how, calibrated_reading(session, maps.image))
 
 
 def _painted(
@@ -165,7 +166,8 @@ def _painted(
 def read(session: Session, job: Job, image: Image.Image, prompt: str) -> Picture:
     """Reads a picture that exists."""
     record = session.read(image, prompt=prompt)
-    return Picture(job.tab, record, f"read at noise {record.recipe.noise:g}")
+    how = f"read at noise {record.recipe.noise:g}"
+    return Picture(job.tab, record, how, calibrated_reading(session, image, record))
 
 
 def spread(wanted: int, count: int) -> tuple[int, ...]:

@@ -20,11 +20,13 @@ class Picture:
         tab: the browser tab that brought it.
         record: what the model saw.
         how: one line on where the record comes from, for the reader.
+        reading: what tells whether a word is in the picture (`presence.calibrated_reading`), where the model can.
     """
 
     tab: str
     record: ImageRecord
     how: str
+    reading: ImageRecord | None = None
 
 
 def new_id() -> str:

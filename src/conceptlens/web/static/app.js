@@ -10,7 +10,7 @@ const LISTED = 6;
 
 const state = {
   about: null, picture: null, bitmap: null, words: [], draft: "", colours: new Map(),
-  told: null, maps: null, shown: "areas", selected: 0, ranked: null, point: null, job: null, asking: null, timer: 0,
+  told: null, maps: null, kept: null, shown: "areas", selected: 0, ranked: null, point: null, job: null, asking: null, timer: 0,
 };
 
 // ---- telling
@@ -145,7 +145,39 @@ async function ask() {
     else if (state.selected >= told.asked) Object.assign(state, { selected: 0, shown: state.shown === "heat" ? "areas" : state.shown });
     setSliders();
     compose();
+    await askKept(concepts, signal);
   });
+}
+
+// ---- a second picture, kept for comparison: the same words, colours and view
+
+function keep() {
+  if (state.kept) state.kept = null;
+  else if (state.picture) state.kept = { picture: state.picture, bitmap: state.bitmap, told: state.told, caption: `${at("prompt").value} · ${at("how").textContent}` };
+  showKept();
+}
+
+function showKept() {
+  const beside = state.kept && state.kept.picture !== state.picture;
+  at("other").hidden = !beside;
+  at("pair").classList.toggle("two", Boolean(beside));
+  at("pin").textContent = state.kept ? "Drop the kept picture" : "Keep beside the next";
+  at("pin").setAttribute("aria-pressed", String(Boolean(state.kept)));
+  at("pin").disabled = !state.picture;
+  if (!beside) return;
+  const { bitmap, told, caption } = state.kept;
+  at("other").querySelector("figcaption").textContent = caption;
+  at("other-canvas").setAttribute("aria-label", `The kept picture: ${caption}`);
+  paintOn(at("other-canvas"), bitmap, told, told && split(told.arrays.scores));
+}
+
+async function askKept(concepts, signal) {
+  const kept = state.kept;
+  if (!kept || kept.picture === state.picture) return;
+  const told = await server.maps({ picture: kept.picture, concepts, parts: false, ...options() }, signal);
+  if (signal.aborted || state.kept !== kept) return;
+  kept.told = told;
+  showKept();
 }
 
 function compose() {
@@ -157,18 +189,21 @@ function compose() {
 
 function render() {
   for (const button of document.querySelectorAll(".view")) button.setAttribute("aria-pressed", String(button.dataset.view === state.shown));
-  if (state.bitmap) {
-    const colours = state.told?.concepts.map((word, i) => (i < state.told.asked ? colourOf(word) : [128, 128, 128])) ?? [];
-    const layer = state.maps && state.shown !== "none"
-      ? overlay(state.maps, colours, state.shown, state.selected, state.about.heat, state.bitmap.width, state.bitmap.height)
-      : null;
-    draw(at("canvas"), state.bitmap, layer, at("opacity").valueAsNumber / 100);
-  }
+  if (state.bitmap) paintOn(at("canvas"), state.bitmap, state.told, state.maps);
+  showKept();
   at("notes").textContent = (state.told?.notes ?? []).join(" ");
   at("relations").replaceChildren(...(state.told?.relations ?? []).map((line) => Object.assign(document.createElement("li"), { textContent: line })));
   at("lie").hidden = !state.told?.relations.length;
   for (const button of document.querySelectorAll(".get")) button.disabled = !state.told;
   renderLegend();
+}
+
+function paintOn(canvas, bitmap, told, maps) {
+  const colours = told?.concepts.map((word, i) => (i < told.asked ? colourOf(word) : [128, 128, 128])) ?? [];
+  const layer = maps && state.shown !== "none" && state.selected < maps.each.length
+    ? overlay(maps, colours, state.shown, state.selected, state.about, bitmap.width, bitmap.height)
+    : null;
+  draw(canvas, bitmap, layer, at("opacity").valueAsNumber / 100);
 }
 
 const hex = (rgb) => `#${rgb.map((v) => v.toString(16).padStart(2, "0")).join("")}`;
@@ -195,9 +230,11 @@ function legendRow(word, number) {
   name.addEventListener("click", () => select(word));
   const place = state.told?.concepts.indexOf(word) ?? -1;
   const share = Object.assign(document.createElement("span"), { className: "share", title: "share of the picture" });
+  const there = Object.assign(document.createElement("span"), { className: "there", title: "is it in the picture at all?" });
   const scale = Object.assign(document.createElement("span"), { className: "scale", title: "lowest and highest score" });
   if (place >= 0 && state.maps) {
     share.textContent = `${Math.round(100 * state.told.shares[word])}%`;
+    there.textContent = state.told.presence[word] ?? "";
     scale.textContent = range(state.maps.each[place]).map((v) => v.toFixed(3)).join(" – ");
   }
   const drop = Object.assign(document.createElement("button"), { type: "button", textContent: "×", className: "drop" });
@@ -207,7 +244,7 @@ function legendRow(word, number) {
     else clearDraft();
   });
   for (const part of [colour, name, drop]) part.dataset.word = word;
-  row.append(colour, name, scale, share, drop);
+  row.append(colour, name, ...(there.textContent ? [there] : []), scale, share, drop);
   return row;
 }
 
@@ -335,7 +372,7 @@ function onKey(event) {
   }
   if (event.target.closest?.("input:not([type=range]):not([type=checkbox]), textarea, select")) return;
   const act = {
-    "/": () => at("word").focus(), p: () => at("prompt").focus(), "0": () => show("areas"),
+    "/": () => at("word").focus(), p: () => at("prompt").focus(), c: keep, "0": () => show("areas"),
     "[": () => dim(-10), "]": () => dim(10),
   }[event.key] ?? (/^[1-9]$/.test(event.key) && asked()[event.key - 1] ? () => select(asked()[event.key - 1]) : null);
   if (!act) return;
@@ -389,6 +426,7 @@ function listenToForms() {
     state.timer = setTimeout(() => (state.draft.trim() ? ask() : clearDraft()), PAUSE);
   });
   at("cancel").addEventListener("click", () => state.job && attempt(() => server.cancel(state.job)));
+  at("pin").addEventListener("click", keep);
   at("file").addEventListener("change", () => take(at("file").files[0]).finally(() => (at("file").value = "")));
   at("words").addEventListener("change", () => rank().then(() => tellPoint()));
   for (const name of ["space", "isolate"]) at(name).addEventListener("change", () => Promise.all([ask(), rank()]).then(() => tellPoint()));

@@ -56,19 +56,41 @@ function heatColour(heat, stops) {
   return [0, 1, 2].map((i) => stops[low][i] * (1 - share) + stops[low + 1][i] * share);
 }
 
-// maps: {grid: [rows, cols], each: [Float32Array, ...]}; colours: one [r, g, b] per map; view: "areas" or "heat".
-export function overlay(maps, colours, view, selected, stops, width, height) {
+// The chance that the runner-up of a pixel should have won, 0..0.5, without noise draws; as in ops/doubt.py.
+function doubts(large, floor) {
+  const [low, high] = large.map(range).reduce((a, b) => [Math.min(a[0], b[0]), Math.max(a[1], b[1])]);
+  const spread = Math.max(floor * (high - low), 1e-30);
+  return large[0].map((_, i) => {
+    let [best, second] = [-Infinity, -Infinity];
+    for (const { [i]: value } of large) {
+      if (value > best) [best, second] = [value, best];
+      else if (value > second) second = value;
+    }
+    return large.length > 1 ? below((second - best) / spread) : 0;
+  });
+}
+
+// The normal distribution function for z <= 0 (Abramowitz and Stegun 7.1.26).
+function below(z) {
+  const x = -z / Math.SQRT2;
+  const t = 1 / (1 + 0.3275911 * x);
+  return 0.5 * Math.exp(-x * x) * t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))));
+}
+
+// maps: {grid: [rows, cols], each: [Float32Array, ...]}; colours: one [r, g, b] per map; view: "areas", "heat" or "doubt".
+export function overlay(maps, colours, view, selected, { heat: stops, floor }, width, height) {
   const [w, h] = overlaySize(width, height);
   const [rows, cols] = maps.grid;
   const pixels = new ImageData(w, h);
   const shown = view === "heat" ? [maps.each[selected]] : maps.each;
-  const large = shown.map((values) => enlarge(values, rows, cols, w, h));
-  const [low, high] = view === "heat" ? range(large[0]) : [0, 1];
+  const each = shown.map((values) => enlarge(values, rows, cols, w, h));
+  const large = view === "doubt" ? [doubts(each, floor)] : each;
+  const [low, high] = view === "heat" ? range(large[0]) : [0, 0.5];
   const ramp = Array.from({ length: 256 }, (_, i) => heatColour(i / 255, stops));
   for (let i = 0; i < w * h; i++) {
     let colour;
     let alpha = 255;
-    if (view === "heat") {
+    if (view !== "areas") {
       const heat = high > low ? (large[0][i] - low) / (high - low) : 0;
       colour = ramp[Math.round(heat * 255)];
       alpha = 90 + 165 * heat;

@@ -169,9 +169,9 @@ def render(told: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     how = (
         f"{len(by_prompt(rows, 'plain', 'right'))} two-object prompts, {SEEDS} seeds each, the same noise for all "
         f"methods, {call['num_inference_steps']} steps (the published schedules, shortened from {PUBLISHED_STEPS}), "
-        f"guidance scale {call['guidance_scale']:g}; 95% bootstrap intervals over prompts (of the difference, paired). The judge finds {trust['pairs found (recall)']:.1%} of "
-        f"the coloured objects of true scenes as small, and {trust['pairs right (precision)']:.1%} of those it finds "
-        "are there."
+        f"guidance scale {call['guidance_scale']:g}; 95% bootstrap intervals over prompts (of the difference, paired). "
+        f"The judge finds {trust['pairs found (recall)']:.1%} of the coloured objects of true scenes as small, and "
+        f"{trust['pairs right (precision)']:.1%} of those it finds are there."
     )
     return "\n".join([*lines, "", how])
 

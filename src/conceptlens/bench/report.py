@@ -59,6 +59,11 @@ class Report:
     def method(self) -> str:
         return self.settings["method"]
 
+    @property
+    def paper(self) -> tuple[float, ...] | None:
+        """Accuracy, mIoU and AP that the paper prints for the same method and data, in per cent, where it does."""
+        return paper_figures(self.settings["dataset"], self.method, self.settings["model"])
+
     @cached_property
     def good(self) -> list[dict[str, Any]]:
         """Rows with counts."""
@@ -138,7 +143,7 @@ class Report:
             "images": len(self.good),
             "bad_images": len(self.bad),
             "seconds_per_image": self.seconds,
-            "paper": paper_figures(self.settings["dataset"], self.method, self.settings["model"]),
+            "paper": self.paper,
             **self.told,
         }
 

@@ -7,30 +7,6 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Bool, Float, Integer
 
-Labels = Integer[np.ndarray, "height width"]
-
-
-def pixel_accuracy(predicted: Labels, labels: Labels) -> float:
-    """Share of pixels whose prediction is right.
-
-    >>> pixel_accuracy(np.array([[0, 1, 1, 1]]), np.array([[0, 0, 1, 1]]))
-    0.75
-    """
-    return float((predicted == labels).mean())
-
-
-def mean_iou(predicted: Labels, labels: Labels, count: int) -> float:
-    """Intersection over union of each class 0..count-1 that is predicted or present, averaged.
-
-    >>> round(mean_iou(np.array([[0, 1, 1, 1]]), np.array([[0, 0, 1, 1]]), 2), 4)
-    0.5833
-    """
-    table = np.bincount(labels.ravel().astype(int) * count + predicted.ravel(), minlength=count * count)
-    table = table.reshape(count, count)
-    intersection = table.diagonal()
-    union = table.sum(0) + table.sum(1) - intersection
-    return float((intersection[union > 0] / union[union > 0]).mean())
-
 
 def average_precision(scores: Float[np.ndarray, "*shape"], truth: Bool[np.ndarray, "*shape"]) -> float:
     """Sum of (R_k - R_{k-1}) P_k over the distinct scores in falling order; NaN without positives.

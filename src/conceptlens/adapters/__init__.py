@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from importlib.metadata import entry_points
 
 from torch import nn
 
 from conceptlens.adapters.base import DiTAdapter
 from conceptlens.errors import ModelError
+from conceptlens.registry import Registry
 
-_registry: dict[str, type[DiTAdapter]] = {}
+_registry: Registry[DiTAdapter] = Registry(__name__, "adapter", ModelError)
 
 
 def register(adapter: type[DiTAdapter]) -> type[DiTAdapter]:
@@ -21,21 +20,16 @@ def register(adapter: type[DiTAdapter]) -> type[DiTAdapter]:
         ValueError: when another adapter already serves one of them.
     """
     for name in adapter.classes:
-        known = _registry.get(name)
-        if known is not None and known is not adapter:
-            raise ValueError(f"{name} is already served by {known.__name__}")
-        _registry[name] = adapter
+        _registry.add(name, adapter)
     return adapter
 
 
 def registered() -> dict[str, type[DiTAdapter]]:
-    """All adapters by transformer class: the files of this folder, then entry points `conceptlens.adapters`."""
-    for module in pkgutil.iter_modules(__path__):
-        if module.name != "base" and not module.name.startswith("_"):
-            importlib.import_module(f"{__name__}.{module.name}")
+    """All adapters by transformer class: the files of this folder, and entry points `conceptlens.adapters`."""
+    _registry.all()  # first, so that of two for one class it is the one from outside that is refused
     for entry in entry_points(group="conceptlens.adapters"):
         register(entry.load())
-    return dict(_registry)
+    return _registry.all()
 
 
 def adapter_for(transformer: nn.Module) -> DiTAdapter:

@@ -31,9 +31,10 @@ from torch import Tensor, nn
 from conceptlens.bench.datasets.scenes import COLOURS, CONCEPTS, NOUNS, Scene, describe
 from scene_data import load_scenes
 from steps import follow, optimizers, resume, save, set_rate
-from text import LENGTH, build_clip, build_clip_tokenizer, build_t5, build_t5_tokenizer
+from text import LENGTH, build_clip, build_t5, build_t5_tokenizer, clip_tokenizer
 
 RUN = Path(__file__).parent / "runs"
+ASSETS = Path(__file__).parents[1] / "src" / "conceptlens" / "assets"
 GRID = 16
 COLOUR_NAMES = list(COLOURS)
 
@@ -44,7 +45,7 @@ class DemoModel(nn.Module):
     def __init__(self, width_heads: int, double: int, single: int) -> None:
         super().__init__()
         self.t5_tokenizer = build_t5_tokenizer()
-        self.clip_tokenizer = build_clip_tokenizer(RUN / "clip_vocab")
+        self.clip_tokenizer = clip_tokenizer(ASSETS / "demo" / "tokenizer")
         self.t5 = build_t5(len(self.t5_tokenizer))
         self.clip = build_clip(self.clip_tokenizer)
         self.transformer = FluxTransformer2DModel(

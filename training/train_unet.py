@@ -31,9 +31,10 @@ from torch import Tensor, nn
 from conceptlens.bench.datasets.scenes import Scene, describe, scenes
 from export import forget_origin
 from steps import follow, optimizers, resume, save, set_rate
-from text import LENGTH, build_clip, build_clip_tokenizer
+from text import LENGTH, build_clip, clip_tokenizer
 
 RUN = Path(__file__).parent / "runs"
+ASSETS = Path(__file__).parents[1] / "src" / "conceptlens" / "assets"
 WIDTH = 96
 """Channels of the text encoder, which the cross-attention reads."""
 
@@ -43,7 +44,7 @@ class DemoUNet(nn.Module):
 
     def __init__(self, channels: tuple[int, ...]) -> None:
         super().__init__()
-        self.tokenizer = build_clip_tokenizer(RUN / "clip_vocab_unet")
+        self.tokenizer = clip_tokenizer(ASSETS / "demo-unet" / "tokenizer")
         self.text_encoder = build_clip(self.tokenizer, WIDTH)
         self.unet = build_unet(channels)
 

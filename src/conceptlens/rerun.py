@@ -74,7 +74,7 @@ def difference(maps: ConceptMaps, file: str | Path) -> float:
     """
     path = _provenance_file(file).parent / "maps.npz"
     try:
-        with path.open("rb") as file, np.load(file) as arrays:
+        with path.open("rb") as stored, np.load(stored) as arrays:
             saved = torch.from_numpy(arrays["scores"])
     except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
         raise RerunError(f"cannot read {path}: {one_line(error)}. Save the maps again.") from error

@@ -47,7 +47,7 @@ class DualStreamAdapter(DiTAdapter):
         return rotate_pairs(heads, call.arguments["cos"], call.arguments["sin"])
 
     def placed(self, ids: Tensor, previous: CallRecord | None) -> tuple[TokenGrid, dict[str, Tensor]]:
-        """The grid of position ids, and the arguments to keep: `img_ids`, `cos` and `sin`; made once while the ids are the same object."""
+        """The grid of position ids, and what to keep: `img_ids`, `cos` and `sin`; made once for the same ids."""
         if previous is not None and previous.arguments["img_ids"] is ids:
             return previous.grid, {name: previous.arguments[name] for name in ("img_ids", "cos", "sin")}
         flat = ids if ids.ndim == 2 else ids[0]

@@ -129,14 +129,15 @@ def tiny_vae(channels: tuple[int, ...] = (8, 8)) -> AutoencoderKL:
     ).eval()
 
 
-def _clip(cls: Any, width: int, vocabulary: int) -> Any:
+def clip_text(cls: Any, width: int, vocabulary: int, *, projection: int, layers: int = 2) -> Any:
+    """A CLIP text encoder, seeded by its width."""
     torch.manual_seed(width)
     config = CLIPTextConfig(
         vocab_size=vocabulary,
         hidden_size=width,
         intermediate_size=width,
-        projection_dim=POOLED // 2 if cls is CLIPTextModelWithProjection else POOLED,
-        num_hidden_layers=2,
+        projection_dim=projection,
+        num_hidden_layers=layers,
         num_attention_heads=2,
         max_position_embeddings=77,
         bos_token_id=0,
@@ -144,6 +145,11 @@ def _clip(cls: Any, width: int, vocabulary: int) -> Any:
         pad_token_id=1,
     )
     return cls(config).eval()
+
+
+def _clip(cls: Any, width: int, vocabulary: int) -> Any:
+    projected = cls is CLIPTextModelWithProjection
+    return clip_text(cls, width, vocabulary, projection=POOLED // 2 if projected else POOLED)
 
 
 def _t5(vocabulary: int, width: int = TEXT) -> T5EncoderModel:

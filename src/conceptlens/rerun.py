@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -39,10 +40,14 @@ def rerun(file: str | Path, *, session: Session | None = None, device: str | Non
         model, task, seed, recipe = told["model"], told["task"], told["seed"], told["recipe"]
         concepts, background = told["concepts"], told["background"] or False
         prompt, options = told["prompt"], dict(told.get("pipeline") or {})
-    except (KeyError, TypeError) as error:
+    except KeyError as error:
         raise RerunError(f"{path} does not tell {error}. Save the maps again.") from error
+    except (TypeError, ValueError) as error:
+        raise RerunError(f"{path} is damaged ({one_line(error)}). Save the maps again.") from error
     if recipe is None:
         raise RerunError(f"{path} was made by the method {told.get('method')!r}, not by a session. Run that method.")
+    if not isinstance(recipe, dict):
+        raise RerunError(f"{path} is damaged (its recipe is {recipe!r:.40}). Save the maps again.")
     if seed is None:
         raise RerunError(f"{path} has no seed: a generator or latents of the caller's own were used. Use seed=.")
     if told.get("batch"):
@@ -69,9 +74,9 @@ def difference(maps: ConceptMaps, file: str | Path) -> float:
     """
     path = _provenance_file(file).parent / "maps.npz"
     try:
-        with np.load(path) as arrays:
+        with path.open("rb") as stored, np.load(stored) as arrays:
             saved = torch.from_numpy(arrays["scores"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
         raise RerunError(f"cannot read {path}: {one_line(error)}. Save the maps again.") from error
     if saved.shape != maps.scores.shape:
         raise RerunError(f"{path} has scores of shape {tuple(saved.shape)}; got {tuple(maps.scores.shape)}.")

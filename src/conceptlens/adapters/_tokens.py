@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from conceptlens.adapters.base import Concepts, pool_tokens
 from conceptlens.errors import ConceptError, ModelError
+from conceptlens.recipe import Pooling
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,15 @@ def concept_ids(tokenizer: Any, name: str, length: int, encoder: str) -> OwnToke
 
 def _shorten(name: str) -> str:
     return name if len(name) <= 40 else name[:37] + "..."
+
+
+def embed_alone(
+    tokenizer: Any, encode: Callable[[str], Tensor], names: tuple[str, ...], length: int, pooling: Pooling
+) -> Concepts:
+    """Concepts of a T5 that reads each name by itself: its states (length, dim), pooled over the name's own tokens."""
+    own = [concept_ids(tokenizer, name, length, "T5") for name in names]
+    tokens = [pool_tokens(encode(name), kept.positions, pooling) for name, kept in zip(names, own, strict=True)]
+    return Concepts(names, torch.stack(tokens), None, pieces=tuple(kept.pieces for kept in own))
 
 
 @dataclass(frozen=True)

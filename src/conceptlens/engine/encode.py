@@ -47,7 +47,7 @@ def open_image(source: str | Path | Image.Image) -> Image.Image:
 def _as_rgb(name: str, picture: Image.Image) -> Image.Image:
     """Upright, 8 bits, transparency over white."""
     _check_size(name, picture.size)
-    picture = ImageOps.exif_transpose(picture) or picture
+    picture = _upright(picture)
     if picture.mode in ("F", "I") or picture.mode.startswith("I;16"):
         values = np.asarray(picture, np.float32)
         top = 65535.0 if values.max() > 255 else 255.0 if values.max() > 1 else 1.0
@@ -56,6 +56,15 @@ def _as_rgb(name: str, picture: Image.Image) -> Image.Image:
         picture = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
     return picture.convert("RGB")
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(picture) or picture
+    except Exception:
+        # Damaged metadata raises whatever its parser meets, from SyntaxError to struct.error. The pixels may be whole:
+        # they are taken as they are stored, as browsers do, and raise on their own when they are not.
+        return picture
 
 
 def _check_size(name: str, size: tuple[int, int]) -> None:

@@ -59,7 +59,7 @@ def guide(
 
 
 class GuidedCall:
-    """One call of a pipeline, with guidance woven into its arguments; whoever makes the call asks for `result` after.
+    """One call of a pipeline, with guidance (or none) woven into its arguments; whoever makes it asks for `result`.
 
     Attributes:
         arguments: what to call the pipeline with, once.
@@ -70,30 +70,31 @@ class GuidedCall:
         self,
         pipeline: Any,
         prompt: str | Sequence[str],
-        guidance: Guidance,
+        guidance: Guidance | None,
         seed: int | Sequence[int],
         options: dict[str, Any],
     ) -> None:
-        check_pipeline(pipeline, guidance)
+        if guidance is not None:
+            check_pipeline(pipeline, guidance)
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         check_options(pipeline, prompts, options)
         self.seeds = _seeds(seed, len(prompts) * (options.get("num_images_per_prompt") or 1))
         self.arguments: dict[str, Any] = {**options, "prompt": prompt if isinstance(prompt, str) else prompts}
         self.arguments["generator"] = _generators(self.seeds)
-        self._guidance, self._run = guidance, None
-        if not guidance.alpha or not tuple(guidance.steps):
+        self._settings, self._run = {} if guidance is None else guidance.settings(), None
+        if guidance is None or not guidance.alpha or not tuple(guidance.steps):
             return
         # Latents made in inference mode could not take a gradient.
         with torch.inference_mode(False), refusals(pipeline, "checkpointing=True"):
-            self._run = self._begin(pipeline, prompts, options)
+            self._run = self._begin(pipeline, prompts, guidance, options)
 
-    def _begin(self, pipeline: Any, prompts: list[str], options: dict[str, Any]) -> _Run:
+    def _begin(self, pipeline: Any, prompts: list[str], guidance: Guidance, options: dict[str, Any]) -> _Run:
         first = _generators(self.seeds)
         made = GuidedTransformer if is_transformer(pipeline) else GuidedUnet
         drawn = first if isinstance(first, list) else [first]
-        run = _Run(made(pipeline, prompts, self._guidance, drawn, options), self._guidance, pipeline.scheduler)
+        run = _Run(made(pipeline, prompts, guidance, drawn, options), guidance, pipeline.scheduler)
         call = self.arguments
-        if 0 in self._guidance.steps:
+        if 0 in guidance.steps:
             # A diffusion pipeline multiplies given latents by this; its generators must stand after the draw.
             call["latents"] = run.update(0, run.model.latents) / getattr(pipeline.scheduler, "init_noise_sigma", 1.0)
             call["generator"] = first
@@ -104,7 +105,7 @@ class GuidedCall:
         def moved(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
             if user is not None:
                 tensors = {**tensors, **user(pipe, step, timestep, tensors)}
-            if step + 1 < pipe.num_timesteps and step + 1 in self._guidance.steps and not pipe.interrupt:
+            if step + 1 < pipe.num_timesteps and step + 1 in guidance.steps and not pipe.interrupt:
                 tensors["latents"] = run.update(step + 1, tensors["latents"])
             return tensors
 
@@ -114,12 +115,12 @@ class GuidedCall:
 
     def result(self, images: Any) -> GuidedResult:
         """What the call left behind, with the images that it made."""
-        run, settings = self._run, self._guidance.settings()
+        run = self._run
         if run is None:
-            return GuidedResult(images, (), (), (), self.seeds, settings)
+            return GuidedResult(images, (), (), (), self.seeds, self._settings)
         texts = tuple(readings[0] for readings in run.model.texts)
-        targets = tuple(self._guidance.target(text) for text in texts)
-        return GuidedResult(images, tuple(run.steps), texts, targets, self.seeds, settings)
+        targets = tuple(run.guidance.target(text) for text in texts)
+        return GuidedResult(images, tuple(run.steps), texts, targets, self.seeds, self._settings)
 
 
 def _seeds(seed: int | Sequence[int], count: int) -> tuple[int, ...]:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import retrieve_timesteps
 from torch import Tensor
 
 from conceptlens.guidance._capture import MapSink, StopForward, capturing
@@ -88,6 +87,9 @@ def prepare(
     pipeline: Any, prompts: list[str], generators: list[torch.Generator], options: Mapping[str, Any]
 ) -> Conditioning:
     """Encodes, sets the timesteps, and draws the first latents, each as the pipeline itself will."""
+    # Here, where a pipeline is open already: importing it takes long, and says so on the terminal.
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import retrieve_timesteps
+
     device = pipeline._execution_device
     per_prompt = options.get("num_images_per_prompt") or 1
     texts, embeds, pooled = _encode(pipeline, prompts, options, device)

@@ -101,6 +101,20 @@ class Guidance(ABC):
         if self.grad_scale is not None and not self.grad_scale > 0:
             raise RecipeError(f"grad_scale must be above 0; got {self.grad_scale}.")
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "name" in vars(cls):
+            _known[cls.name] = cls
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> Guidance:
+        """A published setting by its name, with some fields changed.
+
+        Raises:
+            RecipeError: for an unknown name.
+        """
+        raise RecipeError(f"{cls.name} has no preset {name!r}; its defaults are the published settings. Leave it out.")
+
     @abstractmethod
     def objective(self, text: PromptText) -> Objective:
         """The loss for one prompt.
@@ -126,6 +140,14 @@ class Guidance(ABC):
     def settings(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {"method": self.name, **asdict(self)}
+
+
+_known: dict[str, type[Guidance]] = {}
+
+
+def known() -> Mapping[str, type[Guidance]]:
+    """Every guidance by its name."""
+    return dict(_known)
 
 
 def check_choice(name: str, value: Any, known: Any) -> None:

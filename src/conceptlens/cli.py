@@ -43,7 +43,7 @@ from conceptlens.cli_options import (
     recipe_options,
     settings,
 )
-from conceptlens.errors import ConceptlensError, RecipeError
+from conceptlens.errors import ConceptlensError, ModelError, RecipeError
 
 app = typer.Typer(
     help="See where a diffusion transformer sees a concept.",
@@ -231,6 +231,11 @@ def app_(
     from conceptlens.web import serve
 
     session = _open(model, device, offload, quiet=True)
+    if not session.depth:
+        raise ModelError(
+            f"{session.model_id} is a U-Net, which cannot be asked again; the page needs a diffusion transformer. "
+            "Use generate, with or without --guide."
+        )
     serve(session, host, port, browser, announce=lambda url: typer.echo(f"{url}  (stop with Ctrl-C)"))
 
 

@@ -217,6 +217,8 @@ class Session:
             ImageError: for an image that cannot be read.
             RecipeError: for impossible settings.
         """
+        if any(name.split(".")[0] == "guide" for name in options):
+            raise RecipeError("guidance moves latents while a picture is painted; a given one has none. Use generate.")
         call = {k: v for k, v in options.items() if k in _READ_OPTIONS}
         recipe = self.recipe(preset, **{k: v for k, v in options.items() if k not in _READ_OPTIONS})
         picture = open_image(image)

@@ -76,6 +76,8 @@ class UnetSession(Session):
                 raise RecipeError(f"a U-Net session has no {name}. Drop it.")
         seed = secrets.randbelow(2**31) if seed is None else check_seed(seed)
         options = {**self.generate_defaults, **options}
+        if isinstance(options.get("negative_prompt"), str):
+            options["negative_prompt"] = [options["negative_prompt"]] * len(prompts)
         names = None if concepts is None else check_concepts(concepts)
         run, maps = self._paint(prompts, names, guide, seed, options)
         if guide is not None:
@@ -105,7 +107,8 @@ class UnetSession(Session):
         with torch.inference_mode(False), refusals(pipeline, "offload=True"), capturing(unet, watched):
             images = pipeline(**call.arguments).images
         run, attention = call.result(images), watched.mean()
-        settings = {k: v for k, v in options.items() if isinstance(v, (str, int, float, bool, type(None)))}
+        told = {k: v[0] if k == "negative_prompt" and v else v for k, v in options.items()}
+        settings = {k: v for k, v in told.items() if isinstance(v, (str, int, float, bool, type(None)))}
         details = {
             "task": "generate",
             "method": "cross-attention",

@@ -18,7 +18,7 @@ from conceptlens.guidance._joint import JointMaps
 from conceptlens.guidance._readings import by_words, read_t5_prompt
 from conceptlens.guidance._t5_text import T5AttentionReader
 from conceptlens.guidance._text import PromptText, TextAttentionReader, read_prompt, warn_of_lost_words
-from conceptlens.guidance.base import Guidance, Maps
+from conceptlens.guidance.base import Maps
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class GuidedTransformer:
         self,
         pipeline: Any,
         prompts: list[str],
-        guidance: Guidance,
+        guidance: Any,  # a method that reads transformers, with settings for it that others do not have
         generators: list[torch.Generator],
         options: Mapping[str, Any],
     ) -> None:
@@ -74,7 +74,7 @@ class GuidedTransformer:
         segments, texts = zip(
             *(_read(pipeline, self._layout, readers, n, prompt) for n, prompt in enumerate(prompts)), strict=True
         )
-        chosen = [_chosen(readings, guidance.text_encoders) for readings in texts]  # type: ignore[attr-defined]
+        chosen = [_chosen(readings, guidance.text_encoders) for readings in texts]
         repeats = options.get("num_images_per_prompt") or 1
         self.texts = tuple(readings for readings in chosen for _ in range(repeats))
         call = adapter.observe(given, slice(None), 0, None)
@@ -85,11 +85,11 @@ class GuidedTransformer:
             or self.module.gradient_checkpointing
             or bool(self.arguments.get("joint_attention_kwargs"))
         )
-        kind: str = guidance.maps  # type: ignore[attr-defined]
+        kind: str = guidance.maps
         self.joint = JointMaps(
             adapter,
             kind,
-            _blocks(adapter, kind, guidance.blocks),  # type: ignore[attr-defined]
+            _blocks(adapter, kind, guidance.blocks),
             call,
             [s for s in segments for _ in range(repeats)],
             early_exit=not whole,

@@ -22,6 +22,7 @@ from conceptlens.cli_bench import bench
 from conceptlens.cli_options import (
     Concepts,
     Device,
+    Guide,
     Isolate,
     Json,
     Layers,
@@ -38,10 +39,11 @@ from conceptlens.cli_options import (
     Space,
     console,
     given,
+    guidance_of,
     recipe_options,
     settings,
 )
-from conceptlens.errors import ConceptlensError, RecipeError
+from conceptlens.errors import ConceptlensError, ModelError, RecipeError
 
 app = typer.Typer(
     help="See where a diffusion transformer sees a concept.",
@@ -74,7 +76,10 @@ def demo(out: Out = Path("out/demo"), seed: Seed = DEMO_SEED, json_: Json = Fals
 @app.command()
 def generate(
     prompt: str,
-    concept: Concepts,
+    concept: Annotated[
+        list[str] | None,
+        typer.Option("--concept", "-c", help="A word to find; repeat it for more. With --guide: the prompt's words."),
+    ] = None,
     out: Out = Path("out"),
     model: Model = None,
     seed: Seed = 0,
@@ -86,16 +91,19 @@ def generate(
     steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
     height: Annotated[int | None, typer.Option(help="Pixels.")] = None,
     width: Annotated[int | None, typer.Option(help="Pixels.")] = None,
+    guide: Guide = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Also paint it without guidance, side by side.")] = False,
     set_: Settings = None,
     device: Device = None,
     offload: Offload = False,
     json_: Json = False,
 ) -> None:
-    """Paint PROMPT and map the concepts while at it."""
+    """Paint PROMPT and map the concepts while at it; with --guide, so that the maps say what the prompt says."""
     options = recipe_options(space, raw, layers, isolate)
     options |= given(num_inference_steps=steps, height=height, width=width) | settings(set_)
+    options |= given(guide=guidance_of(guide, options), compare=compare or None, preset=preset)
     session = _open(model, device, offload, quiet=json_)
-    maps = session.generate(prompt, concept, seed=seed, preset=preset, **options)
+    maps = session.generate(prompt, concept or None, seed=seed, **options)
     _finish(maps, out, json_)
 
 
@@ -223,6 +231,11 @@ def app_(
     from conceptlens.web import serve
 
     session = _open(model, device, offload, quiet=True)
+    if not session.depth:
+        raise ModelError(
+            f"{session.model_id} is a U-Net, which cannot be asked again; the page needs a diffusion transformer. "
+            "Use generate, with or without --guide."
+        )
     serve(session, host, port, browser, announce=lambda url: typer.echo(f"{url}  (stop with Ctrl-C)"))
 
 

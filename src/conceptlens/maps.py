@@ -142,7 +142,7 @@ class ConceptMaps:
 
     def _report(self, tiles: list[tuple[str, Image.Image]]) -> str:
         title = self.prompt or f"Where is {', '.join(self.asked)}?"
-        return page(title, self.describe(), tiles, self._table(), self.provenance())
+        return page(title, self.describe(), [*tiles, *self._extras().items()], self._table(), self.provenance())
 
     def _table(self) -> str:
         rows = []
@@ -162,6 +162,10 @@ class ConceptMaps:
         if len(self.concepts) > 1:
             tiles.append(("segmentation", self._segmented()))
         return tiles
+
+    def _extras(self) -> Mapping[str, Image.Image]:
+        """Further pictures that a kind of maps has, by the names of their files."""
+        return {}
 
     def _segmented(self) -> Image.Image:
         colours = palette(len(self.concepts))[self.segmentation()]
@@ -226,6 +230,8 @@ class ConceptMaps:
             self.image.save(stage / "image.png")
             tiles, masks = self._tiles(), self._masks()
             contact_sheet(tiles, legend=self.concepts).save(stage / "overlay.png")
+            for name, picture in self._extras().items():
+                picture.save(stage / f"{name}.png")
             for number, name in enumerate(self.asked):
                 stem = f"{number}-{_file_name(name)}.png"
                 Image.fromarray(heat_colours(self.heatmap(name))).save(stage / f"heatmap-{stem}")

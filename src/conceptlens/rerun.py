@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from conceptlens.errors import ConceptlensError, one_line
+from conceptlens.guidance import guidance_named
 from conceptlens.maps import ConceptMaps
 from conceptlens.session import Session, load
 
@@ -44,24 +45,30 @@ def rerun(file: str | Path, *, session: Session | None = None, device: str | Non
         raise RerunError(f"{path} does not tell {error}. Save the maps again.") from error
     except (TypeError, ValueError) as error:
         raise RerunError(f"{path} is damaged ({one_line(error)}). Save the maps again.") from error
-    if recipe is None:
+    guided = told.get("guidance")
+    if recipe is None and "guidance" not in told:
         raise RerunError(f"{path} was made by the method {told.get('method')!r}, not by a session. Run that method.")
-    if not isinstance(recipe, dict):
+    if not isinstance(recipe, dict | None):
         raise RerunError(f"{path} is damaged (its recipe is {recipe!r:.40}). Save the maps again.")
     if seed is None:
         raise RerunError(f"{path} has no seed: a generator or latents of the caller's own were used. Use seed=.")
     if told.get("batch"):
         raise RerunError(f"{path} is one of a batch of {told['batch']} pictures. Paint its prompt alone, then save.")
-    settings = {name: tuple(v) if isinstance(v, list) else v for name, v in recipe.items()}
+    settings = {name: tuple(v) if isinstance(v, list) else v for name, v in (recipe or {}).items()}
+    if recipe is not None:
+        settings["background"] = background
     if session is None:
         session = load(None if model == "demo" else model, device=device)
     elif session.model_id != model:
         raise RerunError(f"{path} was made by {model}, this session has {session.model_id}. Open {model}.")
     if task == "generate":
-        return session.generate(prompt, concepts, seed=seed, background=background, **settings, **options)
+        if guided:
+            settings["guide"] = guidance_named(guided["method"], {k: v for k, v in guided.items() if k != "method"})
+        return session.generate(prompt, concepts, seed=seed, **settings, **options)
     picture = path.parent / "image.png"
     if not picture.exists():
         raise RerunError(f"no image.png beside {path}, which was read. Keep the files of a result together.")
+    del settings["background"]
     record = session.read(picture, prompt=prompt, seed=seed, **settings, **options)
     return session.probe(record, concepts, background=background)
 

@@ -7,28 +7,33 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
+from conceptlens._version import package_version
 from conceptlens.adapters.base import Concepts
 from conceptlens.engine.encode import open_image, read
 from conceptlens.engine.generate import generate, on_grid, stack_parts
 from conceptlens.engine.loading import LoadedModel, load_model, resident
 from conceptlens.engine.replay import check_recorded, replay
+from conceptlens.engine.unets import is_unet, load_unet
 from conceptlens.errors import ConceptError, ModelError, RecipeError
+from conceptlens.guidance import Guidance, check_compare, demo_folder, paint_guided
 from conceptlens.maps import ConceptMaps
 from conceptlens.recipe import RECIPE_FIELDS, Recipe
 from conceptlens.record_files import load_record, save_record
 from conceptlens.records import ImageRecord
 from conceptlens.video_maps import maps_of
+from conceptlens.words import check_concepts
 
 Background = bool | Sequence[str]
 RECORD_BUDGET = 2 * 2**30
 """Bytes that the record of a painted image may take unless told otherwise."""
+DEMO_UNET = "demo-unet"
+"""The short name of the embedded U-Net."""
 _READ_OPTIONS = ("guidance_scale", "max_sequence_length")
 
 
@@ -88,7 +93,7 @@ class Session:
     def generate(
         self,
         prompt: str | list[str],
-        concepts: Sequence[str],
+        concepts: Sequence[str] | None = None,
         *,
         seed: int | None = None,
         preset: str | None = None,
@@ -96,13 +101,15 @@ class Session:
         keep: bool = False,
         record: bool = False,
         record_budget: int = RECORD_BUDGET,
+        guide: Guidance | None = None,
+        compare: bool = False,
         **options: Any,
     ) -> Any:
         """Paints the prompt and maps the concepts while at it. The image is the plain pipeline's, bit for bit.
 
         Args:
             prompt: a text, or several for a batch.
-            concepts: any words, in the prompt or not.
+            concepts: any words, in the prompt or not; with `guide`, None stands for the prompt's own words.
             seed: of the starting noise, drawn on the CPU; a random one (told in the result) when None.
             preset: "paper" for the settings of the official code.
             background: words that compete without being shown. True: the model's usual ones join a single concept,
@@ -112,18 +119,27 @@ class Session:
                 per wanted step (`steps=`) the keys and values of all blocks up to the last wanted one and the outputs
                 of the wanted ones. The embedded model takes 2 MB a step, FLUX.1 at 1024 x 1024 about 1 GB.
             record_budget: bytes that the record may take.
+            guide: `TSAM(experimental=True, ...)` moves the latents on the way; see `conceptlens.guidance`.
+            compare: with `guide`, also paint the plain picture of the same seed.
             **options: fields of `Recipe` (`space=`, `softmax=`, `layers=`, ...); all others go to the pipeline
                 (`num_inference_steps=`, `height=`, `guidance_scale=`, ...).
 
         Returns:
-            `ConceptMaps`, of a video model `VideoMaps`; a list of them for several prompts or `num_images_per_prompt`
-            above 1.
+            `ConceptMaps` (`GuidedMaps` with `guide`, `VideoMaps` of a video model); a list of them for several prompts
+            or `num_images_per_prompt` above 1.
 
         Raises:
             ConceptError: for an unusable list of concepts.
             RecipeError: for impossible settings; `BudgetError`, one of them, for a record beyond its budget.
         """
+        check_compare(guide, compare)
+        if guide is not None:
+            own = {"preset": preset, "background": background, "keep": keep, "record": record}
+            own["record_budget"] = record_budget
+            seed = secrets.randbelow(2**31) if seed is None else check_seed(seed)
+            return paint_guided(self, prompt, concepts, guide, seed, compare=compare, own=own, **options)
         started = time.perf_counter()
+        concepts = () if concepts is None else concepts
         recipe = self.recipe(preset, **{k: v for k, v in options.items() if k in RECIPE_FIELDS})
         call = {**self.generate_defaults, **{k: v for k, v in options.items() if k not in RECIPE_FIELDS}}
         prompts = self._check_prompts(prompt)
@@ -140,7 +156,7 @@ class Session:
         embedded = self._embed((*asked, *added), recipe, call)
         self._note_unknown(asked)
         if "generator" not in call:
-            seed = secrets.randbelow(2**31) if seed is None else _check_seed(seed)
+            seed = secrets.randbelow(2**31) if seed is None else check_seed(seed)
             call["generator"] = torch.Generator("cpu").manual_seed(seed)
         elif seed is not None:
             raise RecipeError("both seed and generator were given. Give one of them.")
@@ -201,6 +217,8 @@ class Session:
             ImageError: for an image that cannot be read.
             RecipeError: for impossible settings.
         """
+        if any(name.split(".")[0] == "guide" for name in options):
+            raise RecipeError("guidance moves latents while a picture is painted; a given one has none. Use generate.")
         call = {k: v for k, v in options.items() if k in _READ_OPTIONS}
         recipe = self.recipe(preset, **{k: v for k, v in options.items() if k not in _READ_OPTIONS})
         picture = open_image(image)
@@ -211,7 +229,7 @@ class Session:
             picture,
             prompt,
             recipe,
-            _check_seed(seed),
+            check_seed(seed),
             self._working_area(),
             {**self._model.defaults.generate, **call},
         )
@@ -351,44 +369,26 @@ def load(model: Any = None, **options: Any) -> Session:
     """Opens a model.
 
     Args:
-        model: None for the embedded demo model; a hub id such as "black-forest-labs/FLUX.1-schnell"; a folder in
-            diffusers' format; or a loaded diffusers pipeline.
+        model: None for the embedded demo model, "demo-unet" for the embedded U-Net; a hub id such as
+            "black-forest-labs/FLUX.1-schnell"; a folder in diffusers' format; or a loaded diffusers pipeline.
         **options: `device`, `dtype`, `offload`; see `conceptlens.engine.loading.load_model`.
 
     Raises:
         ModelError: when it cannot be loaded, or no adapter serves it.
     """
+    name = None
+    if model == DEMO_UNET and not Path(model).is_dir():
+        model, name = demo_folder(), DEMO_UNET
+    if is_unet(model):
+        from conceptlens.unet_session import UnetSession
+
+        found = load_unet(model, precise_vae=False, **options)
+        return UnetSession(replace(found, model_id=name or found.model_id))
     return Session(load_model(model, **options))
 
 
-def check_concepts(concepts: Sequence[str]) -> tuple[str, ...]:
-    """Concepts without surrounding blanks.
-
-    Raises:
-        ConceptError: for no concepts, an empty one, a duplicate, or a string in place of a list.
-    """
-    if isinstance(concepts, str):
-        raise ConceptError(f"concepts must be a list of words; got the text {concepts!r}. Write [{concepts!r}].")
-    names = tuple(c.strip() if isinstance(c, str) else c for c in concepts)
-    if not names:
-        raise ConceptError("no concepts were given. Name at least one, for example: house.")
-    for number, name in enumerate(names):
-        if not isinstance(name, str) or not name:
-            raise ConceptError(f"concept {number + 1} of {len(names)} is empty. Give each concept a word.")
-        if name in names[:number]:
-            raise ConceptError(f"concept {name!r} was given twice. Name each concept once.")
-    return names
-
-
-def _check_seed(seed: int) -> int:
+def check_seed(seed: int) -> int:
+    """The seed; raises a `RecipeError` for one of more than 64 bits."""
     if not -(2**63) <= seed < 2**63:
         raise RecipeError(f"a seed has 64 bits; got {seed}.")
     return seed
-
-
-def package_version(name: str) -> str:
-    """The installed version of a package."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "unknown"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from conceptlens.errors import ConceptError
+
 _FUNCTION_TEXT = (
     "a an the and or of on in at under over above below near with by to from into behind before between beside next "
     "is are its his her their this that these those some many left right picture image photo painting background"
@@ -39,3 +41,22 @@ def ranked_words(vocabulary: Sequence[str] | None) -> tuple[str, ...]:
         return COMMON
     things = tuple(word for word in vocabulary if word not in _NO_THINGS)
     return things if len(things) > 1 else tuple(vocabulary)
+
+
+def check_concepts(concepts: Sequence[str]) -> tuple[str, ...]:
+    """Concepts without surrounding blanks.
+
+    Raises:
+        ConceptError: for no concepts, an empty one, a duplicate, or a string in place of a list.
+    """
+    if isinstance(concepts, str):
+        raise ConceptError(f"concepts must be a list of words; got the text {concepts!r}. Write [{concepts!r}].")
+    names = tuple(c.strip() if isinstance(c, str) else c for c in concepts)
+    if not names:
+        raise ConceptError("no concepts were given. Name at least one, for example: house.")
+    for number, name in enumerate(names):
+        if not isinstance(name, str) or not name:
+            raise ConceptError(f"concept {number + 1} of {len(names)} is empty. Give each concept a word.")
+        if name in names[:number]:
+            raise ConceptError(f"concept {name!r} was given twice. Name each concept once.")
+    return names

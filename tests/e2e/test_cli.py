@@ -148,7 +148,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
 
 
 def test_usage_errors_end_with_2(tmp_path: Path) -> None:
-    done = run("generate", "a house", cwd=tmp_path)
+    done = run("probe", "a.record", cwd=tmp_path)
     assert done.returncode == 2
     assert "Missing option" in done.stderr
 

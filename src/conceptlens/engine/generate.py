@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,13 +129,20 @@ def _run(pipeline: Any, options: Mapping[str, Any]) -> list[Any]:
             f"neither Recipe nor {type(pipeline).__name__} has an option {unknown[0]!r}. Recipe has: "
             f"{', '.join(sorted(RECIPE_FIELDS))}."
         )
-    try:
+    with refusals(pipeline, "offload=True"):
         made = pipeline(**options)
         return made.images if "images" in made else made.frames
+
+
+@contextmanager
+def refusals(pipeline: Any, remedy: str) -> Iterator[None]:
+    """Errors of a pipeline's own checks as one clear line; `remedy` is a setting that takes less memory."""
+    try:
+        yield
     except ConceptlensError:
         raise
     except torch.OutOfMemoryError as error:
-        raise ModelError(f"{one_line(error)}. Use offload=True, a smaller picture, or fewer at once.") from error
+        raise ModelError(f"{one_line(error)}. Use {remedy}, a smaller picture, or fewer at once.") from error
     except (ValueError, TypeError, ZeroDivisionError) as error:
         raise RecipeError(f"{type(pipeline).__name__} refused its settings: {one_line(error)}.") from error
 

@@ -19,6 +19,7 @@ from rich.text import Text
 
 from conceptlens._version import __version__
 from conceptlens.cli_bench import bench
+from conceptlens.cli_fidelity import fidelity
 from conceptlens.cli_options import (
     Concepts,
     Device,
@@ -49,6 +50,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+bench.command()(fidelity)
 app.add_typer(bench, name="bench")
 
 DEMO_PROMPT = "a red house and a tree under the sun"

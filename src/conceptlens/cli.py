@@ -20,6 +20,7 @@ from rich.text import Text
 from conceptlens._version import __version__
 from conceptlens.cli_bench import bench
 from conceptlens.cli_fidelity import fidelity
+from conceptlens.cli_findings import findings
 from conceptlens.cli_options import (
     Concepts,
     Device,
@@ -52,6 +53,7 @@ app = typer.Typer(
 )
 bench.command()(fidelity)
 app.add_typer(bench, name="bench")
+app.command()(findings)
 
 DEMO_PROMPT = "a red house and a tree under the sun"
 DEMO_SEED = 45  # one of those that paint all three objects; 18 of the first 64 seeds do

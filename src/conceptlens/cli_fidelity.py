@@ -34,8 +34,10 @@ def fidelity(
     json_: Json = False,
 ) -> None:
     """Score pictures against their prompts: one row per picture, figures with intervals, resumable."""
-    from conceptlens.fidelity.runs import open_scorer, run
+    from conceptlens.engine.loading import quiet_loading
 
+    with quiet_loading(progress=False):
+        from conceptlens.fidelity.runs import open_scorer, run
     with console.status("opening the models"):
         scorer = open_scorer(metric, model, second=second, device=device)
     found = run(

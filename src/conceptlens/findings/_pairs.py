@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from conceptlens.bench.metrics import roc_auc
 from conceptlens.findings._reading import EncoderReading
 from conceptlens.guidance._losses import row_normalized
 from conceptlens.guidance._text import PromptText
@@ -59,22 +58,35 @@ Values = list[Mapping[str, list[float]]]
 """For each prompt, the values of its pairs by kind."""
 
 
-def auc(values: Values, positive: str, negative: str) -> tuple[float, float, float]:
-    """Chance that a pair of one kind is above one of another, with a 95% bootstrap interval over prompts."""
-    found = [(np.array(v[positive]), np.array(v[negative])) for v in values]
+def auc(values: Values, positive: str, negative: str, draws: int = 1000) -> tuple[float, float, float]:
+    """Chance that a pair of one kind is above one of another, with a 95% bootstrap interval over prompts.
 
-    def of(chosen: Sequence[int]) -> float:
-        above, below = (np.concatenate([found[n][side] for n in chosen]) for side in (0, 1))
-        return roc_auc(np.concatenate([above, below]), np.arange(len(above) + len(below)) < len(above))
+    Ties count half, as in `bench.metrics.roc_auc`; NaN without both kinds.
+    """
+    sides = [[np.array(one[kind]) for one in values] for kind in (positive, negative)]
+    above, below = ([len(one) for one in side] for side in sides)
+    # How often positives of one prompt are above negatives of another: drawing prompts weights rows and columns.
+    wins = np.array([[(np.sign(p[:, None] - n) + 1).sum() / 2 for n in sides[1]] for p in sides[0]])
 
-    return with_interval(of, len(values))
+    def of(weights: np.ndarray) -> np.ndarray:
+        with np.errstate(invalid="ignore"):
+            return np.einsum("dp,pq,dq->d", weights, wins, weights) / ((weights @ above) * (weights @ below))
+
+    whole = float(of(np.ones((1, len(values))))[0])
+    return whole, *_interval(of(np.stack([np.bincount(d, minlength=len(values)) for d in _drawn(len(values), draws)])))
 
 
 def with_interval(of: Callable[[Sequence[int]], float], count: int, draws: int = 1000) -> tuple[float, float, float]:
     """A figure of items 0..count-1, with a 95% bootstrap interval over items."""
-    rng = np.random.default_rng(0)
-    drawn = [of(rng.integers(0, count, count)) for _ in range(draws)]
-    if not np.isfinite(drawn).any():
-        return of(range(count)), np.nan, np.nan
-    low, high = np.nanquantile(drawn, [0.025, 0.975])
-    return of(range(count)), float(low), float(high)
+    return of(range(count)), *_interval(np.array([of(chosen.tolist()) for chosen in _drawn(count, draws)]))
+
+
+def _drawn(count: int, draws: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, count, (draws, count))
+
+
+def _interval(values: np.ndarray) -> tuple[float, float]:
+    if not np.isfinite(values).any():
+        return np.nan, np.nan
+    low, high = np.nanquantile(values, [0.025, 0.975])
+    return float(low), float(high)

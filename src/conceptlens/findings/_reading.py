@@ -115,10 +115,11 @@ def _reading(pipeline: Any, name: str, prompt: str, taken: _Taken) -> EncoderRea
         blind = reader.attention(content=False)[0].mean(0)
     else:
         positions, split = prompt_positions(row, tokenizer.eos_token_id), split_words
-    if len(positions) < 2 or positions[-1] + 1 == len(ids):
+    said = len(tokenizer(prompt, truncation=False, verbose=False).input_ids)
+    if len(positions) < 2 or said > len(ids):
         raise RecipeError(
-            f"the prompt {prompt[:40]!r} has {len(positions)} tokens in {name}, which reads {len(ids)} with its marks. "
-            "Use prompts of two tokens or more that fit."
+            f"the prompt {prompt[:40]!r} has {said} tokens with its marks; {name} reads {len(ids)}. "
+            "Use prompts of two words or more that fit."
         )
     attention = reader.attention()[0].cpu()
     span = slice(positions[0], positions[-1] + 1)

@@ -78,4 +78,5 @@ def _finding(name: str, what: str, model: str, prompts: Sequence[str], found: Ma
 
     settings = {"model": model, "prompts": list(prompts)}
     table = Table(f"{what.capitalize()} of pairs of words", head, tuple(body))
-    return Finding(name, table, settings, numbers, draw, tuple(found))
+    panels = tuple(f"{e}: AUC {told['unbound']['bound_against_it_auc'][0]:.2f}" for e, told in numbers.items())
+    return Finding(name, table, settings, numbers, draw, panels)

@@ -31,9 +31,10 @@ def measure(model: str, pipeline: Any, prompts: Sequence[str]) -> Finding:
 
     def draw(axes: list[Any]) -> None:
         for one, mean in zip(axes, means.values(), strict=True):
-            for name, column in zip(SHARES, mean.T, strict=True):
+            for number, (name, column) in enumerate(zip(SHARES, mean.T, strict=True)):
                 if column.any():
-                    one.plot(column, marker="o", markersize=3, label=name)
+                    one.plot(column, f"C{number}", marker="o", markersize=3, label=name)
+            one.set_xticks(range(len(mean)))
             one.set_ylim(0, 1)
             one.set_xlabel("layer", fontsize=8)
             one.set_ylabel("share of attention", fontsize=8)

@@ -79,7 +79,8 @@ def estimate(values: tuple[float, float, float]) -> str:
 def histograms(axes: Any, groups: Mapping[str, list[float]], label: str) -> None:
     """Overlaid histograms over common bins, as shares of each group."""
     everything = np.concatenate([np.array(values) for values in groups.values() if values] or [np.zeros(1)])
-    bins = np.linspace(everything.min(), everything.max() + 1e-9, 25)
+    low, high = float(everything.min()), float(everything.max())
+    bins = np.linspace(low, max(high, low + 0.01), 25)
     for name, values in groups.items():
         if values:
             shares = np.full(len(values), 1 / len(values))

@@ -206,3 +206,8 @@ def test_the_command(
     assert f"Protocol: metric={metric}" in shown
     for value in next(iter(told["metrics"].values())):
         assert f"{value:.4f}" in shown
+    # The leaderboard of masks leaves these rows alone.
+    monkeypatch.setattr(sys, "argv", ["conceptlens", "bench", "report", str(painted)])
+    with pytest.raises(SystemExit, match="2"):
+        cli.main()
+    assert "error: no run in" in capfd.readouterr().err

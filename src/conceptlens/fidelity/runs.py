@@ -35,7 +35,7 @@ class Scorer(Protocol):
     """A picture and its prompt, to the fields of a row: `scores`, and what they came from."""
 
     name: str
-    settings: Mapping[str, Any]
+    settings: dict[str, Any]
 
     def __call__(self, asked: Asked, image: Image.Image) -> dict[str, Any]: ...
 
@@ -80,9 +80,9 @@ def open_scorer(
 
 def run(
     scorer: Scorer,
-    folder: Path,
-    prompts: Path,
-    out: Path,
+    folder: Path | str,
+    prompts: Path | str,
+    out: Path | str,
     *,
     limit: int | None = None,
     track: Track = lambda rows, total: rows,
@@ -103,11 +103,11 @@ def run(
         FidelityError: for prompts or pictures that cannot be used.
         RunError: when `out` holds a run with other settings or other pictures, or cannot be written.
     """
-    known = read_prompts(prompts)
-    asked = pictures_of(folder, known)[:limit]
+    known = read_prompts(Path(prompts))
+    asked = pictures_of(Path(folder), known)[:limit]
     settings = {"metric": scorer.name, **scorer.settings, "prompts": fingerprint({"rows": known})}
     told = {"command": command, "versions": {name: package_version(name) for name in PACKAGES}}
-    with RowFile(out, settings, told) as file:
+    with RowFile(Path(out), settings, told) as file:
         for one in asked:
             stored = file.rows.get(one.id)
             if stored is not None and stored["picture"] != _digest(one.path):

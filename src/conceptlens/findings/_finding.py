@@ -43,7 +43,7 @@ class Finding:
     draw: Callable[[list[Any]], None]
     panels: tuple[str, ...] = field(default=("",))
 
-    def save(self, folder: Path, command: str = "") -> None:
+    def save(self, folder: Path | str, command: str = "") -> None:
         """Writes `NAME.json` (settings, numbers, versions, command) and `NAME.png`.
 
         Raises:

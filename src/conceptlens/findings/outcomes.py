@@ -59,7 +59,7 @@ def outcomes(
     return _finding(painting, judged, found)
 
 
-def read_verdicts(path: Path) -> tuple[list[Row], Mapping[str, Any]]:
+def read_verdicts(path: Path) -> tuple[Sequence[Row], Mapping[str, Any]]:
     """Rows with `prompt`, `seed`, `objects` (both there) and `right` (and in their colours); and the pipeline's call.
 
     Args:

@@ -167,6 +167,7 @@ def test_a_run_goes_on_and_notices_other_pictures(folders: Path, painted: Path) 
     found = run(Counting(), *where)
     assert calls == ["0-0.png", "0-1.png", "1-0.png", "1-0.png", "1-1.png"]
     assert (found["pictures"], found["prompts"], found["prompts_without_picture"]) == (4, {"blip_vqa": 2}, 1)
+    assert run(scorer, *where, limit=2)["prompts_without_picture"] == 1
     assert [bad["id"] for bad in found["bad"]] == ["1-9.png"]
     chances = [YesNo(built(folders, "blip_vqa"), "cpu")(picture(10 + seed), "the sun?") for seed in range(2)]
     rows = [json.loads(line) for line in (painted / "out" / "rows.jsonl").read_text().splitlines()]

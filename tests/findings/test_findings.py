@@ -26,7 +26,7 @@ from conceptlens.findings._reading import SHARES, Reading, read_prompt_with
 from conceptlens.findings.outcomes import outcomes, questions_about, read_verdicts
 from conceptlens.guidance import TSAM
 from conceptlens.guidance._text import PromptText, clip_text_attention
-from tiny_models import flux_pipeline, sd3_pipeline
+from tiny_models import aura_flow_pipeline, flux_pipeline, sd3_pipeline
 from tiny_sd import sd_pipeline, sdxl_pipeline
 
 PROMPT = "a red house and a blue boat"
@@ -100,6 +100,14 @@ def test_layers_that_reach_the_model() -> None:
     assert [e.encoder for e in read_prompt_with(sd3_pipeline(), PROMPT).encoders] == [
         "text_encoder CLIP", "text_encoder_2 CLIP", "text_encoder_3 T5",
     ]  # fmt: skip
+
+
+def test_a_pipeline_that_masks_padding_pays_nothing_to_it() -> None:
+    (umt5,) = read_prompt_with(aura_flow_pipeline(), PROMPT).encoders
+    assert umt5.encoder == "text_encoder T5"
+    assert umt5.shares[:, SHARES.index("padding")].max() == 0
+    assert umt5.shares[:, SHARES.index("end")].min() > 0
+    torch.testing.assert_close(umt5.shares.sum(1), torch.ones(len(umt5.shares)))
 
 
 def test_prompts_that_do_not_fit(flux: Any) -> None:

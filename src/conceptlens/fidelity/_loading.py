@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ def load_processor(source: str, kind: Any = AutoProcessor) -> Any:
 
 def _loaded(source: str, how: Any) -> Any:
     try:
-        with quiet_loading(progress=True):
+        with quiet_loading(progress=not Path(source).is_dir()):
             return how()
     except LOADING_ERRORS as error:
         raise ModelError(

@@ -104,7 +104,8 @@ def run(
         RunError: when `out` holds a run with other settings or other pictures, or cannot be written.
     """
     known = read_prompts(Path(prompts))
-    asked = pictures_of(Path(folder), known)[:limit]
+    found = pictures_of(Path(folder), known)
+    asked = found[:limit]
     settings = {"metric": scorer.name, **scorer.settings, "prompts": fingerprint({"rows": known})}
     told = {"command": command, "versions": {name: package_version(name) for name in PACKAGES}}
     with RowFile(Path(out), settings, told) as file:
@@ -116,7 +117,7 @@ def run(
         for row in track(_rows(scorer, todo), len(todo)):
             file.append(row)
         rows = [file.rows[one.id] for one in asked]
-    painted = {one.prompt_id for one in asked}
+    painted = {one.prompt_id for one in found}
     missing = len({row["id"] for row in known} - painted)
     return {**summary(rows), "prompts_without_picture": missing, "settings": settings, **told}
 

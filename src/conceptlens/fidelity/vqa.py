@@ -94,7 +94,8 @@ class ViltVQA(_OneByOne):
     model_class = ViltForQuestionAnswering
 
     def answer(self, image: Image.Image, question: str, choices: Sequence[str]) -> str:
-        made = self.inputs(images=image, text=question, truncation=True)
+        longest = self._model.config.max_position_embeddings
+        made = self.inputs(images=image, text=question, truncation=True, max_length=longest)
         best = int(self._model(**made).logits.argmax(-1))
         return str(self._model.config.id2label[best])
 

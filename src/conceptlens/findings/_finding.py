@@ -87,4 +87,5 @@ def histograms(axes: Any, groups: Mapping[str, list[float]], label: str) -> None
             axes.hist(values, bins, weights=shares, alpha=0.5, label=f"{name} ({len(values)})")
     axes.set_xlabel(label, fontsize=8)
     axes.set_ylabel("share", fontsize=8)
-    axes.legend(fontsize=7, frameon=False)
+    if any(groups.values()):
+        axes.legend(fontsize=7, frameon=False)

@@ -176,7 +176,7 @@ def _finding(painting: Painting, judged: Sequence[Row], found: Mapping[tuple[str
         for one, groups in zip(axes, shown, strict=True):
             histograms(one, groups, f"similarity of maps at step {painting.step}, C")
 
-    head = ("maps of", "pictures with", "pictures", "mean C", "AUC against the row below")
+    head = ("maps of", "pictures with", "pictures", "mean C", "AUC above next row")
     table = Table("Similarity of maps, by what the picture shows", head, tuple(body))
     seeds, prompts = [row["seed"] for row in judged], [row["prompt"] for row in judged]
     settings = {**painting.settings(), "prompts": prompts, "seeds": seeds}

@@ -25,12 +25,13 @@ LADDER = [
     {"session", "unet_session"},
     {"methods"},
     {"bench"},
-    {"presence", "rerun"},
+    {"presence", "rerun", "fidelity"},
+    {"findings"},
     {"cli_options"},
-    {"cli_bench"},
+    {"cli_bench", "cli_fidelity", "cli_findings"},
     {"cli", "web"},
 ]
-HEAVY = {"diffusers": {"adapters", "engine", "guidance"}, "transformers": {"adapters", "engine", "methods"}}
+HEAVY = {"diffusers": {"adapters", "engine", "guidance"}, "transformers": {"adapters", "engine", "methods", "fidelity"}}
 LARGEST_MODULE, LARGEST_FUNCTION = 400, 60
 
 

@@ -19,6 +19,8 @@ from rich.text import Text
 
 from conceptlens._version import __version__
 from conceptlens.cli_bench import bench
+from conceptlens.cli_fidelity import fidelity
+from conceptlens.cli_findings import findings
 from conceptlens.cli_options import (
     Concepts,
     Device,
@@ -51,7 +53,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+bench.command()(fidelity)
 app.add_typer(bench, name="bench")
+app.command()(findings)
 
 DEMO_PROMPT = "a red house and a tree under the sun"
 DEMO_SEED = 45  # one of those that paint all three objects; 18 of the first 64 seeds do

@@ -161,9 +161,10 @@ def report_(
 
     _check_form(form)
     found = sorted({path.parent for folder in folders for path in folder.rglob(RUN)})
-    if not found:
+    # Runs of `bench fidelity` have no dataset and no masks.
+    reports = [report for report in map(Report.load, found) if "dataset" in report.settings]
+    if not reports:
         raise RunError(f"no run in {', '.join(map(str, folders))}. Make one with conceptlens bench ... --out.")
-    reports = [Report.load(folder) for folder in found]
     if json_:
         typer.echo(json.dumps([report.summary() for report in reports]))
         return

@@ -68,7 +68,7 @@ def rerun(file: str | Path, *, session: Session | None = None, device: str | Non
     picture = path.parent / "image.png"
     if not picture.exists():
         raise RerunError(f"no image.png beside {path}, which was read. Keep the files of a result together.")
-    del settings["background"]
+    settings.pop("background", None)
     record = session.read(picture, prompt=prompt, seed=seed, **settings, **options)
     return session.probe(record, concepts, background=background)
 

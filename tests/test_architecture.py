@@ -25,7 +25,7 @@ LADDER = [
     {"session", "unet_session"},
     {"methods"},
     {"bench"},
-    {"presence", "rerun", "fidelity"},
+    {"features", "presence", "rerun", "fidelity"},
     {"findings"},
     {"cli_options"},
     {"cli_bench", "cli_fidelity", "cli_findings"},

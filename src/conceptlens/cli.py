@@ -22,8 +22,10 @@ from conceptlens.cli_bench import bench
 from conceptlens.cli_fidelity import fidelity
 from conceptlens.cli_findings import findings
 from conceptlens.cli_options import (
+    Abstain,
     Concepts,
     Device,
+    Edges,
     Guide,
     Isolate,
     Json,
@@ -46,6 +48,7 @@ from conceptlens.cli_options import (
     settings,
 )
 from conceptlens.errors import ConceptlensError, ModelError, RecipeError
+from conceptlens.maps import told_chance
 
 app = typer.Typer(
     help="See where a diffusion transformer sees a concept.",
@@ -74,7 +77,7 @@ def demo(out: Out = Path("out/demo"), seed: Seed = DEMO_SEED, json_: Json = Fals
     """Paint a picture with the embedded model and show where each concept is. No download."""
     session = _open(None, None, False, quiet=json_)
     maps = session.generate(DEMO_PROMPT, DEMO_CONCEPTS, seed=seed)
-    _finish(maps, out, json_)
+    _finish(_judged(session, maps), out, json_)
 
 
 @app.command()
@@ -92,6 +95,8 @@ def generate(
     layers: Layers = None,
     preset: Preset = None,
     isolate: Isolate = False,
+    edges: Edges = False,
+    abstain: Abstain = 0.0,
     steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
     height: Annotated[int | None, typer.Option(help="Pixels.")] = None,
     width: Annotated[int | None, typer.Option(help="Pixels.")] = None,
@@ -107,8 +112,10 @@ def generate(
     options |= given(num_inference_steps=steps, height=height, width=width) | settings(set_)
     options |= given(guide=guidance_of(guide, options), compare=compare or None, preset=preset)
     session = _open(model, device, offload, quiet=json_)
-    maps = session.generate(prompt, concept or None, seed=seed, **options)
-    _finish(maps, out, json_)
+    made = session.generate(prompt, concept or None, seed=seed, **options)
+    several = made if isinstance(made, list) else [made]
+    told = [_refined(_judged(session, maps), edges, abstain) for maps in several]
+    _finish(told if isinstance(made, list) else told[0], out, json_)
 
 
 @app.command()
@@ -126,6 +133,8 @@ def read(
     layers: Layers = None,
     preset: Preset = None,
     isolate: Isolate = False,
+    edges: Edges = False,
+    abstain: Abstain = 0.0,
     record: Annotated[Path | None, typer.Option(help="Keep what was read in this file, for `probe`.")] = None,
     method: Annotated[str | None, typer.Option(help="Another way to look; `conceptlens methods` lists them.")] = None,
     set_: Settings = None,
@@ -138,15 +147,16 @@ def read(
         if record is not None or space is not None:
             raise RecipeError("--record and --space are of concept attention alone. Drop them, or --method.")
         options = recipe_options(None, raw, layers, isolate) | given(noise=noise, samples=samples) | settings(set_)
-        _finish(_explain(method, model, image, concept, prompt, seed, device, options), out, json_)
+        explained = _explain(method, model, image, concept, prompt, seed, device, options)
+        _finish(_refined(explained, edges, abstain), out, json_)
         return
     options = recipe_options(space, raw, layers, isolate) | given(noise=noise, samples=samples) | settings(set_)
     session = _open(model, device, offload, quiet=json_)
     seen = session.read(image, prompt=prompt, seed=seed, preset=preset, **options)
-    maps = session.probe(seen, concept)
+    maps = _judged(session, session.probe(seen, concept), seen)
     if record is not None:
         session.save_record(seen, record)
-    _finish(maps, out, json_)
+    _finish(_refined(maps, edges, abstain), out, json_)
 
 
 @app.command()
@@ -159,13 +169,17 @@ def probe(
     raw: Raw = False,
     layers: Layers = None,
     isolate: Isolate = False,
+    edges: Edges = False,
+    abstain: Abstain = 0.0,
     device: Device = None,
     json_: Json = False,
 ) -> None:
     """Ask a RECORD, kept by `read --record`, for other concepts, without running the model."""
     options = recipe_options(space, raw, layers, isolate)
     session = _open(model, device, False, quiet=json_)
-    _finish(session.probe(session.load_record(record), concept, **options), out, json_)
+    seen = session.load_record(record)
+    maps = _judged(session, session.probe(seen, concept, **options), seen)
+    _finish(_refined(maps, edges, abstain), out, json_)
 
 
 @app.command()
@@ -272,6 +286,21 @@ def _open(model: str | None, device: str | None, offload: bool, *, quiet: bool) 
     return session
 
 
+def _judged(session: Any, maps: Any, record: Any = None) -> Any:
+    """Maps with the chance of each concept to be in the picture, where the model can tell."""
+    from conceptlens.presence import add_presence
+
+    return maps if hasattr(maps, "images") else add_presence(session, maps, record)
+
+
+def _refined(maps: Any, edges: bool, abstain: float) -> Any:
+    if not edges and not abstain:
+        return maps
+    if hasattr(maps, "images"):
+        raise RecipeError("--edges and --abstain are of pictures; got a video. Drop them.")
+    return maps.refined(edges=edges, abstain=abstain)
+
+
 def _finish(made: Any, out: Path, json_: bool) -> None:
     """Saves and shows one result, or each of several in a folder of its own."""
     if isinstance(made, list):
@@ -288,10 +317,11 @@ def _finish(made: Any, out: Path, json_: bool) -> None:
         typer.echo(f"{out / 'overlay.gif'}, with every frame and maps.json beside it")
         typer.echo(maps.describe())
         return
-    table = Table("concept", "share of the image", "peak score", box=None)
-    winners = maps.segmentation()
-    for number, name in enumerate(maps.asked):
-        table.add_row(name, f"{(winners == number).mean():.0%}", f"{float(maps[name].max()):.3f}")
+    there = [] if maps.presence is None else ["in the image?"]
+    table = Table("concept", *there, "share of the image", "peak score", box=None)
+    for name, place in maps.places().items():
+        told = [] if maps.presence is None else [told_chance(maps.presence[name])]
+        table.add_row(name, *told, f"{place.area:.0%}", f"{float(maps[name].max()):.3f}")
     Console().print(table)
     typer.echo(f"{out / 'overlay.png'}, with heat maps, masks, report.html and maps.json beside it")
     typer.echo(maps.describe())

@@ -35,6 +35,8 @@ Guide = Annotated[
         help="tsam, attend-and-excite, conform, syngen; tsam:paper-ae and so on. Settings: --set guide.alpha=20.",
     ),
 ]
+Edges = Annotated[bool, typer.Option("--edges", help="Masks end at the edges of the picture.")]
+Abstain = Annotated[float, typer.Option(help="Share of the pixels, the most doubtful, that belong to no concept.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other option.")]
 
 

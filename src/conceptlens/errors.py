@@ -39,6 +39,10 @@ class OutputError(ConceptlensError, OSError):
     """A result could not be written. Nothing half-written is left behind."""
 
 
+class LibraryError(ConceptlensError, ImportError):
+    """A package that this needs, and that is no dependency, is not installed."""
+
+
 def one_line(error: BaseException) -> str:
     """The first non-empty line of an exception's text, for use inside our own messages."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -3,32 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from PIL import Image
 
-from conceptlens.errors import ImageError
+from conceptlens.errors import ImageError, LibraryError
 from conceptlens.pictures import palette
+from conceptlens.positions import box_of
 
 Mask = Bool[np.ndarray, "height width"]
+ABSTAINED = (128, 128, 128)
+"""The colour of pixels that belong to no concept; in a palette PNG their value is 255, COCO's and VOC's "ignore"."""
 
 
 def palette_image(labels: Int[np.ndarray, "height width"], count: int) -> Image.Image:
     """Labels as a picture with a palette: each pixel's value is its label, shown in the colour of `pictures.palette`.
 
     Args:
-        labels: values from 0 to `count` - 1.
-        count: at most 256, the size of a palette.
+        labels: values from 0 to `count` - 1; -1 for none, which becomes 255.
+        count: at most 255.
 
     Raises:
         ImageError: for more labels than a palette has colours.
     """
-    if count > 256:
-        raise ImageError(f"a palette PNG holds 256 labels; got {count}. Use the array in maps.npz.")
-    made = Image.fromarray(labels.astype(np.uint8))
-    made.putpalette(palette(count).tobytes(), "RGB")
+    if count > 255:
+        raise ImageError(f"a palette PNG holds 255 labels; got {count}. Use the array in maps.npz.")
+    made = Image.fromarray(np.where(labels < 0, 255, labels).astype(np.uint8))
+    colours = palette(256)
+    colours[255] = ABSTAINED
+    made.putpalette(colours.tobytes(), "RGB")
     return made
 
 
@@ -159,8 +165,7 @@ def coco(
     for number, mask in enumerate(masks.values(), 1):
         if not mask.any():
             continue
-        rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        box = [cols[0], rows[0], cols[-1] - cols[0] + 1, rows[-1] - rows[0] + 1]
+        left, top, right, bottom = box_of(mask)
         outer = [ring for ring in polygons(mask) if ring_area(ring) > 0] if outlines else []
         annotations.append(
             {
@@ -169,7 +174,7 @@ def coco(
                 "category_id": number,
                 "segmentation": [ring.ravel().tolist() for ring in outer] if outlines else encode_rle(mask),
                 "area": int(mask.sum()),
-                "bbox": [int(v) for v in box],
+                "bbox": [left, top, right - left, bottom - top],
                 "iscrowd": 0,
             }
         )
@@ -179,3 +184,33 @@ def coco(
         "categories": [{"id": number, "name": name} for number, name in enumerate(masks, 1)],
         "annotations": annotations,
     }
+
+
+def detections(masks: Mapping[str, Mask], scores: Mapping[str, Float[np.ndarray, "height width"]]) -> Any:
+    """Masks as `supervision.Detections`: one for each concept whose mask is not empty.
+
+    `class_id` counts the concepts from 0, `data["class_name"]` names them, `confidence` is the mean score inside the
+    mask, and boxes are left, top, right, bottom in pixels, the last two exclusive.
+
+    Args:
+        masks: by concept.
+        scores: by concept, at the same resolution.
+
+    Raises:
+        LibraryError: when the package `supervision` is not installed.
+    """
+    try:
+        supervision = import_module("supervision")
+    except ModuleNotFoundError as error:
+        raise LibraryError("Detections need the package supervision. Install it: pip install supervision.") from error
+    shown = [(number, name) for number, name in enumerate(masks) if masks[name].any()]
+    if not shown:
+        return supervision.Detections.empty()
+    boxes = [box_of(masks[name]) for _, name in shown]
+    return supervision.Detections(
+        xyxy=np.array(boxes, np.float32),
+        mask=np.stack([masks[name] for _, name in shown]),
+        confidence=np.array([scores[name][masks[name]].mean() for _, name in shown], np.float32),
+        class_id=np.array([number for number, _ in shown]),
+        data={"class_name": np.array([name for _, name in shown])},
+    )

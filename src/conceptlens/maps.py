@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor
 
-from conceptlens.errors import ConceptError
-from conceptlens.exports import coco, cut_out, palette_image
+from conceptlens.errors import ConceptError, RecipeError
+from conceptlens.exports import ABSTAINED, coco, cut_out, detections, palette_image
 from conceptlens.files import into_folder
+from conceptlens.ops.doubt import doubt
+from conceptlens.ops.edges import follow_edges
 from conceptlens.ops.grids import Threshold, resize, threshold_level, unit_range
 from conceptlens.pages import card, page, table
 from conceptlens.pictures import contact_sheet, heat_colours, palette, tint
@@ -44,6 +47,11 @@ class ConceptMaps:
         parts: (step, layer, concept, rows, cols), when asked for with `keep=True`; steps and layers as in `recipe`.
         details: how else the maps were made: versions, pipeline options, seconds.
         record: what `Session.probe` needs to ask this picture for other concepts, when painted with `record=True`.
+        spread: standard deviation of the scores over noise draws, when the image was read with several `samples`.
+        presence: by concept the chance, 0..1, that it is in the picture, None for "cannot say"; None when not asked
+            (`conceptlens.presence.add_presence`).
+        edges: masks follow the edges of the picture; see `refined`.
+        abstain: share of the pixels, the most doubtful, that belong to no concept; see `refined`.
     """
 
     concepts: tuple[str, ...]
@@ -57,6 +65,10 @@ class ConceptMaps:
     parts: Float[Tensor, "step layer concept rows cols"] | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
     record: ImageRecord | None = None
+    spread: Float[Tensor, "concept rows cols"] | None = None
+    presence: Mapping[str, float | None] | None = None
+    edges: bool = False
+    abstain: float = 0.0
 
     @property
     def asked(self) -> tuple[str, ...]:
@@ -82,6 +94,26 @@ class ConceptMaps:
         heat = resize(self[concept][None], self.image.height, self.image.width)
         return unit_range(heat[0]).numpy()
 
+    def doubt(self) -> Float[np.ndarray, "height width"]:
+        """For each pixel the chance, 0..0.5, that the runner-up should have won; see `conceptlens.ops.doubt`."""
+        size = self.image.height, self.image.width
+        return doubt(self.pixels(), None if self.spread is None else resize(self.spread, *size)).numpy()
+
+    def refined(self, *, edges: bool | None = None, abstain: float | None = None) -> ConceptMaps:
+        """The same maps, with other masks: also those that `save`, `coco`, `places` and the others use.
+
+        Args:
+            edges: masks end at the edges of the picture (see `conceptlens.ops.edges`). Scores and heat maps stay.
+            abstain: share of the pixels, 0 to below 1, that no concept wins: those of the greatest `doubt`.
+
+        Raises:
+            RecipeError: for a share out of range.
+        """
+        if abstain is not None and not 0 <= abstain < 1:
+            raise RecipeError(f"abstain is a share of the pixels, from 0 to below 1; got {abstain}.")
+        chosen = {name: value for name, value in (("edges", edges), ("abstain", abstain)) if value is not None}
+        return replace(self, **chosen)
+
     def mask(self, concept: str, threshold: Threshold = "mean") -> Bool[np.ndarray, "height width"]:
         """Where one concept is.
 
@@ -92,13 +124,27 @@ class ConceptMaps:
         """
         if threshold == "argmax":
             self[concept]
-            return self.segmentation() == self.concepts.index(concept)
+            return self._winners == self.concepts.index(concept)
         heat = self.heatmap(concept)
-        return heat > threshold_level(heat, threshold)
+        level = threshold_level(heat, threshold)
+        mask = heat > level
+        return follow_edges(mask.astype(np.int64), np.abs(heat - level), self.image) == 1 if self.edges else mask
 
     def segmentation(self) -> Int[np.ndarray, "height width"]:
-        """For each pixel the index, in `concepts`, of the concept with the highest score."""
-        return self.pixels().argmax(dim=0).numpy()
+        """For each pixel the index, in `concepts`, of the concept with the highest score; -1 for abstained pixels."""
+        return self._winners.copy()
+
+    @cached_property
+    def _winners(self) -> Int[np.ndarray, "height width"]:
+        scores = self.pixels()
+        winners = scores.argmax(dim=0).numpy()
+        if self.edges and len(scores) > 1:
+            best, second = scores.topk(2, dim=0).values
+            winners = follow_edges(winners, (best - second).numpy(), self.image)
+        if self.abstain:
+            doubtful = self.doubt().ravel()
+            winners.ravel()[np.argsort(-doubtful, kind="stable")[: round(self.abstain * doubtful.size)]] = -1
+        return winners
 
     def cut_out(self, concept: str, threshold: Threshold | None = None) -> Image.Image:
         """The picture with all but one concept transparent (RGBA); see `places` for the threshold."""
@@ -107,6 +153,15 @@ class ConceptMaps:
     def coco(self, threshold: Threshold | None = None, *, outlines: bool = False) -> dict[str, Any]:
         """The masks of the asked concepts as a COCO data set; run lengths, or with `outlines` polygons."""
         return coco(self._masks(threshold), self.image.size, outlines=outlines)
+
+    def to_supervision(self, threshold: Threshold | None = None) -> Any:
+        """The masks of the asked concepts as `supervision.Detections`; see `conceptlens.exports.detections`.
+
+        Raises:
+            LibraryError: when the package `supervision` is not installed.
+        """
+        scores = dict(zip(self.concepts, self.pixels().numpy(), strict=True))
+        return detections(self._masks(threshold), scores)
 
     def places(self, threshold: Threshold | None = None) -> dict[str, Place]:
         """Box, centre and area of each asked concept.
@@ -129,7 +184,7 @@ class ConceptMaps:
             return {name: self.mask(name, "mean" if threshold is None else threshold) for name in names}
         for name in names:
             self[name]
-        winners = self.segmentation()
+        winners = self._winners
         return {name: winners == self.concepts.index(name) for name in names}
 
     def _repr_html_(self) -> str:
@@ -148,8 +203,10 @@ class ConceptMaps:
         rows = []
         for name, place in self.places().items():
             box = "" if place.box is None else "{} to {} x {} to {}".format(*(place.box[i] for i in (0, 2, 1, 3)))
-            rows.append((name, f"{place.area:.0%}", f"{float(self[name].max()):.3f}", box))
-        return table(("concept", "share of the image", "peak score", "box in pixels"), rows)
+            there = [] if self.presence is None else [told_chance(self.presence.get(name))]
+            rows.append((name, *there, f"{place.area:.0%}", f"{float(self[name].max()):.3f}", box))
+        there = [] if self.presence is None else ["in the image?"]
+        return table(("concept", *there, "share of the image", "peak score", "box in pixels"), rows)
 
     def overlay(self, columns: int | None = None) -> Image.Image:
         """A contact sheet: the image, each concept's heat over it, and the segmentation."""
@@ -161,6 +218,9 @@ class ConceptMaps:
         tiles += [(name, tint(self.image, heat_colours(self.heatmap(name)), self.heatmap(name))) for name in self.asked]
         if len(self.concepts) > 1:
             tiles.append(("segmentation", self._segmented()))
+        if self.spread is not None or self.abstain:
+            doubts = 2 * self.doubt()
+            tiles.append(("doubt", tint(self.image, heat_colours(doubts), doubts)))
         return tiles
 
     def _extras(self) -> Mapping[str, Image.Image]:
@@ -168,7 +228,9 @@ class ConceptMaps:
         return {}
 
     def _segmented(self) -> Image.Image:
-        colours = palette(len(self.concepts))[self.segmentation()]
+        winners = self._winners
+        colours = palette(len(self.concepts))[winners]
+        colours[winners < 0] = ABSTAINED
         return tint(self.image, colours, np.full(colours.shape[:2], 0.75, np.float32))
 
     def provenance(self) -> dict[str, Any]:
@@ -181,6 +243,9 @@ class ConceptMaps:
             "seed": self.seed,
             "recipe": None if self.recipe is None else self.recipe.to_dict(),
             "grid": list(self.scores.shape[1:]),
+            "edges": self.edges,
+            "abstain": self.abstain,
+            **({} if self.presence is None else {"presence": dict(self.presence)}),
             **self.details,
         }
 
@@ -213,9 +278,9 @@ class ConceptMaps:
         """Writes the pictures, the masks in several forms, the scores, a report and how it was all made.
 
         `image.png`, `overlay.png`, and per concept `heatmap-*.png`, `mask-*.png` (above the mean) and `cutout-*.png`;
-        `segmentation.png` and `labels.png` (a palette PNG whose values index `concepts`) of competing concepts;
-        `coco.json` (masks of the segmentation as run lengths), `maps.npz`, `report.html` and `maps.json`, which
-        `conceptlens.rerun` repeats.
+        `segmentation.png` and `labels.png` (a palette PNG whose values index `concepts`, 255 where `abstain` applies)
+        of competing concepts; `coco.json` (masks of the segmentation as run lengths), `maps.npz` (`scores`, `spread`,
+        `segmentation`, `parts`), `report.html` and `maps.json`, which `conceptlens.rerun` repeats.
 
         All or nothing: the files are written aside and then moved. What an earlier `save` left in the folder is
         replaced; other files are not touched.
@@ -239,19 +304,28 @@ class ConceptMaps:
                 cut_out(self.image, masks[name]).save(stage / f"cutout-{stem}", compress_level=3)
             if len(self.concepts) > 1:
                 self._segmented().save(stage / "segmentation.png")
-                if len(self.concepts) <= 256:
-                    palette_image(self.segmentation(), len(self.concepts)).save(stage / "labels.png")
+                if len(self.concepts) < 256:
+                    palette_image(self._winners, len(self.concepts)).save(stage / "labels.png")
             (stage / "coco.json").write_text(json.dumps(coco(masks, self.image.size)) + "\n", encoding="utf-8")
             (stage / "report.html").write_text(self._report(tiles), encoding="utf-8")
-            arrays = {"scores": self.scores.numpy(), "segmentation": self.segmentation().astype(np.uint16)}
-            if self.parts is not None:
-                arrays["parts"] = self.parts.numpy()
+            arrays = {"scores": self.scores.numpy(), "segmentation": self._winners.astype(np.int32)}
+            for name, values in (("parts", self.parts), ("spread", self.spread)):
+                if values is not None:
+                    arrays[name] = values.numpy()
             np.savez_compressed(stage / "maps.npz", **arrays)
             names = sorted([path.name for path in stage.iterdir()] + [_PROVENANCE])
             told = json.dumps({**self.provenance(), "files": names}, indent=2, ensure_ascii=False)
             (stage / _PROVENANCE).write_text(told + "\n", encoding="utf-8")
             _remove_earlier(Path(folder), set(names))
         return Path(folder)
+
+
+def told_chance(chance: float | None) -> str:
+    """The chance that a concept is in the picture, for a table."""
+    if chance is None:
+        return "cannot say"
+    figure = f"{chance:.0%}" if 0.01 <= chance <= 0.99 else "> 99%" if chance > 0.99 else "< 1%"
+    return f"{'yes' if chance > 0.5 else 'no'} ({figure})"
 
 
 def _file_name(concept: str) -> str:

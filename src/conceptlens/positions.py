@@ -53,13 +53,18 @@ class Relation:
         return f"{self.first} {' and '.join(self.words) or 'at the place of'} {self.second}"
 
 
+def box_of(mask: Bool[np.ndarray, "height width"]) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of a mask that is not empty, in pixels, the last two exclusive."""
+    rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return int(cols[0]), int(rows[0]), int(cols[-1]) + 1, int(rows[-1]) + 1
+
+
 def place_of(mask: Bool[np.ndarray, "height width"]) -> Place:
     """The box, centre and area of a mask."""
     if not mask.any():
         return Place(None, None, 0.0)
     rows, cols = np.nonzero(mask)
-    box = (int(cols.min()), int(rows.min()), int(cols.max()) + 1, int(rows.max()) + 1)
-    return Place(box, (float(cols.mean()) + 0.5, float(rows.mean()) + 0.5), float(mask.mean()))
+    return Place(box_of(mask), (float(cols.mean()) + 0.5, float(rows.mean()) + 0.5), float(mask.mean()))
 
 
 def relate(places: dict[str, Place], size: tuple[int, int]) -> tuple[Relation, ...]:

@@ -7,23 +7,29 @@ against the mean null concept, at the temperature at which the null concepts dif
 best patches count. A few null concepts that are in the picture do no harm. Raw scores without a softmax are those of
 arXiv 2502.04320, equation 9; holding them against null concepts is our own.
 
-It answers for things, which fill a part of the picture and leave it again. For what fills half of every picture
-(ground, sky) raw scores of the embedded model say nothing; `benchmarks/presence.py` shows both.
+What a score means differs from word to word and from block to block. In the last block of the embedded model the
+words of things score higher where the thing is, and those of grounds score *lower* in a picture of that ground; in its
+middle grounds score higher, so that a mean over blocks tells them no better than guessing. So a model's
+`conceptlens.json` can name blocks and hold a curve for each word, of either sign, fitted on pictures of which it is
+known what they hold (`benchmarks/presence.py --calibrate`). A word without a curve has no chance but None, "cannot
+say": one that was never seen absent, such as the embedded model's sky, or one that the model does not know.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from conceptlens.errors import ConceptError
+from conceptlens.maps import ConceptMaps
 from conceptlens.records import ImageRecord
-from conceptlens.session import Session, check_concepts
-from conceptlens.words import ranked_words
+from conceptlens.session import Session
+from conceptlens.words import check_concepts, ranked_words
 
 TOP = 0.02
 """Share of the patches, the highest of a map, whose mean stands for the map; small objects are few patches."""
@@ -43,6 +49,36 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class ModelCalibration:
+    """What was measured for one model, as its `conceptlens.json` tells it.
+
+    Attributes:
+        layers: the blocks whose scores are meant.
+        noise: the level at which the pictures were read, with an empty prompt.
+        curves: by word.
+    """
+
+    layers: tuple[int, ...]
+    noise: float
+    curves: Mapping[str, Calibration]
+
+    @classmethod
+    def of(cls, session: Session) -> ModelCalibration | None:
+        """That of a session's model; None where nobody measured it."""
+        told = session.calibration
+        if told is None:
+            return None
+        curves = {name: Calibration(*pair) for name, pair in told["curves"].items()}
+        return cls(tuple(told["layers"]), told["noise"], curves)
+
+    def suits(self, record: ImageRecord) -> bool:
+        """Whether a record was made as those of the calibration were."""
+        recorded = {layer.layer for layer in record.layers if layer.out is not None}
+        alike = record.recipe.noise == self.noise and not record.prompt and not record.steps
+        return alike and set(self.layers) <= recorded
+
+
+@dataclass(frozen=True)
 class Presence:
     """Whether one concept is in a picture.
 
@@ -50,7 +86,7 @@ class Presence:
         concept: its name.
         score: log odds against the mean null concept, where it fits best; near 0 for a word that fits nowhere better
             than they do.
-        chance: 0..1 by the calibration; None without one.
+        chance: 0..1 by the calibration; None, "cannot say", without one.
     """
 
     concept: str
@@ -74,7 +110,8 @@ def presence(
         concepts: any words; another list does not change a word's score (but for rounding).
         nulls: words to hold them against, most of which are not in the picture; the model's vocabulary, or common
             nouns, when None. A word is never held against itself.
-        calibration: from `calibrate`, made with this model, its recipe and these nulls.
+        calibration: from `calibrate`, made with this model, its recipe and these nulls. When None, and no other nulls
+            are given, what the model's `conceptlens.json` says of words and of pictures like this one.
 
     Raises:
         ConceptError: for an unusable list, or fewer than five null concepts.
@@ -87,15 +124,39 @@ def presence(
                 f"{name!r} needs {FEWEST_NULLS} null concepts beside itself; got {', '.join(others)}. Add some."
             )
     names = tuple(dict.fromkeys((*asked, *others)))
-    maps = session.probe(record, names, background=False, softmax=False, isolate=True)
+    options: dict[str, Any] = {"softmax": False, "isolate": True}
+    curves: Mapping[str, Calibration] = {}
+    measured = ModelCalibration.of(session)
+    if nulls is None and measured is not None and measured.suits(record):
+        curves, options["layers"] = measured.curves, measured.layers
+    if calibration is not None:
+        curves = dict.fromkeys(asked, calibration)
+    maps = session.probe(record, names, background=False, **options)
     raw = maps.scores.double().numpy()
     null_rows = [names.index(name) for name in others]
     found = []
     for name in asked:
         own = names.index(name)
         score = standing(raw[own], raw[[row for row in null_rows if row != own]])
-        found.append(Presence(name, score, None if calibration is None else calibration.chance(score)))
+        found.append(Presence(name, score, curves[name].chance(score) if name in curves else None))
     return tuple(found)
+
+
+def add_presence(session: Session, maps: ConceptMaps, record: ImageRecord | None = None) -> ConceptMaps:
+    """The same maps with the chance of each asked concept to be in the picture, where the model was calibrated.
+
+    Args:
+        session: the model.
+        maps: of a picture that was read or painted.
+        record: of the picture, when it was read. When it does not suit the calibration (painted, another noise level,
+            a prompt), the picture is read once more, by one partial forward.
+    """
+    measured = ModelCalibration.of(session)
+    if measured is None:
+        return maps
+    if record is None or not measured.suits(record):
+        record = session.read(maps.image, noise=measured.noise, layers=measured.layers)
+    return replace(maps, presence={found.concept: found.chance for found in presence(session, record, maps.asked)})
 
 
 def standing(own: Float[np.ndarray, "rows cols"], nulls: Float[np.ndarray, "null rows cols"]) -> float:

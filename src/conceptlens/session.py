@@ -23,6 +23,7 @@ from conceptlens.engine.unets import is_unet, load_unet
 from conceptlens.errors import ConceptError, ModelError, RecipeError
 from conceptlens.guidance import Guidance, check_compare, demo_folder, paint_guided
 from conceptlens.maps import ConceptMaps
+from conceptlens.ops.accumulate import moments
 from conceptlens.recipe import RECIPE_FIELDS, Recipe
 from conceptlens.record_files import load_record, save_record
 from conceptlens.records import ImageRecord
@@ -73,6 +74,11 @@ class Session:
     def vocabulary(self) -> tuple[str, ...] | None:
         """The words that the model knows, where it knows few; None for a model with an open vocabulary."""
         return self._model.defaults.vocabulary
+
+    @property
+    def calibration(self) -> Mapping[str, Any] | None:
+        """What `conceptlens.presence` needs to turn this model's scores into chances; None where nobody measured it."""
+        return self._model.defaults.presence
 
     def recipe(self, preset: str | None = None, **options: Any) -> Recipe:
         """The recipe that a call with these settings uses, with concrete layers.
@@ -276,9 +282,11 @@ class Session:
         task = "generate" if record.steps else "read"
         more = {"pipeline": dict(record.options), **({"steps": record.steps} if record.steps else {})}
         grid = replace(probe.grid, frames=None)  # of one picture, also where a video model has read it
+        draws = moments(on_grid(probe.scores.mean(), grid))
         return ConceptMaps(
             concepts=(*asked, *added),
-            scores=on_grid(probe.scores.mean(), grid).mean(dim=0),
+            scores=draws.mean,
+            spread=draws.spread,
             image=record.image,
             recipe=recipe,
             model_id=self.model_id,

@@ -1,4 +1,4 @@
-"""Words to ask where the user named none: under the pointer, and as company for a single word."""
+"""Words that are asked: a list of the user's, checked; and those to ask where the user named none."""
 
 from __future__ import annotations
 

@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import json
+import sys
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from skimage.draw import polygon2mask
 
-from conceptlens.errors import ImageError
-from conceptlens.exports import coco, cut_out, decode_rle, encode_rle, palette_image, polygons, ring_area, run_lengths
+import conceptlens as cl
+from conceptlens.errors import ImageError, LibraryError
+from conceptlens.exports import (
+    coco,
+    cut_out,
+    decode_rle,
+    detections,
+    encode_rle,
+    palette_image,
+    polygons,
+    ring_area,
+    run_lengths,
+)
 from conceptlens.pictures import palette
 
 masks = st.builds(
@@ -129,7 +145,7 @@ def test_the_palette_png_keeps_labels_and_shows_colours() -> None:
     assert made.mode == "P"
     assert np.array_equal(np.asarray(made), labels)
     assert np.array_equal(np.asarray(made.convert("RGB")), palette(5)[labels])
-    with pytest.raises(ImageError, match="256 labels; got 300"):
+    with pytest.raises(ImageError, match="255 labels; got 300"):
         palette_image(labels, 300)
 
 
@@ -141,3 +157,52 @@ def test_cut_outs_are_transparent_outside() -> None:
     assert made.shape == (3, 4, 4)
     assert made[1, 2].tolist() == [10, 200, 30, 255]
     assert made[..., 3].sum() == 255
+
+
+@dataclass
+class Detections:
+    """The fields of `supervision.Detections` (0.31), in their order."""
+
+    xyxy: np.ndarray
+    mask: np.ndarray | None = None
+    confidence: np.ndarray | None = None
+    class_id: np.ndarray | None = None
+    tracker_id: np.ndarray | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def empty(cls) -> Detections:
+        return cls(np.empty((0, 4), np.float32))
+
+
+def three_maps() -> cl.ConceptMaps:
+    scores = torch.zeros(3, 8, 10)
+    scores[0, 1:3, 1:4] = 0.5
+    scores[2] = 0.25
+    return cl.ConceptMaps(("sun", "boat", "sea"), scores, Image.new("RGB", (10, 8)), None, "drawn")
+
+
+def test_supervision_gets_what_it_expects(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "supervision", cast(Any, SimpleNamespace(Detections=Detections)))
+    found = three_maps().to_supervision()
+    assert found.xyxy.tolist() == [[1, 1, 4, 3], [0, 0, 10, 8]]
+    assert found.mask.shape == (2, 8, 10)
+    assert found.mask.dtype == bool
+    assert found.mask[0].sum() == 6
+    assert found.confidence.tolist() == [0.5, 0.25]
+    assert found.class_id.tolist() == [0, 2], "the boat has no pixel, its number stays free"
+    assert found.data["class_name"].tolist() == ["sun", "sea"]
+    assert detections({"boat": np.zeros((2, 2), bool)}, {}).xyxy.shape == (0, 4)
+
+
+def test_without_supervision_it_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(LibraryError, match=r"need the package supervision\. Install it: pip install supervision\."):
+        three_maps().to_supervision()
+
+
+def test_abstained_pixels_are_255_in_the_palette_png() -> None:
+    made = palette_image(np.array([[0, -1], [1, 1]]), 2)
+    assert np.asarray(made).tolist() == [[0, 255], [1, 1]]
+    assert np.asarray(made.convert("RGB"))[0, 1].tolist() == [128, 128, 128]

@@ -8,8 +8,9 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
 import conceptlens as cl
-from conceptlens.bench.datasets.scenes import CONCEPTS, make_scene
-from conceptlens.presence import Calibration, calibrate, presence, standing
+from conceptlens.bench.datasets.scenes import CONCEPTS, make_scene, scenes
+from conceptlens.maps import told_chance
+from conceptlens.presence import Calibration, add_presence, calibrate, presence, standing
 from conceptlens.session import Session
 
 
@@ -54,7 +55,6 @@ def test_a_word_is_judged_by_itself(demo: Session) -> None:
     together = presence(demo, record, ["moon", "house", "car"])[1]
     assert together.concept == "house"
     assert together.score == pytest.approx(alone.score, abs=1e-3)
-    assert alone.chance is None
     assert presence(demo, record, ["house"], calibration=Calibration(1.0, 0.0))[0].chance == pytest.approx(
         1 / (1 + np.exp(-alone.score)), rel=1e-6
     )
@@ -84,3 +84,53 @@ def test_separable_scores_and_extreme_ones_stay_finite() -> None:
 def test_calibration_needs_both_kinds() -> None:
     with pytest.raises(cl.ConceptError, match="needs concepts that are there"):
         calibrate(np.array([1.0, 2.0]), np.array([True, True]))
+
+
+@pytest.mark.filterwarnings("ignore:demo was never trained")
+def test_objects_and_grounds_of_unseen_scenes_are_told(demo: Session) -> None:
+    """Of scenes that the curves were not fitted on; a score alone would have every ground the wrong way round."""
+    right = wrong = 0
+    for scene in scenes("validation", 6):
+        record = demo.read(Image.fromarray(scene.image), seed=scene.seed)
+        maps = add_presence(demo, demo.probe(record, CONCEPTS), record)
+        assert maps.presence is not None
+        assert maps.presence["sky"] is None, "the sky was in every picture, so nothing is known of its absence"
+        for name in CONCEPTS:
+            if name != "sky":
+                hit = (maps.presence[name] > 0.5) == (name in scene.concepts)
+                right, wrong = right + hit, wrong + (not hit)
+    assert right + wrong == 6 * 17
+    assert wrong <= 3
+
+
+@pytest.mark.filterwarnings("ignore:demo was never trained")
+def test_what_cannot_be_said_is_not_said(demo: Session) -> None:
+    picture = Image.fromarray(make_scene(8).image)
+    (unknown,) = presence(demo, demo.read(picture), ["dragon"])
+    assert unknown.chance is None
+    for other in (demo.read(picture, noise=0.5), demo.read(picture, prompt="a house"), demo.read(picture, layers=(1,))):
+        assert presence(demo, other, ["house"])[0].chance is None, "the curves are of other readings"
+    assert presence(demo, demo.read(picture), ["house"], nulls=CONCEPTS[:6])[0].chance is None
+
+
+def test_a_record_that_does_not_suit_is_read_again(demo: Session) -> None:
+    scene = make_scene(8)
+    prompted = demo.read(Image.fromarray(scene.image), prompt="a moon", noise=0.6)
+    plain = demo.probe(demo.read(Image.fromarray(scene.image)), ["house", "moon"])
+    found = add_presence(demo, demo.probe(prompted, ["house", "moon"]), prompted).presence
+    assert found == add_presence(demo, plain).presence
+    assert found is not None
+    assert {name: told_chance(chance)[:2] for name, chance in found.items()} == {
+        name: "ye" if name in scene.concepts else "no" for name in ("house", "moon")
+    }
+
+
+def test_chances_in_the_table(demo: Session) -> None:
+    maps = demo.probe(demo.read(Image.fromarray(make_scene(8).image)), ["house", "sky"])
+    assert "in the image?" not in maps.report()
+    shown = add_presence(demo, maps).report()
+    assert "in the image?" in shown
+    assert "cannot say" in shown
+    assert [told_chance(c) for c in (None, 0.001, 0.3, 0.7, 0.999)] == [
+        "cannot say", "no (< 1%)", "no (30%)", "yes (70%)", "yes (> 99%)",
+    ]  # fmt: skip

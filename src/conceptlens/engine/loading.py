@@ -37,12 +37,14 @@ class Defaults:
         recipe: fields of `Recipe` that replace the family's default.
         background: concepts that join a single concept; see `Session.generate`.
         vocabulary: the words that the model knows, where it knows few.
+        presence: how scores become chances, measured for this model; see `conceptlens.presence`.
     """
 
     generate: Mapping[str, Any] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
     background: tuple[str, ...] = ("background", "floor", "tree", "person", "grass", "face")
     vocabulary: tuple[str, ...] | None = None
+    presence: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from conceptlens.adapters.base import Concepts, DiTAdapter
-from conceptlens.engine.stream import ConceptProbe, needs_queries
+from conceptlens.engine.stream import ConceptProbe, ConceptStream, needs_queries
 from conceptlens.errors import RecipeError
+from conceptlens.ops.accumulate import RunningMoments
 from conceptlens.recipe import Recipe, resolve_steps
 from conceptlens.records import ImageRecord
 
@@ -57,3 +60,24 @@ def replay(
         if layer.layer <= recipe.layers[-1] and layer.call.step in steps:
             probe(blocks[layer.layer], layer.to(device))
     return probe
+
+
+def replay_vectors(
+    adapter: DiTAdapter, record: ImageRecord, concepts: Concepts, recipe: Recipe, device: Any
+) -> dict[int, tuple[Float[Tensor, "concept dim"], Float[Tensor, "image dim"]]]:
+    """By wanted layer the output vectors of concepts and patches: means over noise draws, or over the wanted steps."""
+    assert recipe.layers is not None
+    stream = ConceptStream(adapter, concepts, recipe)
+    blocks, steps, extra = adapter.blocks(), wanted_steps(record, recipe), concepts.extra + adapter.leading_rows
+    sides = {layer: (RunningMoments(), RunningMoments()) for layer in recipe.layers}
+    for kept in record.layers:
+        if kept.layer > recipe.layers[-1] or kept.call.step not in steps:
+            continue
+        layer = kept.to(device)
+        out = stream.step(blocks[layer.layer], layer).out[:, extra:]
+        if layer.layer in sides:
+            assert layer.out is not None
+            for side, rows in zip(sides[layer.layer], (out, layer.out[:, : layer.call.grid.tokens]), strict=True):
+                for row in rows.float().expand(len(layer.out), -1, -1):
+                    side.add(row)
+    return {layer: (concept.mean, patch.mean) for layer, (concept, patch) in sides.items()}

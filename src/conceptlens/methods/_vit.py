@@ -24,7 +24,8 @@ from conceptlens.maps import ConceptMaps
 from conceptlens.methods._templates import TEMPLATES
 from conceptlens.methods._vit_view import view_of
 from conceptlens.methods.base import SaliencyMethod
-from conceptlens.session import check_concepts, package_version
+from conceptlens.session import package_version
+from conceptlens.words import check_concepts
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -30,7 +30,7 @@ from conceptlens.methods._clip_as_rnn_models import Clip, load_clip, look
 from conceptlens.methods._clip_as_rnn_words import BACKGROUNDS, SCORING_TEMPLATES, TEMPLATE
 from conceptlens.methods._options import check_range, maps_of, options_of, plain
 from conceptlens.methods.base import MethodInfo, SaliencyMethod
-from conceptlens.session import check_concepts
+from conceptlens.words import check_concepts
 
 SCORER = "openai/clip-vit-large-patch14"
 

@@ -29,7 +29,8 @@ from conceptlens.methods._text_side import TextSide, image_to_text, text_to_imag
 from conceptlens.methods._words import clip_positions, joined_prompt, t5_positions
 from conceptlens.methods.base import MethodInfo, SaliencyMethod
 from conceptlens.records import LayerRecord
-from conceptlens.session import Session, check_concepts, load
+from conceptlens.session import Session, load
+from conceptlens.words import check_concepts
 
 _CLASSES = ("FluxTransformer2DModel", "SD3Transformer2DModel")
 _READING = ("layers", "noise", "samples")

@@ -37,7 +37,7 @@ from conceptlens.methods._unet import (
 )
 from conceptlens.methods._words import clip_positions, joined_prompt
 from conceptlens.records import TokenGrid
-from conceptlens.session import check_concepts
+from conceptlens.words import check_concepts
 
 _COARSEST = 8
 """Maps this many times smaller than the latents are left out, as in the `daam` package."""

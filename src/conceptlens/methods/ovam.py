@@ -35,7 +35,7 @@ from conceptlens.methods._unet import (
 )
 from conceptlens.methods._words import clip_positions, joined_prompt
 from conceptlens.records import TokenGrid
-from conceptlens.session import check_concepts
+from conceptlens.words import check_concepts
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
-"""A running mean of scores over layers and steps, in O(1) memory."""
+"""Running means of scores, in O(1) memory: over layers and steps; over noise draws with their spread."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import torch
 from jaxtyping import Float
@@ -40,3 +42,50 @@ class ScoreAccumulator:
         if self._total is None:
             raise ValueError("no scores were added")
         return self._total / self.count
+
+
+class RunningMoments:
+    """Mean and variance of maps that come one after another (Welford's method): two maps in memory, however many came.
+
+    Attributes:
+        count: how many maps went in.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._mean: Tensor | None = None
+        self._squares: Tensor | None = None
+
+    def add(self, scores: Float[Tensor, "*map"]) -> None:
+        if self._mean is None or self._squares is None:
+            self._mean, self._squares = torch.zeros_like(scores), torch.zeros_like(scores)
+        self.count += 1
+        off = scores - self._mean
+        self._mean = self._mean + off / self.count
+        self._squares = self._squares + off * (scores - self._mean)
+
+    @property
+    def mean(self) -> Float[Tensor, "*map"]:
+        """The mean so far.
+
+        Raises:
+            ValueError: when nothing was added.
+        """
+        if self._mean is None:
+            raise ValueError("no scores were added")
+        return self._mean
+
+    @property
+    def spread(self) -> Float[Tensor, "*map"] | None:
+        """The standard deviation of one map (n - 1 in the denominator); None for fewer than two maps."""
+        if self._squares is None or self.count < 2:
+            return None
+        return (self._squares / (self.count - 1)).sqrt()
+
+
+def moments(maps: Iterable[Float[Tensor, "*map"]]) -> RunningMoments:
+    """Mean and spread of all maps."""
+    found = RunningMoments()
+    for scores in maps:
+        found.add(scores)
+    return found

@@ -18,7 +18,7 @@ from diffusers import (
 )
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from conceptlens.adapters._specimens import randomize
+from conceptlens.adapters._random_models import randomize
 from tiny_models import flux_pipeline, tokenizers
 
 WIDE, WIDER, POOLED = 8, 12, 10

@@ -8,13 +8,13 @@ from importlib.metadata import entry_points
 
 from torch import nn
 
-from conceptlens.adapters.base import DiTAdapter
+from conceptlens.adapters.base import ModelAdapter
 from conceptlens.errors import ModelError
 
-_registry: dict[str, type[DiTAdapter]] = {}
+_registry: dict[str, type[ModelAdapter]] = {}
 
 
-def register(adapter: type[DiTAdapter]) -> type[DiTAdapter]:
+def register(adapter: type[ModelAdapter]) -> type[ModelAdapter]:
     """Class decorator: makes an adapter known for the transformer classes it names.
 
     Raises:
@@ -28,7 +28,7 @@ def register(adapter: type[DiTAdapter]) -> type[DiTAdapter]:
     return adapter
 
 
-def registered() -> dict[str, type[DiTAdapter]]:
+def registered() -> dict[str, type[ModelAdapter]]:
     """All adapters by transformer class: the files of this folder, then entry points `conceptlens.adapters`."""
     for module in pkgutil.iter_modules(__path__):
         if module.name != "base" and not module.name.startswith("_"):
@@ -38,7 +38,7 @@ def registered() -> dict[str, type[DiTAdapter]]:
     return dict(_registry)
 
 
-def adapter_for(transformer: nn.Module) -> DiTAdapter:
+def adapter_for(transformer: nn.Module) -> ModelAdapter:
     """The adapter that serves a transformer.
 
     Raises:

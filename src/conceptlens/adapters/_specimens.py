@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,18 +21,9 @@ from diffusers import (
     SD3Transformer2DModel,
 )
 from diffusers.models.embeddings import get_3d_rotary_pos_embed
-from torch import Tensor, nn
 
-TEXT, POOLED, LENGTH = 20, 12, 64
-"""Widths of the text and of its pooled vector; the length to which pipelines pad a prompt."""
-
-
-def randomize(module: nn.Module, scale: float = 0.15) -> Any:
-    """Random weights everywhere, norms and biases included, so that no term can hide behind a zero or a one."""
-    generator = torch.Generator().manual_seed(7)
-    for weight in module.parameters():
-        weight.data += scale * torch.randn(weight.shape, generator=generator, dtype=weight.dtype)
-    return module.eval()
+from conceptlens.adapters._random_models import LENGTH, POOLED, TEXT, Specimen, random_latents, randomize, text_rows
+from conceptlens.adapters._reentry_specimens import REENTRY_SPECIMENS
 
 
 def flux_transformer(**changes: Any) -> FluxTransformer2DModel:
@@ -102,14 +92,6 @@ def sd3_call(batch: int, rows: int, cols: int) -> dict[str, Any]:
         "pooled_projections": torch.randn(batch, POOLED, generator=random),
         "timestep": torch.full((batch,), 600.0),
     }
-
-
-def text_rows(batch: int, width: int = TEXT, rows: int = 7) -> Tensor:
-    return torch.randn(batch, rows, width, generator=torch.Generator().manual_seed(2))
-
-
-def random_latents(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
 
 
 def chroma_transformer() -> ChromaTransformer2DModel:
@@ -312,8 +294,6 @@ def mochi_call(batch: int, rows: int, cols: int) -> dict[str, Any]:
     }
 
 
-Specimen = tuple[Callable[[], Any], Callable[[int, int, int], dict[str, Any]]]
-
 SPECIMENS: dict[str, Specimen] = {
     "FluxTransformer2DModel": (flux_transformer, flux_call),
     "SD3Transformer2DModel": (sd3_transformer, sd3_call),
@@ -325,5 +305,6 @@ SPECIMENS: dict[str, Specimen] = {
     "HunyuanVideoTransformer3DModel": (hunyuan_video_transformer, hunyuan_video_call),
     "MochiTransformer3DModel": (mochi_transformer, mochi_call),
     "CogVideoXTransformer3DModel": (cogvideox_transformer, cogvideox_call),
+    **REENTRY_SPECIMENS,
 }
 """By transformer class: the model, and the arguments of one call for a batch and a patch grid (videos: two frames)."""

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from conceptlens.adapters.base import Concepts, DiTAdapter
+from conceptlens.adapters.base import Concepts, ModelAdapter
+from conceptlens.engine.reentry import ReentryProbe, probe_for
 from conceptlens.engine.stream import ConceptProbe, needs_queries
 from conceptlens.errors import RecipeError
 from conceptlens.recipe import Recipe, resolve_steps
@@ -47,11 +48,11 @@ def wanted_steps(record: ImageRecord, recipe: Recipe) -> frozenset[int]:
 
 @torch.no_grad()
 def replay(
-    adapter: DiTAdapter, record: ImageRecord, concepts: Concepts, recipe: Recipe, device: Any, *, keep: bool
-) -> ConceptProbe:
+    adapter: ModelAdapter, record: ImageRecord, concepts: Concepts, recipe: Recipe, device: Any, *, keep: bool
+) -> ConceptProbe | ReentryProbe:
     """Streams concepts through a record, with the arithmetic of the live run: equal bits on equal devices."""
     assert recipe.layers is not None
-    probe = ConceptProbe(adapter, concepts, recipe, keep=keep)
+    probe = probe_for(adapter, concepts, recipe, keep=keep)
     blocks, steps = adapter.blocks(), wanted_steps(record, recipe)
     for layer in record.layers:
         if layer.layer <= recipe.layers[-1] and layer.call.step in steps:

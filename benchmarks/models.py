@@ -10,7 +10,14 @@ from conceptlens.adapters._groups import GROUPS
 from conceptlens.adapters.base import ModelAdapter
 from conceptlens.engine.doctor import doctor, served
 
-PIPELINES: tuple[str, ...] = ()
+PIPELINES = (
+    "BriaTransformer2DModel",
+    "CogView3PlusTransformer2DModel",
+    "HunyuanVideo15Transformer3DModel",
+    "Lumina2Transformer2DModel",
+    "OvisImageTransformer2DModel",
+    "ZImageTransformer2DModel",
+)
 """Classes of the fallback whose whole pipelines the tests run (tests/contracts/test_reentry_pipelines.py)."""
 
 TARGET = Path(__file__).parents[1] / "docs" / "models.md"
@@ -36,10 +43,10 @@ Tiers:
   validated on real weights, and every result says so (`details["caveat"]`).
 
 A class counts as supported when it keeps the contract (CONTRIBUTING.md) on tiny random models of the real diffusers
-classes: the picture bit for bit as without maps, the prompt's own text reproduced block by block (1e-10 in
-float64, 1e-5 in float32), probing a record the same as asking while painting. *Pipeline*: a whole tiny pipeline painted and read in
-the tests too. *Official figures*: the vectors of the official code on tiny random weights, reproduced to 1e-5; such a
-family has `preset="paper"`. *Real weights* were run for none of them here, save the embedded model, which is of the
+classes: the picture bit for bit as without maps, the prompt's own text reproduced block by block (1e-10 in float64,
+1e-5 in float32), probing a record the same as asking while painting. *Pipeline*: a whole tiny pipeline painted and read
+in the tests too. *Official figures*: the vectors of the official code on tiny random weights, reproduced to 1e-5; such
+a family has `preset="paper"`. *Real weights* were run for none of them here, save the embedded model, which is of the
 FLUX.1 family. Blocks are the class's default.
 
 """

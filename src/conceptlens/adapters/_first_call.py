@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from conceptlens.adapters._layouts import Layout
-from conceptlens.adapters._tokens import EncodedText, OwnTokens, own_tokens
+from conceptlens.adapters._tokens import EncodedText, OwnTokens, check_length, own_tokens
 from conceptlens.adapters.base import Concepts, pool_tokens
 from conceptlens.errors import ConceptlensError, ModelError, one_line
 from conceptlens.recipe import Recipe
@@ -95,6 +95,7 @@ def concepts_of(
     ends: list[int] = []
     for name, (arguments, text) in zip(names, calls, strict=True):
         rows = arguments[layout.text][0]
+        check_length(_tokenizer(pipeline), name, len(rows))
         found = own_tokens(_tokenizer(pipeline), name, text, empty, len(rows))
         first = _first_row(pipeline, len(rows), text)
         places = [place - first for place in found.positions]
@@ -138,17 +139,29 @@ def noised_latents(pipeline: Any, clean: Tensor, noise: Tensor, sigma: float) ->
     return pipeline.scheduler.add_noise(clean, noise, torch.full((len(clean),), round(sigma * last)))
 
 
+def side_of(pipeline: Any, layout: Layout) -> int:
+    """Pixels of a token's side."""
+    scale = getattr(pipeline, "vae_scale_factor", None) or pipeline.vae_scale_factor_spatial
+    return scale * (1 if layout.counted else layout.patch_side(pipeline.transformer.config))
+
+
 def noised_call(
     pipeline: Any, layout: Layout, latents: Tensor, prompt: str, sigma: float, options: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Arguments of one transformer call on noised latents: the pipeline's first call at that noise level."""
     batch, channels, rows, cols = latents.shape
-    scale = getattr(pipeline, "vae_scale_factor", None) or pipeline.vae_scale_factor_spatial
+    patch, side = layout.patch_side(pipeline.transformer.config), side_of(pipeline, layout)
     if hasattr(pipeline, "_pack_latents"):
         latents = pipeline._pack_latents(latents, batch, channels, rows, cols)
     known = inspect.signature(pipeline.__call__).parameters
     several = "num_images_per_prompt" if "num_images_per_prompt" in known else "num_videos_per_prompt"
-    asked = {**options, "height": rows * scale, "width": cols * scale, several: batch, "latents": latents}
+    asked = {
+        **options,
+        "height": rows // patch * side,
+        "width": cols // patch * side,
+        several: batch,
+        "latents": latents,
+    }
     if "num_frames" in known:
         asked |= {"num_frames": 1, "latents": latents[:, :, None]}
     with _one_noise_level(pipeline, sigma):
@@ -161,19 +174,23 @@ def noised_call(
 def _one_noise_level(pipeline: Any, sigma: float) -> Iterator[None]:
     """A scheduler whose only step is at `sigma`, whatever the pipeline asks of it."""
     scheduler = pipeline.scheduler
-    kind = type(scheduler)
-    steps = scheduler.config.num_train_timesteps
-    flow = "FlowMatch" in kind.__name__
+    steps, flow = scheduler.config.num_train_timesteps, "FlowMatch" in type(scheduler).__name__
+    fixed = type(scheduler).from_config(scheduler.config)  # of the same type: some pipelines ask for it
 
-    def set_timesteps(self: Any, num_inference_steps: Any = None, device: Any = None, **more: Any) -> None:
+    def set_timesteps(
+        num_inference_steps: Any = None,
+        device: Any = None,
+        sigmas: Any = None,
+        mu: Any = None,
+        timesteps: Any = None,
+    ) -> None:
         level = sigma * steps if flow else round(sigma * (steps - 1))
-        self.num_inference_steps = 1
-        self.timesteps = torch.tensor([level], device=device)
-        self.sigmas = torch.tensor([sigma, 0.0])
-        self._step_index = self._begin_index = None
+        fixed.num_inference_steps = 1
+        fixed.timesteps = torch.tensor([level], device=device)
+        fixed.sigmas = torch.tensor([sigma, 0.0])
 
-    fixed = type(kind.__name__, (kind,), {"set_timesteps": set_timesteps})
-    pipeline.scheduler = fixed.from_config(scheduler.config)
+    fixed.set_timesteps = set_timesteps
+    pipeline.scheduler = fixed
     try:
         yield
     finally:

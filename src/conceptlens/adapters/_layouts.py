@@ -45,6 +45,8 @@ class Layout:
         blank_pictures: whether pictures of zeros stand for none.
         last: the painted rows are the last of the image rows, behind those of other pictures; else the first.
         length: the setting of a model that takes texts of one length only; surplus rows are cut off before block 0.
+        patch: latent pixels of a token's side; None for the patch size of the configuration.
+        counted: whether the pipeline's scale factor counts the patch.
         listed: arguments that are a list with one tensor for each picture.
         guidance: how pipelines call the model with guidance: "calls", or which part of the batch is the prompt's.
     """
@@ -73,8 +75,15 @@ class Layout:
     blank_pictures: bool = False
     last: bool = False
     length: str | None = None
+    patch: int | None = None
+    counted: bool = False
     listed: tuple[str, ...] = ()
     guidance: Literal["calls", "first half", "second half"] = "calls"
+
+    def patch_side(self, config: Any) -> int:
+        """Latent pixels of a token's side."""
+        told = self.patch or config.patch_size
+        return told if isinstance(told, int) else told[-1]
 
 
 def by_ids(name: str) -> Callable[[Any, Arguments], TokenGrid]:
@@ -92,7 +101,7 @@ def by_latents(name: str = "hidden_states", *, frames: int | None = None) -> Cal
 
     def grid(config: Any, arguments: Arguments) -> TokenGrid:
         shape = arguments[name][0].shape
-        patch = getattr(config, "patch_size", None) or 2  # a class that has no single one takes 2 as it comes
+        patch = getattr(config, "patch_size", None) or 2  # Z-Image names several, of which its pipeline takes 2
         *front, rows, cols = (patch,) * 2 if isinstance(patch, int) else patch
         deep = front[0] if front else getattr(config, "patch_size_t", None) or 1
         count = None if frames is None else shape[frames] // deep
@@ -117,13 +126,13 @@ def _joy_plus(config: Any, arguments: Arguments) -> TokenGrid:
     return TokenGrid(rows, cols, frames if frames > 1 else None)
 
 
-_FLUX_LIKE: dict[str, Any] = {"grid": by_ids("img_ids"), "text_ids": "txt_ids"}
+_FLUX_LIKE: dict[str, Any] = {"grid": by_ids("img_ids"), "text_ids": "txt_ids", "patch": 2}
 _SHARED: dict[str, Any] = {"attention": "attn1", "text_out": None}
 _VIDEO = by_latents(frames=1)
 _MASK, _MASK_2 = ("encoder_attention_mask",), ("encoder_attention_mask_2",)
 
 DUAL_LAYOUTS: dict[str, Layout] = {
-    "BriaTransformer2DModel": Layout("Bria", **_FLUX_LIKE, guidance="second half"),
+    "BriaTransformer2DModel": Layout("Bria", **_FLUX_LIKE, counted=True, guidance="second half"),
     "LongCatImageTransformer2DModel": Layout("LongCat-Image", **_FLUX_LIKE),
     "OvisImageTransformer2DModel": Layout("Ovis-Image", **_FLUX_LIKE),
     "HunyuanImageTransformer2DModel": Layout("HunyuanImage", by_latents(), masks=_MASK, silent=_MASK_2),
@@ -175,13 +184,14 @@ SINGLE_LAYOUTS: dict[str, Layout] = {
         text="cap_feats",
         timestep="t",
         listed=("x", "cap_feats"),
+        patch=2,
         guidance="first half",
     ),
     "Lumina2Transformer2DModel": Layout(
         "Lumina-Image 2", by_latents(), blocks="layers", joint="text first", text_out=None, masks=_MASK
     ),
     "Krea2Transformer2DModel": Layout(
-        "Krea 2", _krea, joint="text first", text_out=None, masks=_MASK, joint_ids="position_ids"
+        "Krea 2", _krea, joint="text first", text_out=None, masks=_MASK, joint_ids="position_ids", patch=2
     ),
     "ErnieImageTransformer2DModel": Layout(
         "ERNIE-Image",

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from conceptlens.adapters import register
 from conceptlens.adapters._calls import entered, observed
-from conceptlens.adapters._first_call import clean_latents, concepts_of, noised_call, noised_latents
+from conceptlens.adapters._first_call import clean_latents, concepts_of, noised_call, noised_latents, side_of
 from conceptlens.adapters._layouts import DUAL_LAYOUTS, SHARED_LAYOUTS, SINGLE_LAYOUTS, joined_rows, with_image_rows
 from conceptlens.adapters.base import Concepts, ModelAdapter, Tap
 from conceptlens.errors import RecipeError
@@ -127,10 +127,7 @@ class ReentryAdapter(ModelAdapter):
         return noised_latents(pipeline, clean, noise, sigma)
 
     def side_multiple(self, pipeline: Any) -> int:
-        scale = getattr(pipeline, "vae_scale_factor", None) or pipeline.vae_scale_factor_spatial
-        patch = getattr(self.transformer.config, "patch_size", None) or 1
-        patch = patch if isinstance(patch, int) else patch[-1]
-        return scale * (2 if self.layout.text_ids or self.layout.joint_ids else patch)
+        return side_of(pipeline, self.layout)
 
     def prepare(
         self, pipeline: Any, latents: Tensor, prompt: str, sigma: float, options: Mapping[str, Any]

@@ -130,7 +130,8 @@ def _run(pipeline: Any, options: Mapping[str, Any]) -> list[Any]:
             f"{', '.join(sorted(RECIPE_FIELDS))}."
         )
     try:
-        made = pipeline(**options)
+        # Some video pipelines give arrays unless asked for pictures.
+        made = pipeline(**options, **({"output_type": "pil"} if "output_type" in known else {}))
         return made.images if "images" in made else made.frames
     except ConceptlensError:
         raise

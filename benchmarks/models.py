@@ -13,7 +13,6 @@ from conceptlens.engine.doctor import doctor, served
 PIPELINES = (
     "BriaTransformer2DModel",
     "CogView3PlusTransformer2DModel",
-    "HunyuanVideo15Transformer3DModel",
     "Lumina2Transformer2DModel",
     "OvisImageTransformer2DModel",
     "ZImageTransformer2DModel",

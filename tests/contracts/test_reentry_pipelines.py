@@ -29,27 +29,24 @@ def tiny(request: pytest.FixtureRequest) -> Tiny:
     return TINY[request.param]
 
 
-def sized(pipeline: Any, video: bool) -> dict[str, Any]:
+def sized(pipeline: Any) -> dict[str, Any]:
     side = adapter_for(pipeline.transformer).side_multiple(pipeline)
-    if video:
-        return {"height": 4 * side, "width": 6 * side, "num_frames": 1 + pipeline.vae_scale_factor_temporal}
     return {"height": 4 * side, "width": 6 * side, **LENGTH}
 
 
-def session_of(pipeline: Any, video: bool = False) -> Session:
-    defaults = Defaults(generate=sized(pipeline, video))
+def session_of(pipeline: Any) -> Session:
+    defaults = Defaults(generate=sized(pipeline))
     return Session(LoadedModel(pipeline, adapter_for(pipeline.transformer), "tiny", defaults))
 
 
 def test_painting_and_reading(tiny: Tiny) -> None:
     """The picture is the plain pipeline's; a reading can be asked later, and says the same each time."""
-    session = session_of(tiny.pipeline(), tiny.video)
+    session = session_of(tiny.pipeline())
     options = {"num_inference_steps": 2, "output_type": "pil", **session.generate_defaults}
     plain = session.pipeline(prompt="a red house", generator=torch.Generator().manual_seed(5), **options)
-    plain = plain.frames[0] if tiny.video else plain.images[:1]
     maps = session.generate("a red house", ["house", "sky"], seed=5, num_inference_steps=2)
-    assert np.array_equal(np.stack([np.asarray(picture) for picture in plain]), pixels_of(maps))
-    assert maps.scores.shape == ((2, 2, 4, 6) if tiny.video else (2, 4, 6))
+    assert np.array_equal(np.stack([np.asarray(picture) for picture in plain.images]), pixels_of(maps))
+    assert maps.scores.shape == (2, 4, 6)
     assert [piece[-1].strip("▁") for piece in maps.details["tokens"].values()] == ["house", "sky"]
     side = session._model.adapter.side_multiple(session.pipeline)
     record = session.read(Image.new("RGB", (16 * side, 6 * side), "red"), noise=0.3)
@@ -62,12 +59,10 @@ def test_painting_and_reading(tiny: Tiny) -> None:
 
 
 def test_with_guidance_the_prompts_own_call_is_read(tiny: Tiny) -> None:
-    session = session_of(tiny.pipeline(), tiny.video)
+    session = session_of(tiny.pipeline())
     shared = {"seed": 3, "num_inference_steps": 2, "steps": (0,)}
     found = []
-    for scale, options in ((4.0, tiny.guided), (1.0, tiny.plain)):
-        if tiny.guide is not None:
-            tiny.guide(session.pipeline, scale)
+    for options in (tiny.guided, tiny.plain):
         found.append(session.generate("a red house", ["house", "sky"], **shared, **options).scores)
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-6)
     other = session.generate("a boat on the sea", ["house", "sky"], **shared, **tiny.plain)
@@ -76,14 +71,10 @@ def test_with_guidance_the_prompts_own_call_is_read(tiny: Tiny) -> None:
 
 def test_prepare_equals_the_pipelines_first_call(tiny: Tiny) -> None:
     pipeline = tiny.pipeline()
-    if tiny.guide is not None:
-        tiny.guide(pipeline, 1.0)
     adapter = adapter_for(pipeline.transformer)
-    options = {**tiny.plain, **sized(pipeline, tiny.video)}
-    if tiny.video:
-        options["num_frames"] = 1
+    options = {**tiny.plain, **sized(pipeline)}
     noise = torch.randn(1, *tiny.latents)
-    given = pipeline._pack_latents(noise, *noise.shape) if tiny.packed else noise[:, :, None] if tiny.video else noise
+    given = pipeline._pack_latents(noise, *noise.shape) if tiny.packed else noise
     act = lambda: pipeline(prompt="a red house", latents=given, num_inference_steps=2, **options)  # noqa: E731
     first = captured_calls(pipeline.transformer, act)[0]
     with torch.no_grad():
@@ -97,7 +88,7 @@ def test_prepare_equals_the_pipelines_first_call(tiny: Tiny) -> None:
 
 def test_a_concept_is_its_own_words_of_the_prompt(tiny: Tiny) -> None:
     """The row of a word is the one that changes when another word stands in its place."""
-    session = session_of(tiny.pipeline(), tiny.video)
+    session = session_of(tiny.pipeline())
     adapter, pipeline = session._model.adapter, session.pipeline
 
     def last(names: tuple[str, ...]) -> Any:

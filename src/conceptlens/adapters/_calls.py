@@ -66,9 +66,7 @@ def observed(layout: Layout, config: Any, arguments: Mapping[str, Any], rows: sl
 def _leading(layout: Layout, arguments: Mapping[str, Any]) -> int:
     """How many rows of other pictures stand in front of the text."""
     pictures = None if layout.pictures is None else arguments.get(layout.pictures)
-    if pictures is None or (layout.blank_pictures and not pictures.any()):
-        return 0
-    return pictures.shape[1]
+    return 0 if pictures is None else pictures.shape[1]
 
 
 def entered(

@@ -42,7 +42,6 @@ class Layout:
         text_ids: the positions of the text rows.
         joint_ids: positions of text and image rows in one argument, text first.
         pictures: an argument with pictures whose rows stand in front of those of the text.
-        blank_pictures: whether pictures of zeros stand for none.
         last: the painted rows are the last of the image rows, behind those of other pictures; else the first.
         length: the setting of a model that takes texts of one length only; surplus rows are cut off before block 0.
         patch: latent pixels of a token's side; None for the patch size of the configuration.
@@ -72,7 +71,6 @@ class Layout:
     text_ids: str | None = None
     joint_ids: str | None = None
     pictures: str | None = None
-    blank_pictures: bool = False
     last: bool = False
     length: str | None = None
     patch: int | None = None
@@ -136,9 +134,6 @@ DUAL_LAYOUTS: dict[str, Layout] = {
     "LongCatImageTransformer2DModel": Layout("LongCat-Image", **_FLUX_LIKE),
     "OvisImageTransformer2DModel": Layout("Ovis-Image", **_FLUX_LIKE),
     "HunyuanImageTransformer2DModel": Layout("HunyuanImage", by_latents(), masks=_MASK, silent=_MASK_2),
-    "HunyuanVideo15Transformer3DModel": Layout(
-        "HunyuanVideo 1.5", _VIDEO, masks=_MASK, silent=_MASK_2, pictures="image_embeds", blank_pictures=True
-    ),
     "HunyuanVideoFramepackTransformer3DModel": Layout(
         "HunyuanVideo Framepack",
         _VIDEO,

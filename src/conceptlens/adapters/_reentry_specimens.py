@@ -14,7 +14,6 @@ from diffusers import (
     Flux3Transformer2DModel,
     GlmImageTransformer2DModel,
     HunyuanImageTransformer2DModel,
-    HunyuanVideo15Transformer3DModel,
     HunyuanVideoFramepackTransformer3DModel,
     JoyImageEditPlusTransformer3DModel,
     JoyImageEditTransformer3DModel,
@@ -94,10 +93,6 @@ def _second_text(call: dict[str, Any]) -> dict[str, Any]:
         "encoder_hidden_states_2": text_rows(batch, 16, 5),
         "encoder_attention_mask_2": torch.zeros(batch, 5, dtype=torch.int64),
     }
-
-
-def _hunyuan_video15(batch: int, rows: int, cols: int) -> dict[str, Any]:
-    return {**_second_text(_masked(_video(batch, rows, cols, 1))), "image_embeds": torch.zeros(batch, 3, 8)}
 
 
 def _framepack(batch: int, rows: int, cols: int) -> dict[str, Any]:
@@ -203,16 +198,6 @@ REENTRY_SPECIMENS: dict[str, Specimen] = {
             text_embed_2_dim=16,
         ),
         lambda batch, rows, cols: _second_text(_masked(_plane(batch, rows, cols, patch=1))),
-    ),
-    "HunyuanVideo15Transformer3DModel": (
-        lambda: _model(
-            HunyuanVideo15Transformer3DModel,
-            **_HUNYUAN,
-            text_embed_2_dim=16,
-            image_embed_dim=8,
-            rope_axes_dim=_ROPE3,
-        ),
-        _hunyuan_video15,
     ),
     "HunyuanVideoFramepackTransformer3DModel": (
         lambda: _model(

@@ -15,6 +15,7 @@ from diffusers import (
     CogView4Transformer2DModel,
     Flux2Transformer2DModel,
     FluxTransformer2DModel,
+    HunyuanVideo15Transformer3DModel,
     HunyuanVideoTransformer3DModel,
     MochiTransformer3DModel,
     QwenImageTransformer2DModel,
@@ -273,6 +274,28 @@ def hunyuan_video_call(batch: int, rows: int, cols: int) -> dict[str, Any]:
     }
 
 
+def hunyuan_video15_transformer(**changes: Any) -> HunyuanVideo15Transformer3DModel:
+    torch.manual_seed(0)
+    shape: dict[str, Any] = {"num_layers": 4, "attention_head_dim": 24, "num_attention_heads": 2}
+    text: dict[str, Any] = {"text_embed_dim": TEXT, "text_embed_2_dim": TEXT, "image_embed_dim": 8}
+    config: dict[str, Any] = {"in_channels": 9, "out_channels": 4, "num_refiner_layers": 1, "target_size": 64}
+    return randomize(
+        HunyuanVideo15Transformer3DModel(**{**shape, **text, **config, **changes}, rope_axes_dim=(4, 10, 10))
+    )
+
+
+def hunyuan_video15_call(batch: int, rows: int, cols: int) -> dict[str, Any]:
+    return {
+        "hidden_states": random_latents(batch, 9, 2, rows, cols),
+        "encoder_hidden_states": text_rows(batch),
+        "encoder_attention_mask": torch.ones(batch, 7),
+        "encoder_hidden_states_2": text_rows(batch, rows=5),
+        "encoder_attention_mask_2": torch.zeros(batch, 5),
+        "image_embeds": torch.zeros(batch, 3, 8),
+        "timestep": torch.full((batch,), 600.0),
+    }
+
+
 def mochi_transformer() -> MochiTransformer3DModel:
     torch.manual_seed(0)
     shape: dict[str, Any] = {
@@ -303,6 +326,7 @@ SPECIMENS: dict[str, Specimen] = {
     "AuraFlowTransformer2DModel": (aura_flow_transformer, aura_flow_call),
     "CogView4Transformer2DModel": (cogview4_transformer, cogview4_call),
     "HunyuanVideoTransformer3DModel": (hunyuan_video_transformer, hunyuan_video_call),
+    "HunyuanVideo15Transformer3DModel": (hunyuan_video15_transformer, hunyuan_video15_call),
     "MochiTransformer3DModel": (mochi_transformer, mochi_call),
     "CogVideoXTransformer3DModel": (cogvideox_transformer, cogvideox_call),
     **REENTRY_SPECIMENS,

@@ -201,15 +201,31 @@ def methods(json_: Json = False) -> None:
 
 @app.command()
 def doctor(
-    model: str,
+    model: Annotated[str | None, typer.Argument(help="Hub id, folder or transformer class.")] = None,
     height: Annotated[int, typer.Option(help="Pixels.")] = 1024,
     width: Annotated[int, typer.Option(help="Pixels.")] = 1024,
     frames: Annotated[int, typer.Option(help="Latent frames of a video.")] = 1,
+    all_: Annotated[bool, typer.Option("--all", help="Every class that is served, on tiny weights.")] = False,
     json_: Json = False,
 ) -> None:
     """Say whether maps work on MODEL (hub id, folder or transformer class), how, and at what cost."""
     from conceptlens.engine.doctor import doctor as examine
+    from conceptlens.engine.doctor import served
 
+    if all_ == (model is not None):
+        raise typer.BadParameter("name one model, or give --all.")
+    if model is None:
+        every = [examine(name) for name in served()]
+        if json_:
+            typer.echo(json.dumps([{**asdict(found), "ok": found.ok} for found in every], default=str))
+        else:
+            table = Table("transformer class", "family", "tier", "blocks", "seen", "own text", "maps", box=None)
+            for found in every:
+                seen, error = f"{found.captured}/{found.expected}", f"{found.own_text_error or 0:.0e}"
+                row = (found.adapter or "", found.tier or "", str(found.blocks), seen, error)
+                table.add_row(found.transformer, *row, "yes" if found.ok else "no")
+            Console().print(table)
+        raise typer.Exit(0 if all(found.ok for found in every) else 2)
     with console.status("examining the model"):
         found = examine(model, height=height, width=width, frames=frames)
     told = {**asdict(found), "ok": found.ok}

@@ -94,7 +94,9 @@ class Session:
             recipe = adapter.paper_recipe(depth)
         else:
             raise RecipeError(f"no preset {preset!r}. Known: paper.")
-        return recipe.override(options).resolve(depth)
+        recipe = recipe.override(options).resolve(depth)
+        adapter.check(recipe)
+        return recipe
 
     def generate(
         self,
@@ -272,6 +274,7 @@ class Session:
             )
         adapter = self._model.adapter
         recipe = record.recipe.override(options).resolve(len(adapter.blocks()))
+        adapter.check(recipe)
         check_recorded(record, recipe)
         asked, added = self._with_background(concepts, background, recipe)
         embedded = self._embed((*asked, *added), recipe, {**self._model.defaults.generate, **record.options})
@@ -364,6 +367,7 @@ class Session:
         return {
             "task": task,
             "family": self.family,
+            **({"caveat": self._model.adapter.caveat} if self._model.adapter.caveat else {}),
             "tokens": pieces,
             "dtype": str(transformer.dtype).removeprefix("torch."),
             "device": str(self.pipeline._execution_device),

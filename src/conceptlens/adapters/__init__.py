@@ -6,14 +6,14 @@ from importlib.metadata import entry_points
 
 from torch import nn
 
-from conceptlens.adapters.base import DiTAdapter
+from conceptlens.adapters.base import ModelAdapter
 from conceptlens.errors import ModelError
 from conceptlens.registry import Registry
 
-_registry: Registry[DiTAdapter] = Registry(__name__, "adapter", ModelError)
+_registry: Registry[ModelAdapter] = Registry(__name__, "adapter", ModelError)
 
 
-def register(adapter: type[DiTAdapter]) -> type[DiTAdapter]:
+def register(adapter: type[ModelAdapter]) -> type[ModelAdapter]:
     """Class decorator: makes an adapter known for the transformer classes it names.
 
     Raises:
@@ -24,7 +24,7 @@ def register(adapter: type[DiTAdapter]) -> type[DiTAdapter]:
     return adapter
 
 
-def registered() -> dict[str, type[DiTAdapter]]:
+def registered() -> dict[str, type[ModelAdapter]]:
     """All adapters by transformer class: the files of this folder, and entry points `conceptlens.adapters`."""
     _registry.all()  # first, so that of two for one class it is the one from outside that is refused
     for entry in entry_points(group="conceptlens.adapters"):
@@ -32,7 +32,7 @@ def registered() -> dict[str, type[DiTAdapter]]:
     return _registry.all()
 
 
-def adapter_for(transformer: nn.Module) -> DiTAdapter:
+def adapter_for(transformer: nn.Module) -> ModelAdapter:
     """The adapter that serves a transformer.
 
     Raises:

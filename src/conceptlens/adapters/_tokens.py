@@ -102,13 +102,23 @@ def own_tokens(tokenizer: Any, name: str, text: EncodedText, empty: EncodedText,
     before = _common(text.ids, empty.ids)
     after = _common(text.ids[before:][::-1], empty.ids[before:][::-1])
     if before + after < len(empty.ids):
-        raise ConceptError(f"concept {_shorten(name)!r} does not fit in {length} tokens. Use fewer words.")
+        raise _too_long(name, length)
     special = set(tokenizer.all_special_ids)
     kept = tuple(i for i in range(before, len(text.ids) - after) if text.ids[i] not in special)
     if not kept:
         raise ConceptError(f"concept {name!r} has no token that the model's tokenizer knows. Use another word.")
     pieces = tuple(tokenizer.convert_ids_to_tokens([text.ids[i] for i in kept]))
     return OwnTokens(tuple(text.start + i for i in kept), pieces)
+
+
+def check_length(tokenizer: Any, name: str, length: int) -> None:
+    """Refuses a concept that alone has more tokens than there is room for. Raises `ConceptError`."""
+    if len(tokenizer(name, truncation=False).input_ids) > length:
+        raise _too_long(name, length)
+
+
+def _too_long(name: str, length: int) -> ConceptError:
+    return ConceptError(f"concept {_shorten(name)!r} does not fit in {length} tokens. Use fewer words.")
 
 
 def _common(one: tuple[int, ...], other: tuple[int, ...]) -> int:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from conceptlens.adapters.base import DiTAdapter
+from conceptlens.adapters.base import ModelAdapter
 from conceptlens.engine.recorder import Recorder, StopForward
 from conceptlens.engine.stream import needs_queries
 from conceptlens.errors import ImageError, ModelError, one_line
@@ -86,7 +86,7 @@ def working_size(size: tuple[int, int], area: int, multiple: int) -> tuple[int, 
 
 
 def encode_image(
-    pipeline: Any, adapter: DiTAdapter, image: Image.Image, size: tuple[int, int], samples: int, seed: int
+    pipeline: Any, adapter: ModelAdapter, image: Image.Image, size: tuple[int, int], samples: int, seed: int
 ) -> tuple[Tensor, Tensor]:
     """Clean latents (1, channel, rows, cols) and noise (samples, channel, rows, cols) in the transformer's dtype.
 
@@ -106,7 +106,7 @@ def encode_image(
 @torch.no_grad()
 def read(
     pipeline: Any,
-    adapter: DiTAdapter,
+    adapter: ModelAdapter,
     image: Image.Image,
     prompt: str,
     recipe: Recipe,
@@ -132,7 +132,7 @@ def read(
     return layers, layers[0].call.grid
 
 
-def record_call(adapter: DiTAdapter, arguments: Mapping[str, Any], recipe: Recipe) -> tuple[LayerRecord, ...]:
+def record_call(adapter: ModelAdapter, arguments: Mapping[str, Any], recipe: Recipe) -> tuple[LayerRecord, ...]:
     """Runs one transformer call up to the last wanted block and returns what its blocks left behind."""
     assert recipe.layers is not None
     kept: list[LayerRecord] = []

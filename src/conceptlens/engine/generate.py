@@ -12,9 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from conceptlens.adapters.base import Concepts, DiTAdapter
+from conceptlens.adapters.base import Concepts, ModelAdapter
 from conceptlens.engine.recorder import Recorder
-from conceptlens.engine.stream import ConceptProbe, needs_queries
+from conceptlens.engine.reentry import probe_for
+from conceptlens.engine.stream import needs_queries
 from conceptlens.errors import BudgetError, ConceptlensError, ModelError, RecipeError, one_line
 from conceptlens.ops.accumulate import ScoreAccumulator
 from conceptlens.recipe import RECIPE_FIELDS, Recipe, resolve_steps
@@ -42,7 +43,7 @@ class Generation:
 
 def generate(
     pipeline: Any,
-    adapter: DiTAdapter,
+    adapter: ModelAdapter,
     concepts: Concepts,
     recipe: Recipe,
     options: Mapping[str, Any],
@@ -59,7 +60,7 @@ def generate(
         ModelError: when not all wanted blocks of all wanted steps were seen; a partial map is never returned.
     """
     assert recipe.layers is not None
-    probe = ConceptProbe(adapter, concepts, recipe, keep=keep)
+    probe = probe_for(adapter, concepts, recipe, keep=keep)
     wanted: frozenset[int] | None = None
     last = recipe.layers[-1]
 
@@ -110,7 +111,7 @@ def _check_budget(first: list[LayerRecord], steps: int, budget: int) -> None:
     """Judges a whole run by the records of its first wanted step."""
     if first[0].call.grid.frames is not None:
         raise RecipeError("record=True keeps a still picture, this model paints videos. Drop record=True.")
-    if len(first[0].key) > 1:
+    if len(next(iter(first[0].tensors.values()))) > 1:
         raise RecipeError("record=True keeps one picture at a time. Paint them one by one.")
     each = sum(layer.nbytes for layer in first)
     if each * steps > budget:
@@ -130,7 +131,8 @@ def _run(pipeline: Any, options: Mapping[str, Any]) -> list[Any]:
             f"{', '.join(sorted(RECIPE_FIELDS))}."
         )
     with refusals(pipeline, "offload=True"):
-        made = pipeline(**options)
+        # Some video pipelines give arrays unless asked for pictures.
+        made = pipeline(**options, **({"output_type": "pil"} if "output_type" in known else {}))
         return made.images if "images" in made else made.frames
 
 

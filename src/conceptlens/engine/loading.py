@@ -18,7 +18,7 @@ from diffusers import DiffusionPipeline
 from safetensors import SafetensorError
 
 from conceptlens.adapters import adapter_for, registered
-from conceptlens.adapters.base import DiTAdapter
+from conceptlens.adapters.base import ModelAdapter
 from conceptlens.errors import ModelError, one_line
 
 DEFAULTS_FILE = "conceptlens.json"
@@ -52,7 +52,7 @@ class LoadedModel:
     """A pipeline that is ready to be read."""
 
     pipeline: Any
-    adapter: DiTAdapter
+    adapter: ModelAdapter
     model_id: str
     defaults: Defaults
 
@@ -213,7 +213,7 @@ def resident(pipeline: Any) -> Iterator[None]:
             pipeline.maybe_free_model_hooks()
 
 
-def _adapter(pipeline: Any) -> DiTAdapter:
+def _adapter(pipeline: Any) -> ModelAdapter:
     transformer = getattr(pipeline, "transformer", None)
     if transformer is None:
         raise ModelError(

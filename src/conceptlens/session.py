@@ -24,7 +24,7 @@ from conceptlens.errors import ConceptError, ModelError, RecipeError
 from conceptlens.guidance import Guidance, check_compare, demo_folder, paint_guided
 from conceptlens.maps import ConceptMaps
 from conceptlens.ops.accumulate import moments
-from conceptlens.recipe import RECIPE_FIELDS, Recipe
+from conceptlens.recipe import RECIPE_FIELDS, Recipe, check_seed
 from conceptlens.record_files import load_record, save_record
 from conceptlens.records import ImageRecord
 from conceptlens.video_maps import maps_of
@@ -397,10 +397,3 @@ def load(model: Any = None, **options: Any) -> Session:
         found = load_unet(model, precise_vae=False, **options)
         return UnetSession(replace(found, model_id=name or found.model_id))
     return Session(load_model(model, **options))
-
-
-def check_seed(seed: int) -> int:
-    """The seed; raises a `RecipeError` for one of more than 64 bits."""
-    if not -(2**63) <= seed < 2**63:
-        raise RecipeError(f"a seed has 64 bits; got {seed}.")
-    return seed

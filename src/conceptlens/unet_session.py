@@ -20,9 +20,9 @@ from conceptlens.guidance._painting import check_compare, prompt_words
 from conceptlens.guidance._text import read_prompt
 from conceptlens.guidance._unet import attention_size, image_size
 from conceptlens.maps import ConceptMaps
-from conceptlens.recipe import Recipe
+from conceptlens.recipe import Recipe, check_seed
 from conceptlens.records import ImageRecord
-from conceptlens.session import Session, check_seed
+from conceptlens.session import Session
 from conceptlens.words import check_concepts
 
 

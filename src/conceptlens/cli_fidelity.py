@@ -41,7 +41,8 @@ def fidelity(
     with console.status("opening the models"):
         scorer = open_scorer(metric, model, second=second, device=device)
     found = run(
-        scorer, images, prompts, out or Path("out/fidelity", metric), limit=limit, command=f"conceptlens {shlex.join(sys.argv[1:])}",
+        scorer, images, prompts, out or Path("out/fidelity", metric), limit=limit,
+        command=f"conceptlens {shlex.join(sys.argv[1:])}",
         track=lambda rows, total: progress(
             rows, metric, total, console=console, transient=True, disable=json_ or not console.is_terminal
         ),

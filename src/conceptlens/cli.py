@@ -58,7 +58,6 @@ app = typer.Typer(
 )
 bench.command()(fidelity)
 app.add_typer(bench, name="bench")
-app.command()(findings)
 
 DEMO_PROMPT = "a red house and a tree under the sun"
 DEMO_SEED = 45  # one of those that paint all three objects; 18 of the first 64 seeds do
@@ -250,6 +249,9 @@ def rerun(
         typer.echo(f"{out / 'overlay.png'}, with heat maps, masks and maps.json beside it")
     typer.echo(f"largest difference to the saved scores: {difference(maps, file):.3g}")
     typer.echo(maps.describe())
+
+
+app.command()(findings)
 
 
 @app.command("app")

@@ -27,9 +27,9 @@ def fidelity(
         str | None, typer.Option(help="Sentence model of tifa, captioner of clip (none: no captions).")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many pictures.")] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the rows, to keep or to go on with.")] = Path(
-        "out/fidelity"
-    ),
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder of the rows, to go on with; out/fidelity/METRIC.")
+    ] = None,
     device: Device = None,
     json_: Json = False,
 ) -> None:
@@ -41,7 +41,8 @@ def fidelity(
     with console.status("opening the models"):
         scorer = open_scorer(metric, model, second=second, device=device)
     found = run(
-        scorer, images, prompts, out, limit=limit, command=f"conceptlens {shlex.join(sys.argv[1:])}",
+        scorer, images, prompts, out or Path("out/fidelity", metric), limit=limit,
+        command=f"conceptlens {shlex.join(sys.argv[1:])}",
         track=lambda rows, total: progress(
             rows, metric, total, console=console, transient=True, disable=json_ or not console.is_terminal
         ),

@@ -50,8 +50,9 @@ def read_prompts(file: Path) -> list[dict[str, Any]]:
         text = file.read_text(encoding="utf-8")
         said = json.loads(text) if file.suffix == ".json" else text.splitlines()
     except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or one_line(error)
         raise FidelityError(
-            f"cannot read prompts from {file}: {one_line(error)}. Give a text file with one prompt per line, or JSON."
+            f"cannot read prompts from {file}: {reason}. Give a text file with one prompt per line, or JSON."
         ) from error
     if isinstance(said, dict):
         said = [{"image": name, "prompt": prompt} for name, prompt in said.items()]

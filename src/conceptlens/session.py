@@ -21,7 +21,7 @@ from conceptlens.engine.loading import LoadedModel, load_model, resident
 from conceptlens.engine.replay import check_recorded, replay
 from conceptlens.engine.unets import is_unet, load_unet
 from conceptlens.errors import ConceptError, ModelError, RecipeError
-from conceptlens.guidance import Guidance, check_compare, demo_folder, paint_guided
+from conceptlens.guidance import Guidance, chosen_guidance, demo_folder, paint_guided
 from conceptlens.maps import ConceptMaps
 from conceptlens.ops.accumulate import moments
 from conceptlens.recipe import RECIPE_FIELDS, Recipe, check_seed
@@ -109,7 +109,7 @@ class Session:
         keep: bool = False,
         record: bool = False,
         record_budget: int = RECORD_BUDGET,
-        guide: Guidance | None = None,
+        guide: Guidance | str | None = None,
         compare: bool = False,
         **options: Any,
     ) -> Any:
@@ -127,7 +127,7 @@ class Session:
                 per wanted step (`steps=`) the keys and values of all blocks up to the last wanted one and the outputs
                 of the wanted ones. The embedded model takes 2 MB a step, FLUX.1 at 1024 x 1024 about 1 GB.
             record_budget: bytes that the record may take.
-            guide: `TSAM(experimental=True, ...)` moves the latents on the way; see `conceptlens.guidance`.
+            guide: `TSAM(experimental=True, ...)`, or a name such as "tsam:transformer", moves the latents on the way.
             compare: with `guide`, also paint the plain picture of the same seed.
             **options: fields of `Recipe` (`space=`, `softmax=`, `layers=`, ...); all others go to the pipeline
                 (`num_inference_steps=`, `height=`, `guidance_scale=`, ...).
@@ -140,7 +140,7 @@ class Session:
             ConceptError: for an unusable list of concepts.
             RecipeError: for impossible settings; `BudgetError`, one of them, for a record beyond its budget.
         """
-        check_compare(guide, compare)
+        guide = chosen_guidance(guide, compare)
         if guide is not None:
             own = {"preset": preset, "background": background, "keep": keep, "record": record}
             own["record_budget"] = record_budget

@@ -16,7 +16,7 @@ from conceptlens.engine.unets import LoadedUnet
 from conceptlens.errors import ConceptError, ModelError, RecipeError
 from conceptlens.guidance import Guidance, GuidedCall, GuidedMaps, GuidedResult, PromptText
 from conceptlens.guidance._capture import RunningMaps, capturing
-from conceptlens.guidance._painting import check_compare, prompt_words
+from conceptlens.guidance._painting import chosen_guidance, prompt_words
 from conceptlens.guidance._text import read_prompt
 from conceptlens.guidance._unet import attention_size, image_size
 from conceptlens.maps import ConceptMaps
@@ -46,7 +46,7 @@ class UnetSession(Session):
         concepts: Sequence[str] | None = None,
         *,
         seed: int | None = None,
-        guide: Guidance | None = None,
+        guide: Guidance | str | None = None,
         compare: bool = False,
         **options: Any,
     ) -> Any:
@@ -56,7 +56,7 @@ class UnetSession(Session):
             prompt: a text, or several for a batch.
             concepts: words of the prompt, or runs of them ("red house"); None: all but function words.
             seed: of the starting noise, drawn on the CPU; further images get `seed + 1`, ...
-            guide: a guidance (`TSAM()`, ...); see `conceptlens.guidance`.
+            guide: a guidance (`TSAM()`, ...) or its name ("tsam:paper-ae"); see `conceptlens.guidance`.
             compare: with `guide`, also paint the plain picture of the same seed.
             **options: of the pipeline's call.
 
@@ -69,7 +69,7 @@ class UnetSession(Session):
             RecipeError: for impossible settings.
             ModelError: for a pipeline or scheduler that cannot be guided.
         """
-        check_compare(guide, compare)
+        guide = chosen_guidance(guide, compare)
         prompts = self._check_prompts(prompt)
         for name in ("output_type", "record", "keep", "preset"):
             if options.get(name) is not None:

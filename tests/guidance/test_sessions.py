@@ -185,6 +185,8 @@ def test_guidance_in_a_session_on_a_transformer(demo: Session) -> None:
     off = demo.generate(PROMPT, seed=3, guide=TSAM(alpha=0, experimental=True), **options)
     assert off.image.tobytes() == plain.image.tobytes()
     assert torch.equal(off.scores, plain.scores)
+    named = demo.generate(PROMPT, seed=3, guide="tsam:transformer", **options)
+    assert (named.run.settings["alpha"], len(named.run.steps)) == (0.01, 2)
     guided = demo.generate(PROMPT, seed=3, guide=DIT, compare=True, **options)
     assert (guided.concepts, guided.seed, guided.model_id) == (plain.concepts, 3, "demo")
     assert torch.equal(guided.plain.scores, plain.scores)

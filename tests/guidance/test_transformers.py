@@ -317,6 +317,13 @@ def test_a_scheduler_of_order_two() -> None:
         guide(pipeline, PROMPT, TSAM(**TRY), **CALL)
 
 
+def test_an_ip_adapter(family: str) -> None:
+    pipeline = MAKERS[family]()
+    pipeline.transformer.encoder_hid_proj = torch.nn.Identity()
+    with pytest.raises(cl.ModelError, match="an IP-Adapter is loaded"):
+        guide(pipeline, PROMPT, TSAM(**TRY), **CALL)
+
+
 def test_a_missing_text_encoder() -> None:
     pipeline = sd3_pipeline()
     pipeline.text_encoder_3 = None

@@ -8,7 +8,7 @@ FLUX.1 and Stable Diffusion 3, as an experiment.
 from conceptlens.guidance._demo import demo_folder
 from conceptlens.guidance._driver import GuidedCall, guide
 from conceptlens.guidance._named import guidance_named
-from conceptlens.guidance._painting import check_compare, paint_guided
+from conceptlens.guidance._painting import chosen_guidance, paint_guided
 from conceptlens.guidance._result import GuidedMaps, GuidedResult, GuidedStep
 from conceptlens.guidance._text import PromptText
 from conceptlens.guidance.attend_and_excite import AttendAndExcite
@@ -28,7 +28,7 @@ __all__ = [
     "GuidedStep",
     "PromptText",
     "SynGen",
-    "check_compare",
+    "chosen_guidance",
     "demo_folder",
     "guidance_named",
     "guide",

@@ -9,6 +9,7 @@ from typing import Any
 
 from conceptlens.errors import RecipeError
 from conceptlens.guidance._driver import GuidedCall
+from conceptlens.guidance._named import guidance_named
 from conceptlens.guidance._result import GuidedMaps
 from conceptlens.guidance._text import FUNCTION_WORDS
 from conceptlens.guidance.base import Guidance
@@ -21,10 +22,15 @@ def prompt_words(prompts: Sequence[str]) -> list[str]:
     return [word for word in dict.fromkeys(words) if word.lower() not in FUNCTION_WORDS]
 
 
-def check_compare(guidance: Guidance | None, compare: bool) -> None:
-    """Raises a `RecipeError` for a comparison with the plain picture where nothing is guided."""
-    if compare and guidance is None:
+def chosen_guidance(guide: Guidance | str | None, compare: bool) -> Guidance | None:
+    """The guidance that `guide` is or names.
+
+    Raises:
+        RecipeError: for an unknown name, or a comparison with the plain picture where nothing is guided.
+    """
+    if compare and guide is None:
         raise RecipeError("compare shows the plain picture beside a guided one, and there is no guidance. Give guide.")
+    return guidance_named(guide) if isinstance(guide, str) else guide
 
 
 def paint_guided(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,8 @@ class ConceptMaps:
         parts: (step, layer, concept, rows, cols), when asked for with `keep=True`; steps and layers as in `recipe`.
         details: how else the maps were made: versions, pipeline options, seconds.
         record: what `Session.probe` needs to ask this picture for other concepts, when painted with `record=True`.
+        references: maps of the same concepts in the pictures that the model was shown (FLUX.1 Kontext, FLUX.2), as it
+            saw them while it painted this one.
     """
 
     concepts: tuple[str, ...]
@@ -57,6 +59,7 @@ class ConceptMaps:
     parts: Float[Tensor, "step layer concept rows cols"] | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
     record: ImageRecord | None = None
+    references: tuple[ConceptMaps, ...] = ()
 
     @property
     def asked(self) -> tuple[str, ...]:
@@ -210,8 +213,8 @@ class ConceptMaps:
 
         `image.png`, `overlay.png`, and per concept `heatmap-*.png`, `mask-*.png` (above the mean) and `cutout-*.png`;
         `segmentation.png` and `labels.png` (a palette PNG whose values index `concepts`) of competing concepts;
-        `coco.json` (masks of the segmentation as run lengths), `maps.npz`, `report.html` and `maps.json`, which
-        `conceptlens.rerun` repeats.
+        `coco.json` (masks of the segmentation as run lengths), `reference-*-overlay.png` of reference pictures,
+        `maps.npz`, `report.html` and `maps.json`, which `conceptlens.rerun` repeats.
 
         All or nothing: the files are written aside and then moved. What an earlier `save` left in the folder is
         replaced; other files are not touched.
@@ -240,12 +243,29 @@ class ConceptMaps:
             arrays = {"scores": self.scores.numpy(), "segmentation": self.segmentation().astype(np.uint16)}
             if self.parts is not None:
                 arrays["parts"] = self.parts.numpy()
+            for number, reference in enumerate(self.references, 1):
+                reference.overlay().save(stage / f"reference-{number}-overlay.png")
+                arrays[f"reference_{number}"] = reference.scores.numpy()
             np.savez_compressed(stage / "maps.npz", **arrays)
             names = sorted([path.name for path in stage.iterdir()] + [_PROVENANCE])
             told = json.dumps({**self.provenance(), "files": names}, indent=2, ensure_ascii=False)
             (stage / _PROVENANCE).write_text(told + "\n", encoding="utf-8")
             _remove_earlier(Path(folder), set(names))
         return Path(folder)
+
+
+def reference_maps(given: Any, scores: Sequence[Tensor], **settings: Any) -> tuple[ConceptMaps, ...]:
+    """Maps over the pictures that a model was shown, one for each element of `scores`.
+
+    None where `given`, what the pipeline got as its image, is no picture or another number of them.
+    """
+    pictures = list(given) if isinstance(given, (list, tuple)) else [given]
+    if len(scores) != len(pictures) or not all(isinstance(picture, Image.Image) for picture in pictures):
+        return ()
+    return tuple(
+        ConceptMaps(scores=part, image=picture.convert("RGB"), **settings)
+        for part, picture in zip(scores, pictures, strict=True)
+    )
 
 
 def _file_name(concept: str) -> str:

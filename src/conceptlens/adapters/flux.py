@@ -12,7 +12,7 @@ from conceptlens.adapters import register
 from conceptlens.adapters._dual_stream import DualStreamAdapter
 from conceptlens.adapters._text_side import project_text
 from conceptlens.adapters._tokens import concept_ids
-from conceptlens.adapters.base import Concepts, Projection, grid_of, pool_tokens, repeat_rows, take
+from conceptlens.adapters.base import Concepts, Projection, grid_of, pool_tokens, references_of, repeat_rows, take
 from conceptlens.errors import ModelError
 from conceptlens.recipe import Recipe
 from conceptlens.records import CallRecord
@@ -35,10 +35,11 @@ class FluxAdapter(DualStreamAdapter):
     def observe(self, arguments: Mapping[str, Any], rows: slice, step: int, previous: CallRecord | None) -> CallRecord:
         ids = arguments["img_ids"]
         if previous is not None and previous.arguments["img_ids"] is ids:
-            grid, cos, sin = previous.grid, previous.arguments["cos"], previous.arguments["sin"]
+            grid, references = previous.grid, previous.references
+            cos, sin = previous.arguments["cos"], previous.arguments["sin"]
         else:
             flat = ids if ids.ndim == 2 else ids[0]
-            grid, (cos, sin) = grid_of(flat), self.transformer.pos_embed(flat)
+            grid, references, (cos, sin) = grid_of(flat), references_of(flat), self.transformer.pos_embed(flat)
         kept = {
             "img_ids": ids,
             "cos": cos,
@@ -48,7 +49,7 @@ class FluxAdapter(DualStreamAdapter):
         }
         if arguments.get("guidance") is not None:
             kept["guidance"] = take(arguments["guidance"], rows)
-        return CallRecord(step, grid, kept)
+        return CallRecord(step, grid, kept, references=references)
 
     def begin(self, concepts: Concepts, call: CallRecord) -> tuple[Tensor, Tensor]:
         model, given = self.transformer, call.arguments

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -52,6 +52,8 @@ class ConceptMaps:
             (`conceptlens.presence.add_presence`).
         edges: masks follow the edges of the picture; see `refined`.
         abstain: share of the pixels, the most doubtful, that belong to no concept; see `refined`.
+        references: maps of the same concepts in the pictures that the model was shown (FLUX.1 Kontext, FLUX.2), as it
+            saw them while it painted this one.
     """
 
     concepts: tuple[str, ...]
@@ -69,6 +71,7 @@ class ConceptMaps:
     presence: Mapping[str, float | None] | None = None
     edges: bool = False
     abstain: float = 0.0
+    references: tuple[ConceptMaps, ...] = ()
 
     @property
     def asked(self) -> tuple[str, ...]:
@@ -279,8 +282,9 @@ class ConceptMaps:
 
         `image.png`, `overlay.png`, and per concept `heatmap-*.png`, `mask-*.png` (above the mean) and `cutout-*.png`;
         `segmentation.png` and `labels.png` (a palette PNG whose values index `concepts`, 255 where `abstain` applies)
-        of competing concepts; `coco.json` (masks of the segmentation as run lengths), `maps.npz` (`scores`, `spread`,
-        `segmentation`, `parts`), `report.html` and `maps.json`, which `conceptlens.rerun` repeats.
+        of competing concepts; `coco.json` (masks of the segmentation as run lengths), `reference-*-overlay.png` of
+        reference pictures, `maps.npz` (`scores`, `spread`, `segmentation`, `parts`, `reference_*`), `report.html` and
+        `maps.json`, which `conceptlens.rerun` repeats.
 
         All or nothing: the files are written aside and then moved. What an earlier `save` left in the folder is
         replaced; other files are not touched.
@@ -312,6 +316,9 @@ class ConceptMaps:
             for name, values in (("parts", self.parts), ("spread", self.spread)):
                 if values is not None:
                     arrays[name] = values.numpy()
+            for number, reference in enumerate(self.references, 1):
+                reference.overlay().save(stage / f"reference-{number}-overlay.png")
+                arrays[f"reference_{number}"] = reference.scores.numpy()
             np.savez_compressed(stage / "maps.npz", **arrays)
             names = sorted([path.name for path in stage.iterdir()] + [_PROVENANCE])
             told = json.dumps({**self.provenance(), "files": names}, indent=2, ensure_ascii=False)
@@ -326,6 +333,20 @@ def told_chance(chance: float | None) -> str:
         return "cannot say"
     figure = f"{chance:.0%}" if 0.01 <= chance <= 0.99 else "> 99%" if chance > 0.99 else "< 1%"
     return f"{'yes' if chance > 0.5 else 'no'} ({figure})"
+
+
+def reference_maps(given: Any, scores: Sequence[Tensor], **settings: Any) -> tuple[ConceptMaps, ...]:
+    """Maps over the pictures that a model was shown, one for each element of `scores`.
+
+    None where `given`, what the pipeline got as its image, is no picture or another number of them.
+    """
+    pictures = list(given) if isinstance(given, (list, tuple)) else [given]
+    if len(scores) != len(pictures) or not all(isinstance(picture, Image.Image) for picture in pictures):
+        return ()
+    return tuple(
+        ConceptMaps(scores=part, image=picture.convert("RGB"), **settings)
+        for part, picture in zip(scores, pictures, strict=True)
+    )
 
 
 def _file_name(concept: str) -> str:

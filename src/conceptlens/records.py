@@ -39,12 +39,14 @@ class CallRecord:
         grid: the patch grid of the output image; further image tokens (reference images) follow it.
         arguments: tensors by name, opaque to all but the adapter: timestep, guidance, pooled vector, position ids.
         settings: what is no tensor, as plain JSON values; opaque likewise.
+        references: the patch grids of the reference images, in the order in which their tokens follow.
     """
 
     step: int
     grid: TokenGrid
     arguments: Mapping[str, Tensor]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    references: tuple[TokenGrid, ...] = ()
 
 
 @dataclass(frozen=True)

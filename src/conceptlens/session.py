@@ -22,7 +22,7 @@ from conceptlens.engine.replay import check_recorded, replay
 from conceptlens.engine.unets import is_unet, load_unet
 from conceptlens.errors import ConceptError, ModelError, RecipeError
 from conceptlens.guidance import Guidance, chosen_guidance, demo_folder, paint_guided
-from conceptlens.maps import ConceptMaps
+from conceptlens.maps import ConceptMaps, reference_maps
 from conceptlens.ops.accumulate import moments
 from conceptlens.recipe import RECIPE_FIELDS, Recipe, check_seed
 from conceptlens.record_files import load_record, save_record
@@ -182,22 +182,22 @@ class Session:
             told = (prompts[0], self.model_id, recipe, noise, made.steps, settings)
             kept = ImageRecord(made.layers, grid, image, *told)
         repeats = len(made.images) // len(prompts)
-        results = [
-            maps_of(
-                image,
-                concepts=(*asked, *added),
-                scores=made.scores[row],
-                recipe=recipe,
-                model_id=self.model_id,
-                prompt=prompts[row // repeats],
-                seed=noise,
-                background=added,
-                parts=None if made.parts is None else made.parts[:, :, row],
-                details=details,
-                record=kept,
+        results = []
+        for row, image in enumerate(made.images):
+            shared = {
+                "concepts": (*asked, *added),
+                "recipe": recipe,
+                "model_id": self.model_id,
+                "prompt": prompts[row // repeats],
+                "seed": noise,
+                "background": added,
+                "details": details,
+            }
+            references = reference_maps(call.get("image"), [scores[row] for scores in made.references], **shared)
+            parts = None if made.parts is None else made.parts[:, :, row]
+            results.append(
+                maps_of(image, scores=made.scores[row], parts=parts, record=kept, references=references, **shared)
             )
-            for row, image in enumerate(made.images)
-        ]
         return results[0] if isinstance(prompt, str) and len(results) == 1 else results
 
     def read(

@@ -224,6 +224,12 @@ def grid_of(ids: Tensor) -> TokenGrid:
     return TokenGrid(rows, cols)
 
 
+def references_of(ids: Tensor) -> tuple[TokenGrid, ...]:
+    """The patch grids of the images behind the first, told apart by axis 0, in the order of their tokens."""
+    images = list(dict.fromkeys(ids[:, 0].tolist()))
+    return tuple(grid_of(ids[ids[:, 0] == image]) for image in images[1:])
+
+
 def pool_tokens(hidden: Float[Tensor, "length dim"], kept: Sequence[int], pooling: Pooling) -> Float[Tensor, " dim"]:
     """One vector for a concept whose own tokens stand at the positions `kept`."""
     if pooling == "mean":

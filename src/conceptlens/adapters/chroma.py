@@ -24,9 +24,9 @@ class ChromaAdapter(DualStreamAdapter):
     classes = ("ChromaTransformer2DModel",)
 
     def observe(self, arguments: Mapping[str, Any], rows: slice, step: int, previous: CallRecord | None) -> CallRecord:
-        grid, kept = self.placed(arguments["img_ids"], previous)
+        grid, references, kept = self.placed(arguments["img_ids"], previous)
         kept["timestep"] = take(arguments["timestep"], rows)
-        return CallRecord(step, grid, kept)
+        return CallRecord(step, grid, kept, references=references)
 
     def begin(self, concepts: Concepts, call: CallRecord) -> tuple[Tensor, Tensor]:
         model, timestep = self.transformer, call.arguments["timestep"]

@@ -34,12 +34,12 @@ class FluxAdapter(DualStreamAdapter):
         return Recipe(layers=layers, pooling="first", preset="paper")
 
     def observe(self, arguments: Mapping[str, Any], rows: slice, step: int, previous: CallRecord | None) -> CallRecord:
-        grid, kept = self.placed(arguments["img_ids"], previous)
+        grid, references, kept = self.placed(arguments["img_ids"], previous)
         kept["timestep"] = take(arguments["timestep"], rows)
         kept["pooled"] = take(arguments["pooled_projections"], rows)
         if arguments.get("guidance") is not None:
             kept["guidance"] = take(arguments["guidance"], rows)
-        return CallRecord(step, grid, kept)
+        return CallRecord(step, grid, kept, references=references)
 
     def begin(self, concepts: Concepts, call: CallRecord) -> tuple[Tensor, Tensor]:
         model, given = self.transformer, call.arguments

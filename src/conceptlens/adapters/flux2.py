@@ -35,11 +35,11 @@ class Flux2Adapter(DualStreamAdapter):
                 "this pipeline caches the keys of its reference images, so blocks do not see the whole image. "
                 "Use Flux2Pipeline or Flux2KleinPipeline."
             )
-        grid, kept = self.placed(arguments["img_ids"], previous)
+        grid, references, kept = self.placed(arguments["img_ids"], previous)
         kept["timestep"] = take(arguments["timestep"], rows)
         if arguments.get("guidance") is not None:
             kept["guidance"] = take(arguments["guidance"], rows)
-        return CallRecord(step, grid, kept)
+        return CallRecord(step, grid, kept, references=references)
 
     def begin(self, concepts: Concepts, call: CallRecord) -> tuple[Tensor, tuple[Tensor, ...]]:
         model, given = self.transformer, call.arguments

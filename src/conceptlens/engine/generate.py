@@ -31,6 +31,7 @@ class Generation:
         scores: float32 on the CPU; the grid is (rows, cols), of a video (frames, rows, cols).
         parts: with `keep`, the scores of each step and layer.
         steps: how many denoising steps there were.
+        references: scores of the reference images, each on its grid.
         layers: with a budget for them, the records of all wanted steps, in order.
     """
 
@@ -39,6 +40,7 @@ class Generation:
     parts: Float[Tensor, "step layer batch concept *grid"] | None
     steps: int
     layers: tuple[LayerRecord, ...]
+    references: tuple[Float[Tensor, "batch concept rows cols"], ...] = ()
 
 
 def generate(
@@ -98,12 +100,17 @@ def generate(
             "interrupts, second-order schedulers), or report the model."
         )
     assert probe.grid is not None
+    scores, first, references = probe.scores.mean(), probe.grid.tokens, []
+    for grid in probe.references:
+        references.append(on_grid(scores[..., first:], grid))
+        first += grid.tokens
     return Generation(
         images=images,
-        scores=on_grid(probe.scores.mean(), probe.grid),
+        scores=on_grid(scores, probe.grid),
         parts=stack_parts(probe.scores, probe.grid) if keep else None,
         steps=recorder.calls,
         layers=tuple(kept),
+        references=tuple(references),
     )
 
 
@@ -150,9 +157,9 @@ def refusals(pipeline: Any, remedy: str) -> Iterator[None]:
 
 
 def on_grid(scores: Float[Tensor, "batch concept image"], grid: TokenGrid) -> Float[Tensor, "batch concept *grid"]:
-    """Scores on their patch grid, (rows, cols) or (frames, rows, cols); float32 on the CPU."""
+    """The first scores on their patch grid, (rows, cols) or (frames, rows, cols); float32 on the CPU."""
     axes = (grid.rows, grid.cols) if grid.frames is None else (grid.frames, grid.rows, grid.cols)
-    return scores.unflatten(-1, axes).float().cpu()
+    return scores[..., : grid.tokens].unflatten(-1, axes).float().cpu()
 
 
 def stack_parts(scores: ScoreAccumulator, grid: TokenGrid) -> Float[Tensor, "step layer batch concept *grid"]:

@@ -54,6 +54,7 @@ class ReentryProbe:
         self._records: list[LayerRecord] = []
         self.scores = ScoreAccumulator(keep=keep)
         self.grid: TokenGrid | None = None
+        self.references: tuple[TokenGrid, ...] = ()
 
     @torch.no_grad()
     def __call__(self, block: Any, record: LayerRecord) -> None:

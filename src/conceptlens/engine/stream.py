@@ -59,7 +59,7 @@ class ConceptStream:
 
 
 class ConceptProbe:
-    """Streams concepts through blocks and keeps the running mean of their scores.
+    """Streams concepts through blocks and keeps the running mean of their scores, reference images included.
 
     Args:
         adapter: the family.
@@ -76,14 +76,16 @@ class ConceptProbe:
         self._wanted = frozenset(recipe.layers)
         self.scores = ScoreAccumulator(keep=keep)
         self.grid: TokenGrid | None = None
+        self.references: tuple[TokenGrid, ...] = ()
 
     @torch.no_grad()
     def __call__(self, block: Any, record: LayerRecord) -> None:
         vectors = self._stream.step(block, record)
         if record.layer in self._wanted:
-            self.grid = record.call.grid
-            scores = score(self._adapter, self._recipe, vectors, record, self._extra)
-            self.scores.add(record.call.step, record.layer, scores[..., : self.grid.tokens])
+            self.grid, self.references = record.call.grid, record.call.references
+            self.scores.add(
+                record.call.step, record.layer, score(self._adapter, self._recipe, vectors, record, self._extra)
+            )
 
 
 def score(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from conceptlens.adapters import adapter_for
+from conceptlens.adapters.base import DiTAdapter
 from conceptlens.errors import RecipeError
 from conceptlens.guidance._capture import StopForward
 from conceptlens.guidance._joint import JointMaps
@@ -69,6 +70,7 @@ class GuidedTransformer:
         kinds = [base.__name__ for base in type(pipeline).__mro__]
         self._layout = next(LAYOUTS[kind] for kind in kinds if kind in LAYOUTS)
         adapter = adapter_for(pipeline.transformer)
+        assert isinstance(adapter, DiTAdapter)  # those of LAYOUTS are
         self.module = adapter.transformer
         given, readers = first_call(pipeline, self._layout, prompts, generators, options)
         segments, texts = zip(

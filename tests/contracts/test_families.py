@@ -9,10 +9,9 @@ import torch
 from diffusers.guiders import ClassifierFreeGuidance
 from diffusers.models.embeddings import get_3d_rotary_pos_embed
 from PIL import Image
-from test_adapters import COLS, ROWS, run, session_of
+from test_adapters import COLS, ROWS, adapter_for, run, session_of
 
 import conceptlens as cl
-from conceptlens.adapters import adapter_for
 from conceptlens.adapters._specimens import (
     LENGTH,
     cogvideox_call,

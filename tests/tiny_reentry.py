@@ -68,8 +68,8 @@ def z_image_pipeline() -> ZImagePipeline:
 def lumina2_pipeline() -> Lumina2Pipeline:
     words = word_tokenizer()
     torch.manual_seed(3)
-    config = Gemma2Config(**_LLM, vocab_size=len(words), pad_token_id=1, bos_token_id=0, eos_token_id=0)
-    text_encoder = Gemma2Model(config).eval()
+    config: dict[str, Any] = {**_LLM, "vocab_size": len(words), "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 0}
+    text_encoder = Gemma2Model(Gemma2Config(**config)).eval()
     transformer = _transformer("Lumina2Transformer2DModel")
     return quiet(
         Lumina2Pipeline(transformer, FlowMatchEulerDiscreteScheduler(), tiny_vae((8,) * 4), text_encoder, words)

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from conceptlens.adapters import adapter_for, registered
+from conceptlens import adapters
+from conceptlens.adapters import registered
 from conceptlens.adapters._random_models import LENGTH
 from conceptlens.adapters._reentry_specimens import REENTRY_SPECIMENS
 from conceptlens.adapters.base import Concepts, DiTAdapter
@@ -34,6 +35,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # diffusers o
 
 STILL = {False: {}, True: {"num_frames": 1}}
 """What makes a video pipeline paint a picture."""
+
+
+def adapter_for(transformer: Any) -> DiTAdapter:
+    found = adapters.adapter_for(transformer)
+    assert isinstance(found, DiTAdapter)
+    return found
 
 
 def concepts_like(call: dict[str, Any], count: int = 3) -> Concepts:

@@ -11,10 +11,9 @@ import pytest
 import torch
 from diffusers import FluxFillPipeline, FluxImg2ImgPipeline, FluxInpaintPipeline, FluxKontextPipeline
 from PIL import Image
-from test_adapters import own_text, run
+from test_adapters import adapter_for, own_text, run
 
 import conceptlens as cl
-from conceptlens.adapters import adapter_for
 from conceptlens.engine.stream import ConceptProbe, ConceptStream
 from conceptlens.recipe import Recipe
 from tiny_models import FAMILIES, flux_pipeline, flux_transformer

@@ -43,6 +43,8 @@ class ConceptStream:
             self._hidden, self._conditioning = self._adapter.begin(self._concepts, record.call)
         assert self._hidden is not None, "blocks must come in order"
         projection = self._adapter.project(block, self._hidden, self._conditioning)
+        assert record.key is not None
+        assert record.value is not None
         dtype = record.value.dtype
         out = concept_attention(
             projection.query.to(dtype),
@@ -93,6 +95,8 @@ def score(
 ) -> Float[Tensor, "batch concept image"]:
     """Scores of one block in the recipe's space; the first `extra` rows of the concept stream are dropped."""
     side = vectors.projection
+    assert record.key is not None
+    assert record.value is not None
     if recipe.space == "cross":
         assert record.query is not None
         key = normalize_concepts(side.key[:, :, extra:], recipe.normalize)

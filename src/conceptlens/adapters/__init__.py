@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import entry_points
+from typing import TypeVar
 
 from torch import nn
 
@@ -10,10 +11,12 @@ from conceptlens.adapters.base import ModelAdapter
 from conceptlens.errors import ModelError
 from conceptlens.registry import Registry
 
+Kind = TypeVar("Kind", bound=ModelAdapter)
+
 _registry: Registry[ModelAdapter] = Registry(__name__, "adapter", ModelError)
 
 
-def register(adapter: type[ModelAdapter]) -> type[ModelAdapter]:
+def register(adapter: type[Kind]) -> type[Kind]:
     """Class decorator: makes an adapter known for the transformer classes it names.
 
     Raises:

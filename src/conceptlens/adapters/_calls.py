@@ -58,8 +58,7 @@ def observed(layout: Layout, config: Any, arguments: Mapping[str, Any], rows: sl
             kept |= {f"{name}.{number}": part for number, part in enumerate(value)}
             settings["parts"][name] = len(value)
         elif isinstance(value, _PLAIN):
-            per_row = isinstance(value, list) and len(value) == len(latents)
-            settings[name] = value[rows] if per_row else value
+            settings[name] = value[rows] if isinstance(value, list) and len(value) == len(latents) else value
     return CallRecord(step, grid, kept, settings)
 
 

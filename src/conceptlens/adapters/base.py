@@ -70,7 +70,7 @@ class ModelAdapter(ABC):
     transformer classes (as diffusers names them) it serves.
     """
 
-    name: ClassVar[str]
+    name: str
     classes: ClassVar[tuple[str, ...]]
     caveat: str = ""
     """What users should know about these maps before they trust them; stands in every result."""

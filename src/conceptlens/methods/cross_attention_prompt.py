@@ -146,6 +146,7 @@ class PromptCrossAttention(SaliencyMethod):
     ) -> Float[Tensor, "concept image"]:
         """One block's maps: the mean over samples and heads, then over each concept's tokens."""
         if self._direction == "text-to-image":
+            assert record.key is not None
             chosen = sorted({position for place in places for position in place})
             attend = text_to_image(
                 side.query[record.layer][:, :, chosen], side.key[record.layer], record.key, self._options.softmax

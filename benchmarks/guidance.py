@@ -1,10 +1,12 @@
 """Does guidance paint what the prompt says? Two-object prompts, each method against the plain pipeline.
 
-.venv/bin/python benchmarks/guidance.py --limit 100   # runs, stores results/guidance/*.json, prints the table
-.venv/bin/python benchmarks/guidance.py --render      # prints the table of the stored results
+.venv/bin/python benchmarks/guidance.py           # 200 prompts x 4 seeds; goes on where it was stopped
+.venv/bin/python benchmarks/guidance.py --render  # the table and the pictures of the stored rows, into docs/
 
 Every prompt is painted by all methods in turn from the same noise, so that pictures and times compare side by side. A
-detector judges the pictures (`training/judge.py`). No setting was chosen by looking at these prompts.
+detector judges the pictures (`training/judge.py train` makes it). Step sizes and schedules are the papers', on 30
+steps for 50; `--tune` tries other step sizes on prompts that are not among these. Several processes share the work with
+`--part 0/2` and `--part 1/2`.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +24,51 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import StableDiffusionPipeline
-from sklearn.metrics import roc_auc_score
+from PIL import Image
 from torch import Tensor
 
 from conceptlens.bench.datasets.scenes import COLOURS, NOUNS
 from conceptlens.bench.datasets.scenes import SIZE as SCENE
 from conceptlens.bench.metrics import bootstrap_interval
-from conceptlens.guidance import TSAM, AttendAndExcite, Conform, Guidance, PromptText, SynGen, demo_folder, guide
+from conceptlens.bench.rows import RowFile, read_rows
+from conceptlens.guidance import TSAM, AttendAndExcite, Conform, Guidance, SynGen, demo_folder, guide
 
 ROOT = Path(__file__).parents[1]
 STORED = ROOT / "results" / "guidance"
-CALL = {"num_inference_steps": 50, "guidance_scale": 4.0}
-SIZE = {"attention_size": (16, 16)}
-METHODS: Mapping[str, Guidance] = {
+SEEDS = 4
+CALL = {"num_inference_steps": 30, "guidance_scale": 4.0}
+PUBLISHED_STEPS = 50
+
+
+def shortened(method: Guidance) -> Guidance:
+    """The published schedule, which is one of 50 denoising steps, at the same shares of fewer."""
+    share = CALL["num_inference_steps"] / PUBLISHED_STEPS
+
+    def moved(by_step: Mapping[int, Any]) -> dict[int, Any]:
+        return {round(step * share): value for step, value in by_step.items()}
+
+    steps = range(round(len(tuple(method.steps)) * share))
+    return replace(method, steps=steps, inner=moved(method.inner), bounds=moved(method.bounds))
+
+
+LARGE, SMALL = {"attention_size": (16, 16)}, {"attention_size": (8, 8)}
+PAPERS: Mapping[str, Guidance] = {
     "plain": TSAM(alpha=0),
-    "tsam": TSAM.preset("paper-ae", **SIZE),
-    "attend-and-excite": AttendAndExcite(**SIZE),
-    "conform": Conform(**SIZE),
-    "syngen": SynGen(**SIZE),
+    "tsam": TSAM.preset("paper-ae", **LARGE),
+    "tsam, 8x8 maps": TSAM.preset("paper-ae", **SMALL),
+    "attend-and-excite": AttendAndExcite(**LARGE),
+    "conform": Conform(**LARGE),
+    "syngen": SynGen(**LARGE),
 }
+METHODS = {name: shortened(method) for name, method in PAPERS.items()}
+Pairs = list[tuple[str, str]]
+
+
+def two_objects(limit: int, draw: int) -> list[tuple[str, Pairs]]:
+    """Prompts with two objects, each with a colour."""
+    from judge import prompts
+
+    return [made for made in prompts(2 * limit, draw) if len(made[1]) == 2]
 
 
 def enlarged(pixels: Tensor) -> Tensor:
@@ -47,74 +76,78 @@ def enlarged(pixels: Tensor) -> Tensor:
     return F.interpolate(pixels, size=(SCENE, SCENE), mode="bilinear")
 
 
-def judged(judge: Any, images: list, pairs: list[list[tuple[str, str]]]) -> list[dict[str, bool]]:
-    """For each picture: are both objects there, and both in their colours?"""
-    pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2).float()
-    with torch.no_grad():
-        found = judge(enlarged(pixels / 127.5 - 1)) > 0
-    rows = []
-    for seen, asked in zip(found, pairs, strict=True):
-        right = all(bool(seen[NOUNS.index(n), list(COLOURS).index(c)]) for n, c in asked)
-        rows.append({"right": right, "objects": all(bool(seen[NOUNS.index(n)].any()) for n, _ in asked)})
-    return rows
+class Painter:
+    """The pipeline, and the judge of what it paints."""
+
+    def __init__(self, model: Path) -> None:
+        from judge import RUN, Judge, check
+
+        self.judge = Judge()
+        self.judge.load_state_dict(torch.load(RUN / "judge.pt"))
+        self.judge.eval()
+        self.trust = check(lambda pixels: self.judge(enlarged(F.avg_pool2d(pixels, 2))))
+        self.pipeline = StableDiffusionPipeline.from_pretrained(model, dtype=torch.float32, safety_checker=None)
+        self.pipeline.set_progress_bar_config(disable=True)
+
+    def paint(
+        self, part: list[tuple[str, Pairs]], guidance: Guidance, seeds: list[int]
+    ) -> tuple[list[dict[str, Any]], list[Image.Image]]:
+        """For each picture: are both objects there, and both in their colours? And the pictures."""
+        start = time.process_time()  # one thread: other work on the machine does not count
+        made = guide(self.pipeline, [text for text, _ in part], guidance, seed=seeds, **CALL)
+        seconds = round((time.process_time() - start) / len(part), 4)
+        pixels = torch.from_numpy(np.stack([np.asarray(image) for image in made.images])).permute(0, 3, 1, 2).float()
+        with torch.no_grad():
+            found = self.judge(enlarged(pixels / 127.5 - 1)) > 0
+        rows = []
+        for seen, (_, asked) in zip(found, part, strict=True):
+            right = all(bool(seen[NOUNS.index(n), list(COLOURS).index(c)]) for n, c in asked)
+            there = all(bool(seen[NOUNS.index(n)].any()) for n, _ in asked)
+            rows.append({"right": int(right), "objects": int(there), "seconds": seconds})
+        return rows, made.images
 
 
-def binding_auc(texts: list[PromptText]) -> float:
-    """Does the text encoder's self-attention tell a noun's own colour from the other noun's? 0.5: no; 1: always.
-
-    T-SAM's target at power 1: what the second noun gives to its own colour, against what it gives to the first's.
-    """
-    scores, truth = [], []
-    for text in texts:
-        (colour, _), (own_colour, noun) = text.groups(None)
-        target = TSAM(gamma=1.0).target(text)
-        first = text.positions[0]
-        for place, bound in ((own_colour, 1), (colour, 0)):
-            scores.append(target[noun[0] - first, place[0] - first].item())
-            truth.append(bound)
-    return float(roc_auc_score(truth, scores))
-
-
-def run(limit: int, batch: int, seconds: float, model: Path) -> None:
-    sys.path.insert(0, str(ROOT / "training"))
-    from judge import RUN, Judge, check, prompts
-
-    judge = Judge()
-    judge.load_state_dict(torch.load(RUN / "judge.pt"))
-    judge.eval()
-    pipeline = StableDiffusionPipeline.from_pretrained(model, dtype=torch.float32, safety_checker=None)
-    pipeline.set_progress_bar_config(disable=True)
-    asked = [made for made in prompts(2 * limit) if len(made[1]) == 2]
-    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in METHODS}
-    texts: list[PromptText] = []
-    began = time.perf_counter()
-    for first in range(0, limit, batch):
-        part = asked[first : first + batch]
-        for name, guidance in METHODS.items():
-            start = time.perf_counter()
-            result = guide(pipeline, [text for text, _ in part], guidance, seed=first, **CALL)
-            spent = (time.perf_counter() - start) / len(part)
-            texts += result.texts if name == "tsam" else ()
-            verdicts = judged(judge, result.images, [pairs for _, pairs in part])
-            for made, verdict, seed in zip(part, verdicts, result.seeds, strict=True):
-                rows[name].append({"prompt": made[0], "seed": seed, **verdict, "seconds": round(spent, 3)})
-        print({n: (len(r), round(np.mean([x["right"] for x in r]), 3)) for n, r in rows.items()}, flush=True)
-        if time.perf_counter() - began > seconds:
-            break
-    STORED.mkdir(parents=True, exist_ok=True)
-    trust = check(lambda pixels: judge(enlarged(F.avg_pool2d(pixels, 2))))
-    for name, made in rows.items():
-        report = {"call": CALL, "settings": METHODS[name].settings(), "judge on true scenes": trust}
-        report |= {"binding AUC of the text encoder": round(binding_auc(texts), 4), "rows": made}
-        (STORED / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
+def run(limit: int, model: Path, part: tuple[int, int]) -> None:
+    painter = Painter(model)
+    settings = {"call": CALL, "methods": {name: method.settings() for name, method in METHODS.items()}}
+    asked = two_objects(limit, 2024)
+    with RowFile(STORED / f"part-{part[0]}", settings, {"judge on true scenes": painter.trust}) as file:
+        for number in range(part[0], limit, part[1]):
+            if f"{number}-{SEEDS - 1}" in file.rows:
+                continue
+            seeds = [SEEDS * number + k for k in range(SEEDS)]
+            made = {}
+            for name in np.roll(list(METHODS), number):  # no method always comes first
+                made[str(name)], _ = painter.paint([asked[number]] * SEEDS, METHODS[str(name)], seeds)
+            for k, seed in enumerate(seeds):
+                row = {name: made[name][k] for name in METHODS}
+                file.append({"id": f"{number}-{k}", "prompt": asked[number][0], "seed": seed, **row})
+            rights = {n: sum(r[n]["right"] for r in file.rows.values()) for n in METHODS}
+            print(f"{len(file.rows)} pictures, right: {rights}", flush=True)
 
 
-def load() -> dict[str, dict[str, Any]]:
-    return {name: json.loads((STORED / f"{name}.json").read_text()) for name in METHODS}
+def tune(model: Path, limit: int) -> None:
+    """Other step sizes, on prompts of another draw: what each method could reach, and nothing that is stored."""
+    painter, asked = Painter(model), two_objects(limit, 7)
+    for name, method in METHODS.items():
+        for factor in (0.1, 0.3, 1, 3, 10) if method.alpha else (1,):
+            rows, _ = painter.paint(asked, replace(method, alpha=method.alpha * factor), list(range(limit)))
+            shares = {k: round(float(np.mean([row[k] for row in rows])), 3) for k in ("right", "objects")}
+            print(f"{name} alpha {method.alpha * factor:g}: {shares}", flush=True)
 
 
-def column(report: dict[str, Any], name: str) -> np.ndarray:
-    return np.array([row[name] for row in report["rows"]], float)
+def load() -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    parts = [read_rows(folder) for folder in sorted(STORED.glob("part-*"))]
+    rows = {row["id"]: row for _, part in parts for row in part}
+    return parts[0][0], list(rows.values())
+
+
+def by_prompt(rows: list[dict[str, Any]], name: str, metric: str) -> np.ndarray:
+    """Each prompt's mean over its seeds: pictures of one prompt are no independent trials."""
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        found.setdefault(row["id"].split("-")[0], []).append(row[name][metric])
+    return np.array([np.mean(found[number]) for number in sorted(found, key=int)])
 
 
 def between(values: np.ndarray) -> str:
@@ -122,41 +155,59 @@ def between(values: np.ndarray) -> str:
     return f"{values.mean():.3f} [{low:.3f}, {high:.3f}]"
 
 
-def render(reports: dict[str, dict[str, Any]]) -> str:
+def render(told: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     heads = ("method", "both objects in their colours", "against plain", "both objects there", "against plain", "time")
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    plain = reports["plain"]
-    for name, report in reports.items():
+    for name in METHODS:
         cells = []
         for metric in ("right", "objects"):
-            own = column(report, metric)
-            cells += [between(own), "" if name == "plain" else between(own - column(plain, metric))]
-        ratio = column(report, "seconds").sum() / column(plain, "seconds").sum()
+            own, plain = by_prompt(rows, name, metric), by_prompt(rows, "plain", metric)
+            cells += [between(own), "" if name == "plain" else between(own - plain)]
+        ratio = by_prompt(rows, name, "seconds").sum() / by_prompt(rows, "plain", "seconds").sum()
         lines.append(f"| {name} | {' | '.join(cells)} | {ratio:.2f}x |")
-    count, trust, call = len(plain["rows"]), plain["judge on true scenes"], plain["call"]
+    trust, call = told["judge on true scenes"], told["settings"]["call"]
     how = (
-        f"{count} two-object prompts, one picture each, the same noise for all methods, {call['num_inference_steps']} "
-        f"steps, guidance scale {call['guidance_scale']:g}, 95% bootstrap intervals over prompts (of the difference, "
-        f"paired). The judge finds {trust['pairs found (recall)']:.1%} of the coloured objects of true scenes as "
-        f"small, and {trust['pairs right (precision)']:.1%} of those it finds are there. The encoder's self-attention "
-        f"tells a noun's colour from the other noun's with an AUC of {plain['binding AUC of the text encoder']:.2f}. "
-        f"Made by `.venv/bin/python benchmarks/guidance.py --limit {count}`."
+        f"{len(by_prompt(rows, 'plain', 'right'))} two-object prompts, {SEEDS} seeds each, the same noise for all "
+        f"methods, {call['num_inference_steps']} steps (the published schedules, shortened from {PUBLISHED_STEPS}), "
+        f"guidance scale {call['guidance_scale']:g}; 95% bootstrap intervals over prompts (of the difference, paired). "
+        f"The judge finds {trust['pairs found (recall)']:.1%} of the coloured objects of true scenes as small, and "
+        f"{trust['pairs right (precision)']:.1%} of those it finds are there."
     )
     return "\n".join([*lines, "", how])
 
 
+def sheet(model: Path, file: Path, columns: int = 8) -> None:
+    """The first pictures whose verdict is not the same for all methods: a row for each method."""
+    _, rows = load()
+    asked = two_objects(1 + max(int(row["id"].split("-")[0]) for row in rows), 2024)
+    picked = [row for row in rows if len({row[name]["right"] for name in METHODS}) > 1][:columns]
+    painter, lines = Painter(model), []
+    part = [asked[int(row["id"].split("-")[0])] for row in picked]
+    for guidance in METHODS.values():
+        _, images = painter.paint(part, guidance, [row["seed"] for row in picked])
+        lines.append(np.concatenate([np.asarray(i.resize((96, 96), Image.Resampling.NEAREST)) for i in images], axis=1))
+    Image.fromarray(np.concatenate(lines)).save(file)
+    print(json.dumps([row["prompt"] for row in picked], indent=1))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--limit", type=int, default=100)
-    parser.add_argument("--batch", type=int, default=10)
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long")
+    parser.add_argument("--limit", type=int, default=200, help="prompts")
+    parser.add_argument("--part", default="0/1", help="K/N: prompts K, K + N, ... in this process")
     parser.add_argument("--model", type=Path, default=demo_folder())
+    parser.add_argument("--tune", action="store_true")
     parser.add_argument("--render", action="store_true")
     args = parser.parse_args()
-    if not args.render:
-        run(args.limit, args.batch, args.seconds, args.model)
-    table = render(load())
-    print(table)
+    sys.path.insert(0, str(ROOT / "training"))
+    torch.set_num_threads(1)
+    if args.render:
+        print(render(*load()))
+        sheet(args.model, ROOT / "docs" / "guidance.png")
+    elif args.tune:
+        tune(args.model, 32)
+    else:
+        number, count = map(int, args.part.split("/"))
+        run(args.limit, args.model, (number, count))
 
 
 if __name__ == "__main__":

@@ -7,8 +7,17 @@ from pathlib import Path
 
 from conceptlens.adapters import registered
 from conceptlens.adapters._groups import GROUPS
-from conceptlens.engine.doctor import doctor
-from conceptlens.errors import RecipeError
+from conceptlens.adapters.base import ModelAdapter
+from conceptlens.engine.doctor import doctor, served
+
+PIPELINES = (
+    "BriaTransformer2DModel",
+    "CogView3PlusTransformer2DModel",
+    "Lumina2Transformer2DModel",
+    "OvisImageTransformer2DModel",
+    "ZImageTransformer2DModel",
+)
+"""Classes of the fallback whose whole pipelines the tests run (tests/contracts/test_reentry_pipelines.py)."""
 
 TARGET = Path(__file__).parents[1] / "docs" / "models.md"
 
@@ -22,35 +31,44 @@ import conceptlens as cl
 print(cl.doctor("QwenImageTransformer2DModel").describe())
 ```
 
-A family counts as supported when its adapter keeps the whole contract (CONTRIBUTING.md) on tiny random models of the
-real diffusers classes: the picture bit for bit as without maps, the prompt's own text reproduced block by block to
-1e-10 in float64, probing a record the same as asking while painting. *Official figures*: the vectors of the official
-code on tiny random weights, reproduced to 1e-5; such a family has `preset="paper"`. *Real weights* were run for none
-of them here, save the embedded model, which is of the FLUX.1 family. Blocks are the class's default.
+`conceptlens doctor --all` tries every class of this page.
+
+Tiers:
+
+* *adapter*: the text half of a block is written out, concepts cost about a hundredth of a step, all spaces and options.
+* *re-entry*: the model's own blocks run once more with the concepts in place of the prompt and the recorded image rows
+  in place of the image; a step costs about twice as much, `isolate=True` once more for each concept. Output space only.
+* *experimental*: as re-entry, for text and image in one stream. The mechanism is proven; the quality of the maps is not
+  validated on real weights, and every result says so (`details["caveat"]`).
+
+A class counts as supported when it keeps the contract (CONTRIBUTING.md) on tiny random models of the real diffusers
+classes: the picture bit for bit as without maps, the prompt's own text reproduced block by block (1e-10 in float64,
+1e-5 in float32), probing a record the same as asking while painting. *Pipeline*: a whole tiny pipeline painted and read
+in the tests too. *Official figures*: the vectors of the official code on tiny random weights, reproduced to 1e-5; such
+a family has `preset="paper"`. *Real weights* were run for none of them here, save the embedded model, which is of the
+FLUX.1 family. Blocks are the class's default.
 
 """
 
 
 def families() -> str:
-    """One row per transformer class with an adapter."""
+    """One row per transformer class that is served."""
     rows = [
-        "| family | transformer class | text | blocks | default layers | official figures | real weights |",
-        "|---|---|---|---|---|---|---|",
+        "| family | transformer class | text | tier | blocks | default layers | contract | pipeline | official figures "
+        "| real weights |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for name, adapter in sorted(registered().items(), key=lambda item: item[1].name):
-        found = doctor(name)
+    for name in served():
+        found, adapter = doctor(name), registered()[name]
         assert found.ok, found.describe()
         assert found.recipe is not None
         layers = found.recipe.layers or ()
-        try:
-            adapter(None).paper_recipe(4)
-            official = "yes"
-        except RecipeError:
-            official = "there are none"
-        real = "embedded model" if name == "FluxTransformer2DModel" else "not run here"
+        official = "yes" if adapter.paper_recipe is not ModelAdapter.paper_recipe else "there are none"
+        real = "embedded model" if name == "FluxTransformer2DModel" else "not run"
+        piped = "yes" if found.tier == "adapter" or name in PIPELINES else "not run"
         rows.append(
-            f"| {adapter.name} | `{name}` | {found.group} | {found.blocks} | {layers[0]} to {layers[-1]} | {official} "
-            f"| {real} |"
+            f"| {found.adapter} | `{name}` | {found.group} | {found.tier} | {found.blocks} "
+            f"| {layers[0]} to {layers[-1]} | kept | {piped} | {official} | {real} |"
         )
     return "\n".join(rows)
 

@@ -15,21 +15,23 @@ SOURCE = Path(conceptlens.__file__).parent
 MODULES = sorted(SOURCE.rglob("*.py"))
 LADDER = [
     {"_version", "errors", "recipe", "records"},
-    {"files", "pictures", "words"},
+    {"registry", "files", "pictures", "words"},
     {"ops", "exports", "pages", "positions"},
     {"maps", "record_files"},
     {"video_maps"},
     {"adapters"},
     {"engine"},
-    {"session"},
-    {"methods", "guidance"},
+    {"guidance"},
+    {"session", "unet_session"},
+    {"methods"},
     {"bench"},
-    {"features", "presence", "rerun"},
+    {"features", "presence", "rerun", "fidelity"},
+    {"findings"},
     {"cli_options"},
-    {"cli_bench"},
+    {"cli_bench", "cli_fidelity", "cli_findings"},
     {"cli", "web"},
 ]
-HEAVY = {"diffusers": {"adapters", "engine", "guidance"}, "transformers": {"adapters", "engine", "methods"}}
+HEAVY = {"diffusers": {"adapters", "engine", "guidance"}, "transformers": {"adapters", "engine", "methods", "fidelity"}}
 LARGEST_MODULE, LARGEST_FUNCTION = 400, 60
 
 

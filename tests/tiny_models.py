@@ -13,6 +13,7 @@ from diffusers import (
     AutoencoderKLCogVideoX,
     AutoencoderKLFlux2,
     AutoencoderKLHunyuanVideo,
+    AutoencoderKLHunyuanVideo15,
     AutoencoderKLMochi,
     AutoencoderKLQwenImage,
     ChromaPipeline,
@@ -23,16 +24,19 @@ from diffusers import (
     Flux2KleinPipeline,
     Flux2Pipeline,
     FluxPipeline,
+    HunyuanVideo15Pipeline,
     HunyuanVideoPipeline,
     MochiPipeline,
     QwenImagePipeline,
     StableDiffusion3Pipeline,
 )
+from diffusers.guiders import ClassifierFreeGuidance
 from tokenizers import Regex, Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 from torch import Tensor
 from transformers import (
+    ByT5Tokenizer,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
@@ -48,6 +52,8 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLTextConfig,
+    Qwen2_5_VLTextModel,
     Qwen3Config,
     Qwen3ForCausalLM,
     T5Config,
@@ -76,6 +82,8 @@ from conceptlens.adapters._specimens import (
     flux2_transformer,
     flux_call,
     flux_transformer,
+    hunyuan_video15_call,
+    hunyuan_video15_transformer,
     hunyuan_video_call,
     hunyuan_video_transformer,
     mochi_call,
@@ -98,6 +106,8 @@ class Family:
     `latents` is the shape of one image's latents on the 4 x 6 grid; `pack` makes of them what the pipeline takes.
     `guided` and `plain` are pipeline options with and without classifier-free guidance. `text` is the place of the text
     stream in what a block returns, `linears` are layers that a LoRA may change. A `video` call has two latent frames.
+    `halved` are arguments that its pipeline gives in the transformer's dtype though others do not; `alone` says that
+    the pipeline fails on a batch.
     """
 
     name: str
@@ -110,6 +120,8 @@ class Family:
     plain: dict[str, Any] = field(default_factory=lambda: {"guidance_scale": 1.0})
     text: int = 0
     video: bool = False
+    halved: frozenset[str] = frozenset()
+    alone: bool = False
     linears: tuple[str, ...] = ("add_q_proj", "add_k_proj", "to_add_out", "to_k")
 
 
@@ -129,14 +141,15 @@ def tiny_vae(channels: tuple[int, ...] = (8, 8)) -> AutoencoderKL:
     ).eval()
 
 
-def _clip(cls: Any, width: int, vocabulary: int) -> Any:
+def clip_text(cls: Any, width: int, vocabulary: int, *, projection: int, layers: int = 2) -> Any:
+    """A CLIP text encoder, seeded by its width."""
     torch.manual_seed(width)
     config = CLIPTextConfig(
         vocab_size=vocabulary,
         hidden_size=width,
         intermediate_size=width,
-        projection_dim=POOLED // 2 if cls is CLIPTextModelWithProjection else POOLED,
-        num_hidden_layers=2,
+        projection_dim=projection,
+        num_hidden_layers=layers,
         num_attention_heads=2,
         max_position_embeddings=77,
         bos_token_id=0,
@@ -144,6 +157,11 @@ def _clip(cls: Any, width: int, vocabulary: int) -> Any:
         pad_token_id=1,
     )
     return cls(config).eval()
+
+
+def _clip(cls: Any, width: int, vocabulary: int) -> Any:
+    projected = cls is CLIPTextModelWithProjection
+    return clip_text(cls, width, vocabulary, projection=POOLED // 2 if projected else POOLED)
 
 
 def _t5(vocabulary: int, width: int = TEXT) -> T5EncoderModel:
@@ -336,6 +354,27 @@ def hunyuan_video_pipeline() -> HunyuanVideoPipeline:
     )
 
 
+def hunyuan_video15_pipeline() -> HunyuanVideo15Pipeline:
+    words, glyphs = word_tokenizer(), ByT5Tokenizer()
+    torch.manual_seed(3)
+    rope = {"rope_type": "default", "mrope_section": [1, 2, 2], "rope_theta": 10000.0}
+    config = Qwen2_5_VLTextConfig(**{**_LLM, "num_hidden_layers": 3}, vocab_size=len(words), rope_parameters=rope)
+    text_encoder = Qwen2_5_VLTextModel(config).eval()
+    transformer = hunyuan_video15_transformer()
+    vae = AutoencoderKLHunyuanVideo15(
+        latent_channels=4,
+        block_out_channels=(8, 8),
+        layers_per_block=1,
+        spatial_compression_ratio=2,
+        temporal_compression_ratio=2,
+    ).eval()
+    scheduler, guider = FlowMatchEulerDiscreteScheduler(), ClassifierFreeGuidance(guidance_scale=4.0)
+    made = HunyuanVideo15Pipeline(text_encoder, words, transformer, vae, scheduler, _t5(len(glyphs)), glyphs, guider)
+    made.tokenizer_max_length, made.tokenizer_2_max_length = 120, 16
+    made.prompt_template_encode_start_idx = 40
+    return quiet(made)
+
+
 def mochi_pipeline() -> MochiPipeline:
     t5 = tokenizers()[1]
     torch.manual_seed(0)
@@ -383,6 +422,16 @@ FAMILIES = {
             **COGVIDEO,
         ),
         Family("hunyuan-video", hunyuan_video_transformer, hunyuan_video_call, hunyuan_video_pipeline, **HUNYUAN),
+        Family(
+            "hunyuan-video-1.5",
+            hunyuan_video15_transformer,
+            hunyuan_video15_call,
+            hunyuan_video15_pipeline,
+            latents=(4, 4, 6),
+            halved=frozenset(("timestep",)),
+            alone=True,
+            **{**HUNYUAN, "guided": {}, "plain": {}},
+        ),
         Family("mochi", mochi_transformer, mochi_call, mochi_pipeline, latents=(12, 8, 12), **MOCHI),
         Family("cogview4", cogview4_transformer, cogview4_call, cogview4_pipeline, text=1, linears=SHARED),
     )

@@ -14,10 +14,10 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from conceptlens.adapters._specimens import randomize
-from tiny_models import tiny_vae, tokenizers
+from conceptlens.adapters._random_models import randomize
+from tiny_models import clip_text, quiet, tiny_vae, tokenizers
 
 NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 SCHEDULERS = {
@@ -29,20 +29,7 @@ SCHEDULERS = {
 
 
 def text_encoder(cls: Any, width: int, vocabulary: int, layers: int = 2) -> Any:
-    torch.manual_seed(width)
-    config = CLIPTextConfig(
-        vocab_size=vocabulary,
-        hidden_size=width,
-        intermediate_size=width,
-        projection_dim=width,
-        num_hidden_layers=layers,
-        num_attention_heads=2,
-        max_position_embeddings=77,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=1,
-    )
-    return randomize(cls(config), 0.3)
+    return randomize(clip_text(cls, width, vocabulary, projection=width, layers=layers), 0.3)
 
 
 def unet(context: int, **changes: Any) -> UNet2DConditionModel:
@@ -67,41 +54,59 @@ def unet(context: int, **changes: Any) -> UNet2DConditionModel:
     return made
 
 
-def sd_pipeline(scheduler: str = "ddim", **changes: Any) -> StableDiffusionPipeline:
-    tokenizer = tokenizers()[0]
-    pipeline = StableDiffusionPipeline(
-        vae=tiny_vae(),
-        text_encoder=text_encoder(CLIPTextModel, 12, len(tokenizer)),
-        tokenizer=tokenizer,
-        unet=unet(12, **changes),
-        scheduler=SCHEDULERS[scheduler](),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
+def stable_diffusion(unet: Any, encoder: Any, scheduler: Any, vae: Any) -> StableDiffusionPipeline:
+    return quiet(
+        StableDiffusionPipeline(
+            vae=vae,
+            text_encoder=encoder,
+            tokenizer=tokenizers()[0],
+            unet=unet,
+            scheduler=scheduler,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
     )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+
+
+def stable_diffusion_xl(
+    unet: Any, encoders: tuple[Any, Any], scheduler: Any, vae: Any, *, pad: str | None = None
+) -> StableDiffusionXLPipeline:
+    """`pad`: the padding token of the second tokenizer, where it is not that of the first."""
+    first, second = tokenizers()[0], tokenizers()[0]
+    if pad is not None:
+        second.pad_token = pad
+    return quiet(
+        StableDiffusionXLPipeline(
+            vae=vae,
+            text_encoder=encoders[0],
+            tokenizer=first,
+            text_encoder_2=encoders[1],
+            tokenizer_2=second,
+            unet=unet,
+            scheduler=scheduler,
+            add_watermarker=False,
+        )
+    )
+
+
+def sd_pipeline(scheduler: str = "ddim", **changes: Any) -> StableDiffusionPipeline:
+    encoder = text_encoder(CLIPTextModel, 12, len(tokenizers()[0]))
+    return stable_diffusion(unet(12, **changes), encoder, SCHEDULERS[scheduler](), tiny_vae())
 
 
 def sdxl_pipeline(scheduler: str = "euler") -> StableDiffusionXLPipeline:
-    tokenizer, second = tokenizers()[0], tokenizers()[0]
-    second.pad_token = "!"
-    pipeline = StableDiffusionXLPipeline(
-        vae=tiny_vae(),
-        text_encoder=text_encoder(CLIPTextModel, 12, len(tokenizer)),
-        tokenizer=tokenizer,
-        text_encoder_2=text_encoder(CLIPTextModelWithProjection, 8, len(tokenizer), layers=3),
-        tokenizer_2=second,
-        unet=unet(
-            20,
-            addition_embed_type="text_time",
-            addition_time_embed_dim=4,
-            projection_class_embeddings_input_dim=6 * 4 + 8,
-            transformer_layers_per_block=(1, 2),
-            use_linear_projection=True,
-        ),
-        scheduler=SCHEDULERS[scheduler](),
-        add_watermarker=False,
+    words = len(tokenizers()[0])
+    encoders = (
+        text_encoder(CLIPTextModel, 12, words),
+        text_encoder(CLIPTextModelWithProjection, 8, words, layers=3),
     )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    made = unet(
+        20,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=4,
+        projection_class_embeddings_input_dim=6 * 4 + 8,
+        transformer_layers_per_block=(1, 2),
+        use_linear_projection=True,
+    )
+    return stable_diffusion_xl(made, encoders, SCHEDULERS[scheduler](), tiny_vae(), pad="!")

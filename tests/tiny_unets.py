@@ -16,16 +16,15 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTextModelWithProjection
 
-from conceptlens.adapters._specimens import randomize
-from tiny_models import flux_pipeline, tokenizers
+from conceptlens.adapters._random_models import randomize
+from tiny_models import clip_text, flux_pipeline, tokenizers
+from tiny_sd import NOISE, stable_diffusion, stable_diffusion_xl
 
 WIDE, WIDER, POOLED = 8, 12, 10
 SIDE = 32
 """Side in pixels of the images that the tiny pipelines are shown; their latents are half as wide."""
-
-SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 
 
 def _vae() -> AutoencoderKL:
@@ -53,54 +52,20 @@ def unet(context: int, **changes: Any) -> UNet2DConditionModel:
     return randomize(UNet2DConditionModel(**{**shape, **kinds, **config, **changes}))
 
 
-def _text_encoder(cls: Any, width: int, vocabulary: int) -> Any:
-    torch.manual_seed(width)
-    config = CLIPTextConfig(
-        vocab_size=vocabulary,
-        hidden_size=width,
-        intermediate_size=width,
-        projection_dim=POOLED,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=77,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=1,
-    )
-    return randomize(cls(config), 0.5)
+def _text_encoder(cls: Any, width: int) -> Any:
+    return randomize(clip_text(cls, width, len(tokenizers()[0]), projection=POOLED), 0.5)
 
 
 def sd2_pipeline() -> StableDiffusionPipeline:
-    clip, _ = tokenizers()
-    pipeline = StableDiffusionPipeline(
-        vae=_vae(),
-        text_encoder=_text_encoder(CLIPTextModel, WIDE, len(clip)),
-        tokenizer=clip,
-        unet=unet(WIDE),
-        scheduler=PNDMScheduler(**SCHEDULE, skip_prk_steps=True),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    scheduler = PNDMScheduler(**NOISE, skip_prk_steps=True)
+    return stable_diffusion(unet(WIDE), _text_encoder(CLIPTextModel, WIDE), scheduler, _vae())
 
 
 def sdxl_pipeline() -> StableDiffusionXLPipeline:
-    clip, _ = tokenizers()
+    encoders = _text_encoder(CLIPTextModel, WIDE), _text_encoder(CLIPTextModelWithProjection, WIDER)
     time_ids = {"addition_embed_type": "text_time", "addition_time_embed_dim": 4}
-    pipeline = StableDiffusionXLPipeline(
-        vae=_vae(),
-        text_encoder=_text_encoder(CLIPTextModel, WIDE, len(clip)),
-        tokenizer=clip,
-        text_encoder_2=_text_encoder(CLIPTextModelWithProjection, WIDER, len(clip)),
-        tokenizer_2=clip,
-        unet=unet(WIDE + WIDER, projection_class_embeddings_input_dim=6 * 4 + POOLED, **time_ids),
-        scheduler=EulerDiscreteScheduler(**SCHEDULE, timestep_spacing="leading"),
-        add_watermarker=False,
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    made = unet(WIDE + WIDER, projection_class_embeddings_input_dim=6 * 4 + POOLED, **time_ids)
+    return stable_diffusion_xl(made, encoders, EulerDiscreteScheduler(**NOISE, timestep_spacing="leading"), _vae())
 
 
 Builder = Callable[[Path], tuple[Any, dict[str, Any]]]

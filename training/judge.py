@@ -96,9 +96,9 @@ def check(model: Judge, limit: int = 500) -> dict[str, float]:
     }
 
 
-def prompts(limit: int) -> list[tuple[str, list[tuple[str, str]]]]:
+def prompts(limit: int, draw: int = 2024) -> list[tuple[str, list[tuple[str, str]]]]:
     """One- and two-object prompts with colours, drawn at random, half each."""
-    rng = np.random.default_rng(2024)
+    rng = np.random.default_rng(draw)
     made = []
     for number in range(limit):
         nouns = [str(n) for n in rng.choice(NOUNS, 1 + number % 2, replace=False)]

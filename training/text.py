@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import string
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
@@ -35,7 +36,21 @@ def build_t5_tokenizer() -> T5Tokenizer:
     return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=LENGTH)
 
 
-def build_clip_tokenizer(folder: Path) -> CLIPTokenizer:
+def clip_tokenizer(folder: Path) -> CLIPTokenizer:
+    """The tokenizer of an exported model; made where there is none yet.
+
+    The trainer of the vocabulary breaks ties by chance, so that a second one would give some tokens other numbers: the
+    first one stays.
+    """
+    if not folder.exists():
+        build_clip_tokenizer().save_pretrained(folder)
+    tokenizer = CLIPTokenizer.from_pretrained(folder)
+    for remark in ("is_local", "local_files_only"):  # of this loading, not of the tokenizer
+        tokenizer.init_kwargs.pop(remark, None)
+    return tokenizer
+
+
+def build_clip_tokenizer() -> CLIPTokenizer:
     """A byte-pair vocabulary trained on the words themselves, so that each word is one token."""
     trained = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
     trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -51,9 +66,10 @@ def build_clip_tokenizer(folder: Path) -> CLIPTokenizer:
     for char in string.ascii_lowercase + string.digits + ",.-'":
         for piece in (char, f"{char}</w>"):
             vocab.setdefault(piece, len(vocab))
-    folder.mkdir(parents=True, exist_ok=True)
-    saved = trained.model.save(str(folder))
-    merges = [tuple(line.split()) for line in Path(saved[1]).read_text().splitlines() if not line.startswith("#")]
+    with TemporaryDirectory() as folder:
+        saved = trained.model.save(folder)
+        lines = Path(saved[1]).read_text().splitlines()
+    merges = [tuple(line.split()) for line in lines if not line.startswith("#")]
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=LENGTH)
 
 

@@ -30,9 +30,11 @@ from torch import Tensor, nn
 
 from conceptlens.bench.datasets.scenes import COLOURS, CONCEPTS, NOUNS, Scene, describe
 from scene_data import load_scenes
-from text import LENGTH, build_clip, build_clip_tokenizer, build_t5, build_t5_tokenizer
+from steps import follow, optimizers, resume, save, set_rate
+from text import LENGTH, build_clip, build_t5, build_t5_tokenizer, clip_tokenizer
 
 RUN = Path(__file__).parent / "runs"
+ASSETS = Path(__file__).parents[1] / "src" / "conceptlens" / "assets"
 GRID = 16
 COLOUR_NAMES = list(COLOURS)
 
@@ -43,7 +45,7 @@ class DemoModel(nn.Module):
     def __init__(self, width_heads: int, double: int, single: int) -> None:
         super().__init__()
         self.t5_tokenizer = build_t5_tokenizer()
-        self.clip_tokenizer = build_clip_tokenizer(RUN / "clip_vocab")
+        self.clip_tokenizer = clip_tokenizer(ASSETS / "demo" / "tokenizer")
         self.t5 = build_t5(len(self.t5_tokenizer))
         self.clip = build_clip(self.clip_tokenizer)
         self.transformer = FluxTransformer2DModel(
@@ -287,19 +289,9 @@ def bare_prompt(rng: np.random.Generator) -> str:
     return " and ".join(f"a {rng.choice(COLOUR_NAMES)} {noun}" for noun in nouns)
 
 
-def optimizers(model: DemoModel, kind: str, rate: float) -> list[torch.optim.Optimizer]:
-    matrices, others = [], []
-    for name, weight in model.named_parameters():
-        inner = name.startswith("transformer.") and "blocks" in name and weight.ndim == 2
-        (matrices if inner and kind == "muon" else others).append(weight)
-    chosen: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
-    ]
-    if matrices:
-        chosen.append(
-            torch.optim.Muon(matrices, lr=rate, weight_decay=0.01, ns_steps=4, adjust_lr_fn="match_rms_adamw")
-        )
-    return chosen
+def in_blocks(name: str) -> bool:
+    """Whether a weight of the `DemoModel` belongs to a block of the transformer."""
+    return name.startswith("transformer.") and "blocks" in name
 
 
 def initialize(model: DemoModel, folder: Path) -> None:
@@ -349,28 +341,17 @@ def main() -> None:
     if not (args.resume and checkpoint.exists()):
         pretrain_text(model, scenes, args.text_steps, rng)
     average = copy.deepcopy(model).requires_grad_(False)
-    solvers = optimizers(model, args.optimizer, args.rate)
+    solvers = optimizers(model, args.rate, lambda name: args.optimizer == "muon" and in_blocks(name))
     start = 0
     if args.resume and checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=False)
-        model.load_state_dict(saved["model"])
-        average.load_state_dict(saved["average"])
-        for solver, state in zip(solvers, saved["solvers"], strict=True):
-            solver.load_state_dict(state)
-        start = saved["step"]
+        start = resume(checkpoint, model, average, solvers)
         rng = np.random.default_rng(start)
-        torch.manual_seed(start)
-        print(f"resumed at step {start}", flush=True)
 
     nouns = model.tokens(list(CONCEPTS))[0]
     running: dict[str, float] = {}
     began = time.time()
     for step in range(start, args.steps):
-        warm = min(1.0, (step + 1) / 200)
-        rate = args.rate * warm * (0.04 + 0.96 * min(1.0, 2.5 * (1 - step / args.steps)))
-        for solver, factor in zip(solvers, (1.0, args.matrix_rate), strict=False):
-            for group in solver.param_groups:
-                group["lr"] = rate * factor
+        set_rate(solvers, args, step, step / args.steps)
         picked, flips = torch.randint(len(scenes), (args.batch,)), torch.randint(2, (args.batch,))
         clean = latents[picked, flips].float()
         captions = [describe(scenes[i], rng) for i in picked.tolist()]
@@ -401,9 +382,7 @@ def main() -> None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for solver in solvers:
             solver.step()
-        decay = min(0.9995, (step + 1) / (step + 20))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+        follow(average, model, step, 0.9995)
         for name, value in {"flow": flow.item(), **answers}.items():
             old = running.get(name, value)
             running[name] = old if math.isnan(value) else 0.98 * old + 0.02 * value
@@ -412,15 +391,7 @@ def main() -> None:
             print(f"{step:6d} " + "  ".join(f"{k} {v:.3f}" for k, v in running.items()) + f"  {pace:.3f} s", flush=True)
         done = step == args.steps - 1 or time.time() - began > args.seconds
         if step % 500 == 499 or done:
-            state = {
-                "model": model.state_dict(),
-                "average": average.state_dict(),
-                "solvers": [solver.state_dict() for solver in solvers],
-                "step": step + 1,
-                "args": vars(args),
-            }
-            torch.save(state, checkpoint.with_suffix(".tmp"))
-            checkpoint.with_suffix(".tmp").rename(checkpoint)
+            save(checkpoint, model, average, solvers, step + 1, args)
         if done:
             break
 

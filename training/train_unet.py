@@ -30,9 +30,11 @@ from torch import Tensor, nn
 
 from conceptlens.bench.datasets.scenes import Scene, describe, scenes
 from export import forget_origin
-from text import LENGTH, build_clip, build_clip_tokenizer
+from steps import follow, optimizers, resume, save, set_rate
+from text import LENGTH, build_clip, clip_tokenizer
 
 RUN = Path(__file__).parent / "runs"
+ASSETS = Path(__file__).parents[1] / "src" / "conceptlens" / "assets"
 WIDTH = 96
 """Channels of the text encoder, which the cross-attention reads."""
 
@@ -42,7 +44,7 @@ class DemoUNet(nn.Module):
 
     def __init__(self, channels: tuple[int, ...]) -> None:
         super().__init__()
-        self.tokenizer = build_clip_tokenizer(RUN / "clip_vocab_unet")
+        self.tokenizer = clip_tokenizer(ASSETS / "demo-unet" / "tokenizer")
         self.text_encoder = build_clip(self.tokenizer, WIDTH)
         self.unet = build_unet(channels)
 
@@ -110,18 +112,6 @@ def load_data(limit: int) -> tuple[list[Scene], Tensor]:
     return kept, latents * build_vae().config.scaling_factor
 
 
-def optimizers(model: DemoUNet, rate: float) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the U-Net's transformer blocks, AdamW for all else."""
-    matrices, others = [], []
-    for name, weight in model.named_parameters():
-        inner = ".attentions." in name and weight.ndim == 2
-        (matrices if inner else others).append(weight)
-    return [
-        torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True),
-        torch.optim.Muon(matrices, lr=rate, weight_decay=0.01, ns_steps=4, adjust_lr_fn="match_rms_adamw"),
-    ]
-
-
 def initialize(model: DemoUNet, folder: Path) -> None:
     """Weights of an exported folder."""
     model.unet.load_state_dict(UNet2DConditionModel.from_pretrained(folder / "unet").float().state_dict())
@@ -160,19 +150,13 @@ def train(args: argparse.Namespace) -> None:
     if args.init:
         initialize(model, args.init)
     average = copy.deepcopy(model).requires_grad_(False)
-    solvers = optimizers(model, args.rate)
+    # The matrices are those of the U-Net's transformer blocks.
+    solvers = optimizers(model, args.rate, lambda name: ".attentions." in name)
     print(f"{sum(p.numel() for p in model.unet.parameters()) / 1e6:.2f}M U-Net weights", flush=True)
     start = 0
     if args.resume and checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=False)
-        model.load_state_dict(saved["model"])
-        average.load_state_dict(saved["average"])
-        for solver, state in zip(solvers, saved["solvers"], strict=True):
-            solver.load_state_dict(state)
-        start = saved["step"]
+        start = resume(checkpoint, model, average, solvers)
         rng = np.random.default_rng(start)
-        torch.manual_seed(start)
-        print(f"resumed at step {start}", flush=True)
 
     scheduler, running, began = build_scheduler(), math.nan, time.time()
     # Pieces of a batch side by side wait for each other less than threads within each operation do.
@@ -181,33 +165,20 @@ def train(args: argparse.Namespace) -> None:
     for step in range(start, args.steps):
         spent = time.time() - began
         done_share = max(step / args.steps, spent / args.seconds)
-        rate = args.rate * min(1.0, (step + 1) / 200) * (0.04 + 0.96 * min(1.0, 2.5 * (1 - done_share)))
-        for solver, factor in zip(solvers, (1.0, args.matrix_rate), strict=True):
-            for group in solver.param_groups:
-                group["lr"] = rate * factor
+        set_rate(solvers, args, step, done_share)
         batch = draw(model, scheduler, known, latents, rng, args)
         loss = backward(model, batch, pool, args.pieces)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for solver in solvers:
             solver.step()
-        decay = min(0.9985, (step + 1) / (step + 20))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+        follow(average, model, step, 0.9985)
         running = loss.item() if math.isnan(running) else 0.98 * running + 0.02 * loss.item()
         spent = time.time() - began
         if step % 100 == 0:
             print(f"{step:6d} loss {running:.4f}  {spent / (step - start + 1):.3f} s", flush=True)
         done = step == args.steps - 1 or spent > args.seconds
         if step % 500 == 499 or done:
-            state = {
-                "model": model.state_dict(),
-                "average": average.state_dict(),
-                "solvers": [solver.state_dict() for solver in solvers],
-                "step": step + 1,
-                "args": vars(args),
-            }
-            torch.save(state, checkpoint.with_suffix(".tmp"))
-            checkpoint.with_suffix(".tmp").rename(checkpoint)
+            save(checkpoint, model, average, solvers, step + 1, args)
         if done:
             break
 

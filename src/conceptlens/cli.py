@@ -19,11 +19,14 @@ from rich.text import Text
 
 from conceptlens._version import __version__
 from conceptlens.cli_bench import bench
+from conceptlens.cli_fidelity import fidelity
+from conceptlens.cli_findings import findings
 from conceptlens.cli_options import (
     Abstain,
     Concepts,
     Device,
     Edges,
+    Guide,
     Isolate,
     Json,
     Layers,
@@ -40,10 +43,11 @@ from conceptlens.cli_options import (
     Space,
     console,
     given,
+    guidance_of,
     recipe_options,
     settings,
 )
-from conceptlens.errors import ConceptlensError, RecipeError
+from conceptlens.errors import ConceptlensError, ModelError, RecipeError
 from conceptlens.maps import told_chance
 
 app = typer.Typer(
@@ -52,6 +56,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+bench.command()(fidelity)
 app.add_typer(bench, name="bench")
 
 DEMO_PROMPT = "a red house and a tree under the sun"
@@ -77,7 +82,10 @@ def demo(out: Out = Path("out/demo"), seed: Seed = DEMO_SEED, json_: Json = Fals
 @app.command()
 def generate(
     prompt: str,
-    concept: Concepts,
+    concept: Annotated[
+        list[str] | None,
+        typer.Option("--concept", "-c", help="A word to find; repeat it for more. With --guide: the prompt's words."),
+    ] = None,
     out: Out = Path("out"),
     model: Model = None,
     seed: Seed = 0,
@@ -91,16 +99,19 @@ def generate(
     steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
     height: Annotated[int | None, typer.Option(help="Pixels.")] = None,
     width: Annotated[int | None, typer.Option(help="Pixels.")] = None,
+    guide: Guide = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Also paint it without guidance, side by side.")] = False,
     set_: Settings = None,
     device: Device = None,
     offload: Offload = False,
     json_: Json = False,
 ) -> None:
-    """Paint PROMPT and map the concepts while at it."""
+    """Paint PROMPT and map the concepts while at it; with --guide, so that the maps say what the prompt says."""
     options = recipe_options(space, raw, layers, isolate)
     options |= given(num_inference_steps=steps, height=height, width=width) | settings(set_)
+    options |= given(guide=guidance_of(guide, options), compare=compare or None, preset=preset)
     session = _open(model, device, offload, quiet=json_)
-    made = session.generate(prompt, concept, seed=seed, preset=preset, **options)
+    made = session.generate(prompt, concept or None, seed=seed, **options)
     several = made if isinstance(made, list) else [made]
     told = [_refined(_judged(session, maps), edges, abstain) for maps in several]
     _finish(told if isinstance(made, list) else told[0], out, json_)
@@ -189,15 +200,31 @@ def methods(json_: Json = False) -> None:
 
 @app.command()
 def doctor(
-    model: str,
+    model: Annotated[str | None, typer.Argument(help="Hub id, folder or transformer class.")] = None,
     height: Annotated[int, typer.Option(help="Pixels.")] = 1024,
     width: Annotated[int, typer.Option(help="Pixels.")] = 1024,
     frames: Annotated[int, typer.Option(help="Latent frames of a video.")] = 1,
+    all_: Annotated[bool, typer.Option("--all", help="Every class that is served, on tiny weights.")] = False,
     json_: Json = False,
 ) -> None:
     """Say whether maps work on MODEL (hub id, folder or transformer class), how, and at what cost."""
     from conceptlens.engine.doctor import doctor as examine
+    from conceptlens.engine.doctor import served
 
+    if all_ == (model is not None):
+        raise typer.BadParameter("name one model, or give --all.")
+    if model is None:
+        every = [examine(name) for name in served()]
+        if json_:
+            typer.echo(json.dumps([{**asdict(found), "ok": found.ok} for found in every], default=str))
+        else:
+            table = Table("transformer class", "family", "tier", "blocks", "seen", "own text", "maps", box=None)
+            for found in every:
+                seen, error = f"{found.captured}/{found.expected}", f"{found.own_text_error or 0:.0e}"
+                row = (found.adapter or "", found.tier or "", str(found.blocks), seen, error)
+                table.add_row(found.transformer, *row, "yes" if found.ok else "no")
+            Console().print(table)
+        raise typer.Exit(0 if all(found.ok for found in every) else 2)
     with console.status("examining the model"):
         found = examine(model, height=height, width=width, frames=frames)
     told = {**asdict(found), "ok": found.ok}
@@ -224,6 +251,9 @@ def rerun(
     typer.echo(maps.describe())
 
 
+app.command()(findings)
+
+
 @app.command("app")
 def app_(
     model: Model = None,
@@ -237,6 +267,11 @@ def app_(
     from conceptlens.web import serve
 
     session = _open(model, device, offload, quiet=True)
+    if not session.depth:
+        raise ModelError(
+            f"{session.model_id} is a U-Net, which cannot be asked again; the page needs a diffusion transformer. "
+            "Use generate, with or without --guide."
+        )
     serve(session, host, port, browser, announce=lambda url: typer.echo(f"{url}  (stop with Ctrl-C)"))
 
 

@@ -161,9 +161,10 @@ def report_(
 
     _check_form(form)
     found = sorted({path.parent for folder in folders for path in folder.rglob(RUN)})
-    if not found:
+    # Runs of `bench fidelity` have no dataset and no masks.
+    reports = [report for report in map(Report.load, found) if "dataset" in report.settings]
+    if not reports:
         raise RunError(f"no run in {', '.join(map(str, folders))}. Make one with conceptlens bench ... --out.")
-    reports = [Report.load(folder) for folder in found]
     if json_:
         typer.echo(json.dumps([report.summary() for report in reports]))
         return
@@ -191,14 +192,14 @@ def _warn_of_bad(report: Any) -> None:
 def _show(report: Any) -> None:
     from conceptlens.bench.tables import HEADINGS, told_protocol
 
-    settings, paper = report.settings, report.summary()["paper"]
+    settings = report.settings
     title = f"{settings['method']} on {settings['dataset']}, protocol {report.protocol['name']}"
     shown = Table("metric", "value", "95% interval", title=title, title_justify="left", box=None)
     for name, estimate in report.metrics.items():
         shown.add_row(HEADINGS[name], f"{estimate.value:.4f}", f"{estimate.low:.4f} to {estimate.high:.4f}")
     Console().print(shown)
-    if paper:
-        typer.echo(f"paper: {' / '.join(map(str, paper))} (Acc / mIoU / AP, per cent)")
+    if report.paper:
+        typer.echo(f"paper: {' / '.join(map(str, report.paper))} (Acc / mIoU / AP, per cent)")
     counted = f"{len(report.good)} images" + (f", {len(report.bad)} bad" if report.bad else "")
     peak = f" · peak {report.told['peak_memory_mb']} MB" if "peak_memory_mb" in report.told else ""
     typer.echo(f"{counted} · model {settings['model']} · seed {settings['seed']} · {report.seconds} s/image{peak}")

@@ -28,6 +28,13 @@ Isolate = Annotated[bool, typer.Option("--isolate", help="Concepts do not see ea
 Prompt = Annotated[str, typer.Option(help="What to tell the model about the image.")]
 Device = Annotated[str | None, typer.Option(help="cuda, cpu, ...")]
 Offload = Annotated[bool, typer.Option("--offload", help="Keep on the GPU only the part that runs.")]
+Guide = Annotated[
+    str | None,
+    typer.Option(
+        metavar="METHOD[:PRESET]",
+        help="tsam, attend-and-excite, conform, syngen; tsam:paper-ae and so on. Settings: --set guide.alpha=20.",
+    ),
+]
 Edges = Annotated[bool, typer.Option("--edges", help="Masks end at the edges of the picture.")]
 Abstain = Annotated[float, typer.Option(help="Share of the pixels, the most doubtful, that belong to no concept.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other option.")]
@@ -41,6 +48,26 @@ def recipe_options(space: str | None, raw: bool, layers: str | None, isolate: bo
         layers=None if layers is None else parse_layers(layers),
         isolate=isolate or None,
     )
+
+
+def guidance_of(name: str | None, options: dict[str, Any]) -> Any:
+    """The guidance that was asked for, or None; its settings, `guide.KEY`, are taken out of the options.
+
+    Raises:
+        RecipeError: for settings without a guidance, and as `guidance_named`.
+    """
+    changes = {key: options.pop(key) for key in list(options) if key.startswith("guide.")}
+    if name is None:
+        if changes:
+            raise RecipeError(f"--set {next(iter(changes))} is of guidance, and there is no --guide. Add one.")
+        return None
+    from conceptlens.guidance import guidance_named
+
+    plain = {key.removeprefix("guide."): value for key, value in changes.items()}
+    for key in ("steps", "blocks"):
+        if isinstance(plain.get(key), (int, str)):
+            plain[key] = parse_layers(str(plain[key]))
+    return guidance_named(name, plain)
 
 
 def given(**options: Any) -> dict[str, Any]:

@@ -56,8 +56,8 @@ def run_lengths(mask: Mask) -> list[int]:
 def encode_rle(mask: Mask) -> dict[str, Any]:
     """COCO's compressed run lengths: {"size": [height, width], "counts": text}.
 
-    From the third run on, a length is stored as the difference to the one two before it; each number is cut into groups
-    of five bits, lowest first, in characters from "0" on, where the sixth bit says that more follow.
+    From the fourth run on, a length is stored as the difference to the one two before it; each number is cut into
+    groups of five bits, lowest first, in characters from "0" on, where the sixth bit says that more follow.
     """
     lengths = run_lengths(mask)
     text = []

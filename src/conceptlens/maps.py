@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -52,6 +52,8 @@ class ConceptMaps:
             (`conceptlens.presence.add_presence`).
         edges: masks follow the edges of the picture; see `refined`.
         abstain: share of the pixels, the most doubtful, that belong to no concept; see `refined`.
+        references: maps of the same concepts in the pictures that the model was shown (FLUX.1 Kontext, FLUX.2), as it
+            saw them while it painted this one.
     """
 
     concepts: tuple[str, ...]
@@ -69,6 +71,7 @@ class ConceptMaps:
     presence: Mapping[str, float | None] | None = None
     edges: bool = False
     abstain: float = 0.0
+    references: tuple[ConceptMaps, ...] = ()
 
     @property
     def asked(self) -> tuple[str, ...]:
@@ -197,7 +200,7 @@ class ConceptMaps:
 
     def _report(self, tiles: list[tuple[str, Image.Image]]) -> str:
         title = self.prompt or f"Where is {', '.join(self.asked)}?"
-        return page(title, self.describe(), tiles, self._table(), self.provenance())
+        return page(title, self.describe(), [*tiles, *self._extras().items()], self._table(), self.provenance())
 
     def _table(self) -> str:
         rows = []
@@ -222,6 +225,10 @@ class ConceptMaps:
             doubts = 2 * self.doubt()
             tiles.append(("doubt", tint(self.image, heat_colours(doubts), doubts)))
         return tiles
+
+    def _extras(self) -> Mapping[str, Image.Image]:
+        """Further pictures that a kind of maps has, by the names of their files."""
+        return {}
 
     def _segmented(self) -> Image.Image:
         winners = self._winners
@@ -275,8 +282,9 @@ class ConceptMaps:
 
         `image.png`, `overlay.png`, and per concept `heatmap-*.png`, `mask-*.png` (above the mean) and `cutout-*.png`;
         `segmentation.png` and `labels.png` (a palette PNG whose values index `concepts`, 255 where `abstain` applies)
-        of competing concepts; `coco.json` (masks of the segmentation as run lengths), `maps.npz` (`scores`, `spread`,
-        `segmentation`, `parts`), `report.html` and `maps.json`, which `conceptlens.rerun` repeats.
+        of competing concepts; `coco.json` (masks of the segmentation as run lengths), `reference-*-overlay.png` of
+        reference pictures, `maps.npz` (`scores`, `spread`, `segmentation`, `parts`, `reference_*`), `report.html` and
+        `maps.json`, which `conceptlens.rerun` repeats.
 
         All or nothing: the files are written aside and then moved. What an earlier `save` left in the folder is
         replaced; other files are not touched.
@@ -291,6 +299,8 @@ class ConceptMaps:
             self.image.save(stage / "image.png")
             tiles, masks = self._tiles(), self._masks()
             contact_sheet(tiles, legend=self.concepts).save(stage / "overlay.png")
+            for name, picture in self._extras().items():
+                picture.save(stage / f"{name}.png")
             for number, name in enumerate(self.asked):
                 stem = f"{number}-{_file_name(name)}.png"
                 Image.fromarray(heat_colours(self.heatmap(name))).save(stage / f"heatmap-{stem}")
@@ -306,6 +316,9 @@ class ConceptMaps:
             for name, values in (("parts", self.parts), ("spread", self.spread)):
                 if values is not None:
                     arrays[name] = values.numpy()
+            for number, reference in enumerate(self.references, 1):
+                reference.overlay().save(stage / f"reference-{number}-overlay.png")
+                arrays[f"reference_{number}"] = reference.scores.numpy()
             np.savez_compressed(stage / "maps.npz", **arrays)
             names = sorted([path.name for path in stage.iterdir()] + [_PROVENANCE])
             told = json.dumps({**self.provenance(), "files": names}, indent=2, ensure_ascii=False)
@@ -320,6 +333,20 @@ def told_chance(chance: float | None) -> str:
         return "cannot say"
     figure = f"{chance:.0%}" if 0.01 <= chance <= 0.99 else "> 99%" if chance > 0.99 else "< 1%"
     return f"{'yes' if chance > 0.5 else 'no'} ({figure})"
+
+
+def reference_maps(given: Any, scores: Sequence[Tensor], **settings: Any) -> tuple[ConceptMaps, ...]:
+    """Maps over the pictures that a model was shown, one for each element of `scores`.
+
+    None where `given`, what the pipeline got as its image, is no picture or another number of them.
+    """
+    pictures = list(given) if isinstance(given, (list, tuple)) else [given]
+    if len(scores) != len(pictures) or not all(isinstance(picture, Image.Image) for picture in pictures):
+        return ()
+    return tuple(
+        ConceptMaps(scores=part, image=picture.convert("RGB"), **settings)
+        for part, picture in zip(scores, pictures, strict=True)
+    )
 
 
 def _file_name(concept: str) -> str:

@@ -20,7 +20,7 @@ _PALETTE = np.array(
     np.uint8,
 )  # fmt: skip
 _TILE, _LABEL, _GAP = 256, 26, 8
-_PAPER, _INK = (250, 249, 246), (40, 38, 45)
+PAPER, INK = (250, 249, 246), (40, 38, 45)
 
 
 def palette(count: int) -> UInt8[np.ndarray, "count 3"]:
@@ -59,12 +59,12 @@ def contact_sheet(
     rows = math.ceil(len(tiles) / columns)
     names = [name for name in legend if name] if any(name == "segmentation" for name, _ in tiles) else []
     foot = _LABEL if names else 0
-    sheet = Image.new("RGB", (columns * (width + _GAP) + _GAP, rows * (height + _LABEL + _GAP) + _GAP + foot), _PAPER)
+    sheet = Image.new("RGB", (columns * (width + _GAP) + _GAP, rows * (height + _LABEL + _GAP) + _GAP + foot), PAPER)
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
     for number, (name, tile) in enumerate(tiles):
         x = _GAP + number % columns * (width + _GAP)
         y = _GAP + number // columns * (height + _LABEL + _GAP)
-        pen.text((x, y + 3), _fit(name, width, font), fill=_INK, font=font)
+        pen.text((x, y + 3), _fit(name, width, font), fill=INK, font=font)
         sheet.paste(tile.resize((width, height), _resampling(tile, width)), (x, y + _LABEL))
     if names:
         _draw_legend(pen, font, names, sheet.height - foot, sheet.width)
@@ -93,5 +93,5 @@ def _draw_legend(
         if x + 24 + font.getlength(name) > width:
             break
         pen.rectangle((x, top + 3, x + 14, top + 17), fill=tuple(colour))
-        pen.text((x + 20, top), name, fill=_INK, font=font)
+        pen.text((x + 20, top), name, fill=INK, font=font)
         x += int(34 + font.getlength(name))

@@ -142,3 +142,10 @@ def resolve_steps(steps: tuple[int, ...] | None, count: int) -> frozenset[int]:
     if steps is None:
         return frozenset(range(count))
     return frozenset(_in_range("steps", steps, count, "denoising steps"))
+
+
+def check_seed(seed: int) -> int:
+    """The seed; raises a `RecipeError` for one of more than 64 bits."""
+    if not -(2**63) <= seed < 2**63:
+        raise RecipeError(f"a seed has 64 bits; got {seed}.")
+    return seed

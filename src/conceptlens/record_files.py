@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,10 +18,9 @@ from torch import Tensor
 from conceptlens.errors import ImageError, one_line
 from conceptlens.files import into_folder
 from conceptlens.recipe import Recipe
-from conceptlens.records import CallRecord, ImageRecord, LayerRecord, TokenGrid
+from conceptlens.records import PARTS, CallRecord, ImageRecord, LayerRecord, TokenGrid
 
 FORMAT = "conceptlens-record-1"
-_PARTS = ("key", "value", "out", "query")
 
 
 def save_record(record: ImageRecord, path: str | Path) -> Path:
@@ -33,10 +34,8 @@ def save_record(record: ImageRecord, path: str | Path) -> Path:
     first, *further = record.recorded_steps
     for layer in record.layers:
         front = "" if layer.call.step == first else f"{layer.call.step}/"
-        for part in _PARTS:
-            tensor = getattr(layer, part)
-            if tensor is not None:
-                tensors[f"{front}{layer.layer}.{part}"] = tensor.detach().cpu().contiguous()
+        for part, tensor in layer.tensors.items():
+            tensors[f"{front}{layer.layer}.{part}"] = tensor.detach().cpu().contiguous()
         for name, tensor in layer.call.arguments.items():
             if f"{front}call.{name}" not in tensors:
                 tensors[f"{front}call.{name}"] = tensor.detach().cpu().contiguous().clone()
@@ -44,6 +43,7 @@ def save_record(record: ImageRecord, path: str | Path) -> Path:
         "grid": [record.grid.rows, record.grid.cols, record.grid.frames],
         "step": first,
         "further": further,
+        "settings": {str(layer.call.step): dict(layer.call.settings) for layer in record.layers},
         "prompt": record.prompt,
         "model": record.model_id,
         "recipe": record.recipe.to_dict(),
@@ -75,9 +75,11 @@ def load_record(path: str | Path, device: str | torch.device = "cpu") -> ImageRe
             header = json.loads(metadata["header"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         grid = TokenGrid(*header["grid"])
-        layers = _layers(tensors, "", header["step"], grid)
-        for step in header.get("further", ()):
-            layers += _layers(tensors, f"{step}/", step, grid)
+        settings = header.get("settings", {})
+        layers: tuple[LayerRecord, ...] = ()
+        for step in (header["step"], *header.get("further", ())):
+            front = "" if step == header["step"] else f"{step}/"
+            layers += _layers(tensors, front, step, grid, settings.get(str(step), {}))
         image = Image.open(io.BytesIO(tensors["image"].cpu().numpy().tobytes())).convert("RGB")
         recipe = Recipe().override(header["recipe"])
         told = (header["prompt"], header["model"], recipe, header["seed"])
@@ -90,20 +92,18 @@ def load_record(path: str | Path, device: str | torch.device = "cpu") -> ImageRe
         raise ImageError(f"cannot read the record {path}: {one_line(error)}. Make it again.") from error
 
 
-def _layers(tensors: dict[str, Tensor], front: str, step: int, grid: TokenGrid) -> tuple[LayerRecord, ...]:
+def _layers(
+    tensors: dict[str, Tensor], front: str, step: int, grid: TokenGrid, settings: Mapping[str, Any]
+) -> tuple[LayerRecord, ...]:
     """The layers of one transformer call, whose tensors' names start with `front`."""
     own = {name.removeprefix(front): t for name, t in tensors.items() if name.startswith(front)}
-    call = CallRecord(step, grid, {name[5:]: tensor for name, tensor in own.items() if name.startswith("call.")})
+    arguments = {name[5:]: tensor for name, tensor in own.items() if name.startswith("call.")}
+    call = CallRecord(step, grid, arguments, settings)
+    if not any(name.endswith((".key", ".hidden")) for name in own):
+        raise KeyError("key")
     numbers = sorted({int(name.split(".")[0]) for name in own if name[0].isdigit() and "/" not in name})
     return tuple(
-        LayerRecord(
-            layer=number,
-            call=call,
-            key=own[f"{number}.key"],
-            value=own[f"{number}.value"],
-            out=own.get(f"{number}.out"),
-            query=own.get(f"{number}.query"),
-        )
+        LayerRecord(layer=number, call=call, **{part: own.get(f"{number}.{part}") for part in PARTS})
         for number in numbers
     )
 

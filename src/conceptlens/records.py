@@ -13,6 +13,9 @@ from torch import Tensor
 
 from conceptlens.recipe import Recipe
 
+PARTS = ("key", "value", "out", "query", "hidden")
+"""The tensors that a `LayerRecord` may hold."""
+
 
 @dataclass(frozen=True)
 class TokenGrid:
@@ -35,11 +38,15 @@ class CallRecord:
         step: denoising step, 0 = the noisiest.
         grid: the patch grid of the output image; further image tokens (reference images) follow it.
         arguments: tensors by name, opaque to all but the adapter: timestep, guidance, pooled vector, position ids.
+        settings: what is no tensor, as plain JSON values; opaque likewise.
+        references: the patch grids of the reference images, in the order in which their tokens follow.
     """
 
     step: int
     grid: TokenGrid
     arguments: Mapping[str, Tensor]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    references: tuple[TokenGrid, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,36 +56,44 @@ class LayerRecord:
     Attributes:
         layer: number of the block.
         call: the call it belongs to.
-        key: image keys after QK-norm and positional rotation.
-        value: image values.
+        key: image keys after QK-norm and positional rotation; None where the block is entered again (`hidden`).
+        value: image values; None likewise.
         out: attention output of the image tokens before the output projection; None where only keys and values are
             needed to carry the concept stream onwards.
         query: image queries after QK-norm, before positional rotation; None unless the cross space needs them.
+        hidden: image tokens as they entered the block, for families whose blocks are entered again with concepts in
+            place of the text, with those of other pictures; None for all others.
     """
 
     layer: int
     call: CallRecord
-    key: Float[Tensor, "batch head image head_dim"]
-    value: Float[Tensor, "batch head image head_dim"]
+    key: Float[Tensor, "batch head image head_dim"] | None
+    value: Float[Tensor, "batch head image head_dim"] | None
     out: Float[Tensor, "batch image dim"] | None
     query: Float[Tensor, "batch head image head_dim"] | None
+    hidden: Float[Tensor, "batch row width"] | None = None
 
     def to(self, device: torch.device | str) -> LayerRecord:
         """A copy on another device; the record itself if it is there already."""
-        if self.key.device == torch.device(device):
+        tensors = self.tensors
+        if all(tensor.device == torch.device(device) for tensor in tensors.values()):
             return self
-        moved = {n: None if t is None else t.to(device) for n, t in vars(self).items() if n not in ("layer", "call")}
+        moved = {name: tensor.to(device) for name, tensor in tensors.items()}
         arguments = {name: tensor.to(device) for name, tensor in self.call.arguments.items()}
         return replace(self, call=replace(self.call, arguments=arguments), **moved)
 
     def clone(self) -> LayerRecord:
         """A copy with memory of its own: a running model hands out views, of more rows than the record has."""
-        own = {name: getattr(self, name) for name in ("key", "value", "out", "query")}
-        return replace(self, **{name: None if t is None else t.detach().clone() for name, t in own.items()})
+        return replace(self, **{name: tensor.detach().clone() for name, tensor in self.tensors.items()})
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """What was recorded, by name; all of it has the same first axis, the batch."""
+        return {name: getattr(self, name) for name in PARTS if getattr(self, name) is not None}
 
     @property
     def nbytes(self) -> int:
-        return sum(t.nbytes for t in (self.key, self.value, self.out, self.query) if t is not None)
+        return sum(tensor.nbytes for tensor in self.tensors.values())
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,13 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 
 from conceptlens.errors import ConceptlensError, one_line
+from conceptlens.guidance import guidance_named
 from conceptlens.maps import ConceptMaps
 from conceptlens.session import Session, load
 
@@ -39,24 +41,34 @@ def rerun(file: str | Path, *, session: Session | None = None, device: str | Non
         model, task, seed, recipe = told["model"], told["task"], told["seed"], told["recipe"]
         concepts, background = told["concepts"], told["background"] or False
         prompt, options = told["prompt"], dict(told.get("pipeline") or {})
-    except (KeyError, TypeError) as error:
+    except KeyError as error:
         raise RerunError(f"{path} does not tell {error}. Save the maps again.") from error
-    if recipe is None:
+    except (TypeError, ValueError) as error:
+        raise RerunError(f"{path} is damaged ({one_line(error)}). Save the maps again.") from error
+    guided = told.get("guidance")
+    if recipe is None and "guidance" not in told:
         raise RerunError(f"{path} was made by the method {told.get('method')!r}, not by a session. Run that method.")
+    if not isinstance(recipe, dict | None):
+        raise RerunError(f"{path} is damaged (its recipe is {recipe!r:.40}). Save the maps again.")
     if seed is None:
         raise RerunError(f"{path} has no seed: a generator or latents of the caller's own were used. Use seed=.")
     if told.get("batch"):
         raise RerunError(f"{path} is one of a batch of {told['batch']} pictures. Paint its prompt alone, then save.")
-    settings = {name: tuple(v) if isinstance(v, list) else v for name, v in recipe.items()}
+    settings = {name: tuple(v) if isinstance(v, list) else v for name, v in (recipe or {}).items()}
+    if recipe is not None:
+        settings["background"] = background
     if session is None:
         session = load(None if model == "demo" else model, device=device)
     elif session.model_id != model:
         raise RerunError(f"{path} was made by {model}, this session has {session.model_id}. Open {model}.")
     if task == "generate":
-        return session.generate(prompt, concepts, seed=seed, background=background, **settings, **options)
+        if guided:
+            settings["guide"] = guidance_named(guided["method"], {k: v for k, v in guided.items() if k != "method"})
+        return session.generate(prompt, concepts, seed=seed, **settings, **options)
     picture = path.parent / "image.png"
     if not picture.exists():
         raise RerunError(f"no image.png beside {path}, which was read. Keep the files of a result together.")
+    settings.pop("background", None)
     record = session.read(picture, prompt=prompt, seed=seed, **settings, **options)
     return session.probe(record, concepts, background=background)
 
@@ -69,9 +81,9 @@ def difference(maps: ConceptMaps, file: str | Path) -> float:
     """
     path = _provenance_file(file).parent / "maps.npz"
     try:
-        with np.load(path) as arrays:
+        with path.open("rb") as stored, np.load(stored) as arrays:
             saved = torch.from_numpy(arrays["scores"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
         raise RerunError(f"cannot read {path}: {one_line(error)}. Save the maps again.") from error
     if saved.shape != maps.scores.shape:
         raise RerunError(f"{path} has scores of shape {tuple(saved.shape)}; got {tuple(maps.scores.shape)}.")

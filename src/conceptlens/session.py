@@ -7,22 +7,24 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
+from conceptlens._version import package_version
 from conceptlens.adapters.base import Concepts
 from conceptlens.engine.encode import open_image, read
 from conceptlens.engine.generate import generate, on_grid, stack_parts
 from conceptlens.engine.loading import LoadedModel, load_model, resident
 from conceptlens.engine.replay import check_recorded, replay
+from conceptlens.engine.unets import is_unet, load_unet
 from conceptlens.errors import ConceptError, ModelError, RecipeError
-from conceptlens.maps import ConceptMaps
+from conceptlens.guidance import Guidance, chosen_guidance, demo_folder, paint_guided
+from conceptlens.maps import ConceptMaps, reference_maps
 from conceptlens.ops.accumulate import moments
-from conceptlens.recipe import RECIPE_FIELDS, Recipe
+from conceptlens.recipe import RECIPE_FIELDS, Recipe, check_seed
 from conceptlens.record_files import load_record, save_record
 from conceptlens.records import ImageRecord
 from conceptlens.video_maps import maps_of
@@ -31,6 +33,8 @@ from conceptlens.words import check_concepts
 Background = bool | Sequence[str]
 RECORD_BUDGET = 2 * 2**30
 """Bytes that the record of a painted image may take unless told otherwise."""
+DEMO_UNET = "demo-unet"
+"""The short name of the embedded U-Net."""
 _READ_OPTIONS = ("guidance_scale", "max_sequence_length")
 
 
@@ -90,12 +94,14 @@ class Session:
             recipe = adapter.paper_recipe(depth)
         else:
             raise RecipeError(f"no preset {preset!r}. Known: paper.")
-        return recipe.override(options).resolve(depth)
+        recipe = recipe.override(options).resolve(depth)
+        adapter.check(recipe)
+        return recipe
 
     def generate(
         self,
         prompt: str | list[str],
-        concepts: Sequence[str],
+        concepts: Sequence[str] | None = None,
         *,
         seed: int | None = None,
         preset: str | None = None,
@@ -103,13 +109,15 @@ class Session:
         keep: bool = False,
         record: bool = False,
         record_budget: int = RECORD_BUDGET,
+        guide: Guidance | str | None = None,
+        compare: bool = False,
         **options: Any,
     ) -> Any:
         """Paints the prompt and maps the concepts while at it. The image is the plain pipeline's, bit for bit.
 
         Args:
             prompt: a text, or several for a batch.
-            concepts: any words, in the prompt or not.
+            concepts: any words, in the prompt or not; with `guide`, None stands for the prompt's own words.
             seed: of the starting noise, drawn on the CPU; a random one (told in the result) when None.
             preset: "paper" for the settings of the official code.
             background: words that compete without being shown. True: the model's usual ones join a single concept,
@@ -119,18 +127,27 @@ class Session:
                 per wanted step (`steps=`) the keys and values of all blocks up to the last wanted one and the outputs
                 of the wanted ones. The embedded model takes 2 MB a step, FLUX.1 at 1024 x 1024 about 1 GB.
             record_budget: bytes that the record may take.
+            guide: `TSAM(experimental=True, ...)`, or a name such as "tsam:transformer", moves the latents on the way.
+            compare: with `guide`, also paint the plain picture of the same seed.
             **options: fields of `Recipe` (`space=`, `softmax=`, `layers=`, ...); all others go to the pipeline
                 (`num_inference_steps=`, `height=`, `guidance_scale=`, ...).
 
         Returns:
-            `ConceptMaps`, of a video model `VideoMaps`; a list of them for several prompts or `num_images_per_prompt`
-            above 1.
+            `ConceptMaps` (`GuidedMaps` with `guide`, `VideoMaps` of a video model); a list of them for several prompts
+            or `num_images_per_prompt` above 1.
 
         Raises:
             ConceptError: for an unusable list of concepts.
             RecipeError: for impossible settings; `BudgetError`, one of them, for a record beyond its budget.
         """
+        guide = chosen_guidance(guide, compare)
+        if guide is not None:
+            own = {"preset": preset, "background": background, "keep": keep, "record": record}
+            own["record_budget"] = record_budget
+            seed = secrets.randbelow(2**31) if seed is None else check_seed(seed)
+            return paint_guided(self, prompt, concepts, guide, seed, compare=compare, own=own, **options)
         started = time.perf_counter()
+        concepts = () if concepts is None else concepts
         recipe = self.recipe(preset, **{k: v for k, v in options.items() if k in RECIPE_FIELDS})
         call = {**self.generate_defaults, **{k: v for k, v in options.items() if k not in RECIPE_FIELDS}}
         prompts = self._check_prompts(prompt)
@@ -147,7 +164,7 @@ class Session:
         embedded = self._embed((*asked, *added), recipe, call)
         self._note_unknown(asked)
         if "generator" not in call:
-            seed = secrets.randbelow(2**31) if seed is None else _check_seed(seed)
+            seed = secrets.randbelow(2**31) if seed is None else check_seed(seed)
             call["generator"] = torch.Generator("cpu").manual_seed(seed)
         elif seed is not None:
             raise RecipeError("both seed and generator were given. Give one of them.")
@@ -165,22 +182,22 @@ class Session:
             told = (prompts[0], self.model_id, recipe, noise, made.steps, settings)
             kept = ImageRecord(made.layers, grid, image, *told)
         repeats = len(made.images) // len(prompts)
-        results = [
-            maps_of(
-                image,
-                concepts=(*asked, *added),
-                scores=made.scores[row],
-                recipe=recipe,
-                model_id=self.model_id,
-                prompt=prompts[row // repeats],
-                seed=noise,
-                background=added,
-                parts=None if made.parts is None else made.parts[:, :, row],
-                details=details,
-                record=kept,
+        results = []
+        for row, image in enumerate(made.images):
+            shared = {
+                "concepts": (*asked, *added),
+                "recipe": recipe,
+                "model_id": self.model_id,
+                "prompt": prompts[row // repeats],
+                "seed": noise,
+                "background": added,
+                "details": details,
+            }
+            references = reference_maps(call.get("image"), [scores[row] for scores in made.references], **shared)
+            parts = None if made.parts is None else made.parts[:, :, row]
+            results.append(
+                maps_of(image, scores=made.scores[row], parts=parts, record=kept, references=references, **shared)
             )
-            for row, image in enumerate(made.images)
-        ]
         return results[0] if isinstance(prompt, str) and len(results) == 1 else results
 
     def read(
@@ -208,6 +225,8 @@ class Session:
             ImageError: for an image that cannot be read.
             RecipeError: for impossible settings.
         """
+        if any(name.split(".")[0] == "guide" for name in options):
+            raise RecipeError("guidance moves latents while a picture is painted; a given one has none. Use generate.")
         call = {k: v for k, v in options.items() if k in _READ_OPTIONS}
         recipe = self.recipe(preset, **{k: v for k, v in options.items() if k not in _READ_OPTIONS})
         picture = open_image(image)
@@ -218,7 +237,7 @@ class Session:
             picture,
             prompt,
             recipe,
-            _check_seed(seed),
+            check_seed(seed),
             self._working_area(),
             {**self._model.defaults.generate, **call},
         )
@@ -255,6 +274,7 @@ class Session:
             )
         adapter = self._model.adapter
         recipe = record.recipe.override(options).resolve(len(adapter.blocks()))
+        adapter.check(recipe)
         check_recorded(record, recipe)
         asked, added = self._with_background(concepts, background, recipe)
         embedded = self._embed((*asked, *added), recipe, {**self._model.defaults.generate, **record.options})
@@ -347,6 +367,7 @@ class Session:
         return {
             "task": task,
             "family": self.family,
+            **({"caveat": self._model.adapter.caveat} if self._model.adapter.caveat else {}),
             "tokens": pieces,
             "dtype": str(transformer.dtype).removeprefix("torch."),
             "device": str(self.pipeline._execution_device),
@@ -360,25 +381,19 @@ def load(model: Any = None, **options: Any) -> Session:
     """Opens a model.
 
     Args:
-        model: None for the embedded demo model; a hub id such as "black-forest-labs/FLUX.1-schnell"; a folder in
-            diffusers' format; or a loaded diffusers pipeline.
+        model: None for the embedded demo model, "demo-unet" for the embedded U-Net; a hub id such as
+            "black-forest-labs/FLUX.1-schnell"; a folder in diffusers' format; or a loaded diffusers pipeline.
         **options: `device`, `dtype`, `offload`; see `conceptlens.engine.loading.load_model`.
 
     Raises:
         ModelError: when it cannot be loaded, or no adapter serves it.
     """
+    name = None
+    if model == DEMO_UNET and not Path(model).is_dir():
+        model, name = demo_folder(), DEMO_UNET
+    if is_unet(model):
+        from conceptlens.unet_session import UnetSession
+
+        found = load_unet(model, precise_vae=False, **options)
+        return UnetSession(replace(found, model_id=name or found.model_id))
     return Session(load_model(model, **options))
-
-
-def _check_seed(seed: int) -> int:
-    if not -(2**63) <= seed < 2**63:
-        raise RecipeError(f"a seed has 64 bits; got {seed}.")
-    return seed
-
-
-def package_version(name: str) -> str:
-    """The installed version of a package."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "unknown"

@@ -137,5 +137,6 @@ def maps_of(picture: Image.Image | Sequence[Image.Image], **settings: Any) -> Co
     """The maps of what a pipeline gave: a picture, or the frames of a video."""
     if isinstance(picture, Image.Image):
         return ConceptMaps(image=picture.convert("RGB"), **settings)
-    settings.pop("record", None)  # a video has none: recording refuses it
+    for name in ("record", "references"):  # a video has none
+        settings.pop(name, None)
     return VideoMaps(images=tuple(frame.convert("RGB") for frame in picture), **settings)

@@ -31,7 +31,8 @@ _NO_THINGS = frozenset(_FUNCTION_TEXT.split()) | frozenset(_QUALITY_TEXT.split()
 def content_words(prompt: str) -> list[str]:
     """The words of a prompt that name things, each once, in order."""
     letters = "".join(c.lower() if c.isalnum() or c == "-" else " " for c in prompt)
-    return [word for word in dict.fromkeys(letters.split()) if word not in _NO_THINGS and len(word) <= LONGEST]
+    words = dict.fromkeys(word.strip("-") for word in letters.split())
+    return [word for word in words if word and word not in _NO_THINGS and len(word) <= LONGEST]
 
 
 def ranked_words(vocabulary: Sequence[str] | None) -> tuple[str, ...]:

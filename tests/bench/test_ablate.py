@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from conceptlens.bench.paper import TABLE_3, TABLE_4
 from conceptlens.bench.report import Report
 from conceptlens.bench.runs import RunSpec, run
 from conceptlens.bench.tables import ablation_table
+from tiny_models import flux_pipeline
+from tiny_unets import saved
 
 SPEC = RunSpec("scenes")
 
@@ -74,12 +77,28 @@ def test_official_sweeps_miss_a_comma() -> None:
         assert {v.options["softmax"] for v in variants(axis, 19, official=True)} == {False}
 
 
+def test_official_rows_read_the_layers_that_the_official_command_sets_on_a_flux_of_19_blocks(tmp_path: Path) -> None:
+    model = saved(lambda: flux_pipeline(num_layers=19), tmp_path / "flux")
+    write_pair(tmp_path)
+    spec = RunSpec("folder", protocol="paper", model=str(model), data=str(tmp_path))
+    alone = Report(*run(spec, limit=0))
+    reports = ablate(spec, "attention", tmp_path / "out", limit=0)
+    layers = [tuple(r.settings["method_settings"]["layers"]) for r in (alone, *reports.values())]
+    assert layers == [(14, 15, 16, 17)] * 5
+    mine = replace(spec, options={"layers": (2, 3)})
+    assert Report(*run(mine, limit=0)).settings["method_settings"]["layers"] == (2, 3)
+
+
+def write_pair(folder: Path) -> None:
+    for inner in ("images", "masks"):
+        (folder / inner).mkdir()
+    Image.new("RGB", (64, 64), "red").save(folder / "images" / "house-1.png")
+    Image.fromarray(np.eye(64, dtype=np.uint8) * 255).save(folder / "masks" / "house-1.png")
+
+
 @pytest.mark.filterwarnings("ignore:demo was never trained")
 def test_an_official_sweep_runs_with_its_own_words(tmp_path: Path) -> None:
-    for folder in ("images", "masks"):
-        (tmp_path / folder).mkdir()
-    Image.new("RGB", (64, 64), "red").save(tmp_path / "images" / "house-1.png")
-    Image.fromarray(np.eye(64, dtype=np.uint8) * 255).save(tmp_path / "masks" / "house-1.png")
+    write_pair(tmp_path)
     reports = ablate(RunSpec("folder", protocol="paper", data=str(tmp_path)), "layers", tmp_path / "out")
     told = reports["layer 3"].settings
     assert told["protocol"]["distractors"] == ["backgroundfloor", "tree", "person", "face"]

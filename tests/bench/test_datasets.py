@@ -75,6 +75,16 @@ def test_names_of_your_own(gtsegs: tuple[Path, list[np.ndarray], list[np.ndarray
         dataset_named("imagenet-seg").open(gtsegs[0], names=str(names))
 
 
+def test_a_synset_without_a_name_spoils_its_own_image_only(tmp_path: Path) -> None:
+    pictures = [RNG.integers(0, 255, (4, 4, 3), np.uint8)] * 2
+    write_gtsegs(tmp_path / "gtsegs_ijcv.mat", pictures, [np.ones((4, 4), np.uint8)] * 2, ["n02119789_1", "n1_2"])
+    data = dataset_named("imagenet-seg").open(tmp_path)
+    assert data.classes == ("kit fox",)
+    assert data.sample("0000-n02119789_1").present == ("kit fox",)
+    with pytest.raises(DataError, match="synset 'n1' of image 0001-n1_2 has no name"):
+        data.sample("0001-n1_2")
+
+
 def test_a_synset_without_a_name_and_a_foreign_file(tmp_path: Path) -> None:
     write_gtsegs(tmp_path / "gtsegs_ijcv.mat", [np.zeros((4, 4, 3), np.uint8)], [np.zeros((4, 4), np.uint8)], ["n1_2"])
     data = dataset_named("imagenet-seg").open(tmp_path)
@@ -130,6 +140,13 @@ def test_voc_single_split_is_the_official_one(voc: Path) -> None:
     assert sample.present == ("cat",)
     assert set(np.unique(sample.labels)) == {-1, 0, 1}
     assert data.sample("filled").present == ("cat",)
+
+
+def test_opening_voc_single_reads_no_label_map(voc: Path) -> None:
+    data = dataset_named("voc-single").open(voc)
+    labels = voc / "VOCdevkit/VOC2012/SegmentationClass"
+    (labels / "two.png").write_bytes((labels / "one.png").read_bytes())
+    assert list(data.ids()) == ["one", "two", "filled"]
 
 
 def test_index_png_with_classes_and_void(tmp_path: Path) -> None:

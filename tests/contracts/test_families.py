@@ -6,14 +6,29 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.guiders import ClassifierFreeGuidance
+from diffusers.models.embeddings import get_3d_rotary_pos_embed
 from PIL import Image
-from test_adapters import COLS, ROWS, run, session_of
+from test_adapters import COLS, ROWS, adapter_for, run, session_of
 
 import conceptlens as cl
-from conceptlens.adapters import adapter_for
-from conceptlens.adapters._specimens import LENGTH, flux2_transformer, qwen_transformer
+from conceptlens.adapters._specimens import (
+    LENGTH,
+    cogvideox_call,
+    cogvideox_transformer,
+    flux2_transformer,
+    qwen_transformer,
+)
+from conceptlens.engine.selfcheck import own_text_errors
 from conceptlens.recipe import Recipe
-from tiny_models import FAMILIES, cogvideox_pipeline, flux2_dev_pipeline, flux2_klein_pipeline, qwen_pipeline
+from tiny_models import (
+    FAMILIES,
+    cogvideox_pipeline,
+    flux2_dev_pipeline,
+    flux2_klein_pipeline,
+    hunyuan_video15_pipeline,
+    qwen_pipeline,
+)
 
 CHATS = {"klein": flux2_klein_pipeline, "dev": flux2_dev_pipeline, "qwen": qwen_pipeline}
 OPTIONS = {"max_sequence_length": LENGTH}
@@ -95,6 +110,32 @@ def test_what_a_family_cannot_do_is_said() -> None:
     layered.register_to_config(use_layer3d_rope=True)
     with pytest.raises(cl.ModelError, match="several layers at once"):
         run(adapter_for(layered), FAMILIES["qwen-image"].call(1, ROWS, COLS), lambda block, record: None)
+
+
+def test_guidance_by_a_guider_reads_the_prompts_own_call() -> None:
+    """HunyuanVideo 1.5 has a guider in place of a scale; it labels its two calls."""
+    session = session_of(hunyuan_video15_pipeline())
+    found = []
+    for scale in (4.0, 1.0):
+        session.pipeline.guider = ClassifierFreeGuidance(guidance_scale=scale)
+        found.append(
+            session.generate("a red house", ["house", "sky"], seed=0, steps=(0,), num_inference_steps=2, num_frames=1)
+        )
+    assert found[0].details["steps"] == 2
+    torch.testing.assert_close(found[0].scores, found[1].scores, rtol=1e-4, atol=1e-6)
+
+
+def test_cogvideox_15_joins_two_latent_frames_and_takes_an_offset() -> None:
+    """Its patches are two latent frames deep, and its picture-to-video form has one more embedding."""
+    config = {"use_rotary_positional_embeddings": True, "patch_size_t": 2, "patch_bias": False, "ofs_embed_dim": 12}
+    transformer = cogvideox_transformer(**config).double()
+    call = {k: v.double() if v.is_floating_point() else v for k, v in cogvideox_call(1, ROWS, COLS).items()}
+    rotation = get_3d_rotary_pos_embed(32, None, (ROWS, COLS), 1, grid_type="slice", max_size=(ROWS, COLS))
+    call |= {"ofs": torch.full((1,), 2.0, dtype=torch.float64), "image_rotary_emb": rotation}
+    assert max(own_text_errors(adapter_for(transformer), call)) < 1e-10
+    records: list[Any] = []
+    run(adapter_for(transformer), call, lambda block, record: records.append(record))
+    assert (records[0].call.grid.frames, records[0].call.grid.tokens) == (1, ROWS * COLS)
 
 
 def test_a_picture_is_read_by_a_video_model() -> None:

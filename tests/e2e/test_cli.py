@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import conceptlens as cl
-from conceptlens import cli
+from command_line import here
 from conceptlens.bench.datasets.scenes import make_scene
 from conceptlens.cli_options import parse_layers
 
@@ -20,17 +20,6 @@ from conceptlens.cli_options import parse_layers
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "conceptlens.cli", *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120, check=False)
-
-
-def here(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    """The same entry point inside this process: quicker than starting Python anew."""
-    monkeypatch.setattr(sys, "argv", ["conceptlens", *arguments])
-    monkeypatch.setattr("warnings.showwarning", lambda *_, **__: None)
-    try:
-        cli.main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 def test_demo_in_a_fresh_process(tmp_path: Path) -> None:
@@ -159,7 +148,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
 
 
 def test_usage_errors_end_with_2(tmp_path: Path) -> None:
-    done = run("generate", "a house", cwd=tmp_path)
+    done = run("probe", "a.record", cwd=tmp_path)
     assert done.returncode == 2
     assert "Missing option" in done.stderr
 

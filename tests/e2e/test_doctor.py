@@ -27,7 +27,9 @@ ROOT = Path(__file__).parents[2]
 def test_a_class_with_an_adapter_is_tried_on_a_specimen(name: str) -> None:
     found = doctor(name)
     assert found.ok
-    assert found.captured == 4
+    assert found.captured == (4 if found.tier == "adapter" else 3)
+    assert found.own_text_error is not None
+    assert found.own_text_error < 1e-5
     assert found.blocks == len(found_blocks(name))
     assert group_of(name).applies
     assert name in SPECIMENS
@@ -36,8 +38,10 @@ def test_a_class_with_an_adapter_is_tried_on_a_specimen(name: str) -> None:
 def found_blocks(name: str) -> list[str]:
     """The blocks of the class in its default depth, counted by their names."""
     with torch.device("meta"):
-        model = getattr(diffusers, name)()
-    part = next(p for p in ("joint_transformer_blocks", "transformer_blocks") if hasattr(model, p))
+        open_ = {"patch_size": 2, "in_channels": 16, "out_channels": 16} if "EasyAnimate" in name else {}
+        model = getattr(diffusers, name)(**open_)
+    parts = ("joint_transformer_blocks", "transformer_blocks", "double_blocks", "single_transformer_blocks", "layers")
+    part = next(p for p in parts if hasattr(model, p))
     return [key for key, _ in getattr(model, part).named_children()]
 
 
@@ -84,14 +88,14 @@ def test_a_folder_is_read_without_opening_big_weights(tmp_path: Path, monkeypatc
 def test_where_the_method_cannot_apply_the_doctor_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     wan, blind, dual = (
-        doctor(n) for n in ("WanTransformer3DModel", "QwenImage21Transformer2DModel", "HunyuanImageTransformer2DModel")
+        doctor(n) for n in ("WanTransformer3DModel", "QwenImage21Transformer2DModel", "HiDreamImageTransformer2DModel")
     )
     assert not wan.applies
     assert "cross attention" in wan.describe()
     assert "causal mask" in blind.describe()
     assert dual.applies
     assert not dual.ok
-    assert "Write an adapter" in dual.instead
+    assert "Add an entry" in dual.instead
     assert group_of("NothingTransformer2DModel").name == "unknown"
     with pytest.raises(ModelError, match="is no folder, no transformer class"):
         doctor("no-such-thing")

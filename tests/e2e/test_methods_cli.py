@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from conceptlens import cli
+from command_line import here
 from conceptlens.bench.datasets.scenes import make_scene
 from tiny_methods import METHODS_TINY
 from tiny_unets import METHODS_TINY_UNET
 
 BUILDERS = {**METHODS_TINY, **METHODS_TINY_UNET}
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["conceptlens", *arguments])
-    monkeypatch.setattr("warnings.showwarning", lambda *_, **__: None)
-    try:
-        cli.main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 @pytest.mark.parametrize("name", BUILDERS)
@@ -37,7 +26,7 @@ def test_a_picture_is_explained_saved_and_scored(
     given += [part for key, value in options.items() for part in ("--set", f"{key}={value}")]
     Image.fromarray(make_scene(2).image[:48]).save(tmp_path / "photo.png")
     words = ["-c", "house", "-c", "sky"]
-    assert run(monkeypatch, "read", str(tmp_path / "photo.png"), *words, *given, "-o", str(tmp_path / "out")) == 0
+    assert here(monkeypatch, "read", str(tmp_path / "photo.png"), *words, *given, "-o", str(tmp_path / "out")) == 0
     shown = capfd.readouterr()
     assert name in shown.out, shown.err
     told = json.loads((tmp_path / "out" / "maps.json").read_text())
@@ -46,7 +35,7 @@ def test_a_picture_is_explained_saved_and_scored(
         assert np.isfinite(arrays["scores"]).all()
     with Image.open(tmp_path / "out" / "overlay.png") as sheet:
         assert sheet.width > 64
-    assert run(monkeypatch, "bench", "scenes", "--limit", "1", *given, "--json") == 0
+    assert here(monkeypatch, "bench", "scenes", "--limit", "1", *given, "--json") == 0
     said = json.loads(capfd.readouterr().out)
     assert said["images"] == 1
     assert said["settings"]["method"] == name

@@ -93,6 +93,8 @@ def test_the_report_needs_nothing_beside_it_and_trusts_no_word(demo: Session, pi
         ({"batch": 3}, "one of a batch of 3 pictures"),
         ({"recipe": None, "method": "daam"}, "made by the method 'daam'"),
         ({"model": "other/model"}, "was made by other/model, this session has demo"),
+        ({"recipe": [1, 2]}, r"is damaged \(its recipe is \[1, 2\]\)"),
+        ({"pipeline": 7}, r"is damaged \('int' object is not iterable\)"),
     ],
 )
 def test_what_cannot_be_repeated_is_one_line(
@@ -103,6 +105,18 @@ def test_what_cannot_be_repeated_is_one_line(
     (tmp_path / "maps.json").write_text(json.dumps({**told, **change}))
     with pytest.raises(RerunError, match=said) as caught:
         rerun(tmp_path, session=demo)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("keep", [0, 100])
+def test_saved_scores_that_are_cut_short_are_one_line(
+    demo: Session, picture: Image.Image, tmp_path: Path, keep: int
+) -> None:
+    maps = demo.probe(demo.read(picture), ["house", "sky"])
+    maps.save(tmp_path)
+    (tmp_path / "maps.npz").write_bytes((tmp_path / "maps.npz").read_bytes()[:keep])
+    with pytest.raises(RerunError, match="cannot read .*maps.npz") as caught:
+        difference(maps, tmp_path)
     assert "\n" not in str(caught.value)
 
 

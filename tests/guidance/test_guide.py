@@ -11,8 +11,8 @@ from diffusers.models.attention_processor import AttnProcessor
 from conceptlens.guidance import TSAM, AttendAndExcite, Conform, Guidance, SynGen, guide
 from conceptlens.guidance._capture import MapSink, StopForward, capturing, frozen
 from conceptlens.guidance._driver import _Run
-from conceptlens.guidance._pipeline import prepare
 from conceptlens.guidance._text import TextAttentionReader
+from conceptlens.guidance._unet import GuidedUnet
 from conceptlens.guidance.tsam import PRESETS
 from tiny_sd import SCHEDULERS, sd_pipeline, sdxl_pipeline
 
@@ -32,8 +32,8 @@ GUIDANCES: list[Guidance] = [
 def started(pipeline: Any, guidance: Guidance, prompt: str = PROMPT, **options: Any) -> tuple[_Run, torch.Tensor]:
     """A run before its first step, and its first latents."""
     options = {"num_inference_steps": 4, **options}
-    start = prepare(pipeline, [prompt], [torch.Generator().manual_seed(3)], options)
-    return _Run(pipeline, guidance, start), start.latents
+    model = GuidedUnet(pipeline, [prompt], guidance, [torch.Generator().manual_seed(3)], options)
+    return _Run(model, guidance, pipeline.scheduler), model.latents
 
 
 def one_forward(pipeline: Any, **changes: Any) -> torch.Tensor:
@@ -225,8 +225,8 @@ def test_gradient_checkpointing_changes_nothing() -> None:
         pipeline = sd_pipeline()
         run, latents = started(pipeline, TSAM(attention_size=(8, 8), checkpointing=checkpointing))
         found.append(run.gradient(latents, pipeline.scheduler.timesteps[0]))
-        assert run.sink.expected == 4
-        assert run.sink.early_exit != checkpointing
+        assert run.model.sink.expected == 4
+        assert run.model.sink.early_exit != checkpointing
         assert not pipeline.unet.is_gradient_checkpointing
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
@@ -344,7 +344,7 @@ def test_stable_diffusion_xl(guidance: Guidance) -> None:
 
 def test_the_target_of_two_text_encoders() -> None:
     pipeline = sdxl_pipeline()
-    text = started(pipeline, TSAM(attention_size=(8, 8)))[0].texts[0]
+    text = started(pipeline, TSAM(attention_size=(8, 8)))[0].model.texts[0][0]
     assert [len(a) for a in text.attention] == [2, 3]
     assert text.unused_layers == 1
     first, second, both = (TSAM(gamma=1, first_encoder_weight=w).target(text) for w in (1, 0, 0.5))
@@ -361,12 +361,12 @@ def test_the_first_step_of_xl_sees_what_the_pipeline_gives() -> None:
     handle.remove()
     run, _ = started(pipeline, TSAM(attention_size=(8, 8)))
     for name in ("text_embeds", "time_ids"):
-        assert torch.equal(run.arguments["added_cond_kwargs"][name], seen[0]["added_cond_kwargs"][name])
-    assert torch.equal(run.arguments["encoder_hidden_states"], seen[0]["encoder_hidden_states"])
+        assert torch.equal(run.model.arguments["added_cond_kwargs"][name], seen[0]["added_cond_kwargs"][name])
+    assert torch.equal(run.model.arguments["encoder_hidden_states"], seen[0]["encoder_hidden_states"])
 
 
 def test_presets() -> None:
-    assert set(PRESETS) == {"paper-tifa", "paper-ae", "release"}
+    assert list(PRESETS) == ["paper-tifa", "paper-ae", "release", "transformer"]
     assert TSAM.preset("paper-tifa").alpha == 40
     changed = TSAM.preset("release", steps=(0,))
     assert (changed.gamma, changed.loss, changed.steps) == (3, "release_default", (0,))

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score, jaccard_score, roc_auc_score
+from sklearn.metrics import accuracy_score, average_precision_score, jaccard_score, roc_auc_score
 
-from conceptlens.bench.metrics import average_precision, bootstrap_interval, mean_iou, pixel_accuracy, roc_auc
+from conceptlens.bench.counts import ClassCounts
+from conceptlens.bench.metrics import average_precision, bootstrap_interval, roc_auc
 
 
 @given(st.integers(0, 10_000), st.integers(2, 60), st.integers(1, 12))
@@ -26,13 +27,14 @@ def test_ranking_metrics_equal_scikit_learn_with_ties(seed: int, size: int, leve
 
 @given(st.integers(0, 10_000), st.integers(1, 5))
 @settings(max_examples=40, deadline=None)
-def test_mean_iou_equals_scikit_learn(seed: int, count: int) -> None:
+def test_iou_and_accuracy_equal_scikit_learn(seed: int, count: int) -> None:
     rng = np.random.default_rng(seed)
     predicted, labels = rng.integers(0, count, (2, 6, 7))
     seen = sorted(set(predicted.ravel()) | set(labels.ravel()))
     expected = jaccard_score(labels.ravel(), predicted.ravel(), labels=seen, average="macro")
-    assert mean_iou(predicted, labels, count) == pytest.approx(expected, abs=1e-12)
-    assert pixel_accuracy(labels, labels) == 1.0
+    counts = ClassCounts.of(predicted, labels, count)
+    assert counts.iou() == pytest.approx(expected, abs=1e-12)
+    assert counts.accuracy() == pytest.approx(accuracy_score(labels.ravel(), predicted.ravel()), abs=1e-12)
 
 
 def test_degenerate_masks_have_no_ranking() -> None:

@@ -13,6 +13,7 @@ from conceptlens.words import COMMON, content_words, ranked_words
         ("a red house and a tree under the sun", ["house", "tree", "sun"]),
         ("A Dog, a dog; and a t-shirt!", ["dog", "t-shirt"]),
         ("the and of", []),
+        ("a house - a tree -- and -moss-", ["house", "tree", "moss"]),
         ("x" * 41 + " boat", ["boat"]),
         ("ein Häuschen", ["ein", "häuschen"]),
     ],

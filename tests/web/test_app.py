@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import time
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from conceptlens.bench.datasets.scenes import make_scene
 from conceptlens.session import Session
 from conceptlens.web import Limits, create_app
 from conceptlens.web.app import STATIC
+from conceptlens.web.asking import opened
 from conceptlens.web.wire import pack, unpack
 from conftest import hooks_left
 
@@ -150,6 +152,35 @@ def test_tabs_do_not_see_each_other(client: TestClient, tab: Tab, picture: str) 
     assert other.about["tab"] != tab.about["tab"]
     assert other.get(f"/api/pictures/{picture}").status_code == 404
     assert other.post("/api/maps", picture=picture, concepts=WORDS).status_code == 404
+
+
+def test_other_sites_cannot_make_this_page_forget_its_tabs(client: TestClient) -> None:
+    before = client.app.state.store.counts()["tabs"]
+    for site in ("cross-site", "same-site"):
+        assert client.post("/api/tabs", headers={"sec-fetch-site": site}).status_code == 403
+    assert client.app.state.store.counts()["tabs"] == before
+    assert client.post("/api/tabs", headers={"sec-fetch-site": "same-origin"}).status_code == 201
+
+
+def test_pictures_are_decoded_one_at_a_time(demo: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside: list[int] = []
+    seen: list[int] = []
+
+    def counted(data: bytes, limits: Limits) -> Image.Image:
+        inside.append(1)
+        seen.append(len(inside))
+        time.sleep(0.05)
+        inside.pop()
+        return opened(data, limits)
+
+    monkeypatch.setattr("conceptlens.web.app.opened", counted)
+    with TestClient(create_app(demo, limits=LIMITS), base_url=HOME) as client, ThreadPoolExecutor(6) as pool:
+        tab = Tab(client)
+        answers = list(pool.map(tab.upload, [png(Image.new("RGB", (64, 64)))] * 6))
+        states = [tab.finish(answer)["state"] for answer in answers if answer.status_code == 202]
+    assert {answer.status_code for answer in answers} <= {202, 409}
+    assert set(states) == {"done"}
+    assert seen == [1] * 6
 
 
 def test_the_oldest_picture_makes_room(client: TestClient, tab: Tab, scene: Image.Image) -> None:

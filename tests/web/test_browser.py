@@ -91,6 +91,23 @@ def test_paint_type_and_point(browser_address: str, address: str, demo: Session)
         browser.close()
 
 
+@needs_browser
+def test_a_double_click_paints_once(browser_address: str, address: str) -> None:
+    browser = Browser(browser_address, 1200, 900)
+    try:
+        browser.go(address)
+        browser.wait(lambda: browser.text("#model"), "the page")
+        browser.run(
+            "const form = document.getElementById('paint'); document.getElementById('steps').value = 2;"
+            "form.requestSubmit(); form.requestSubmit()"
+        )
+        browser.wait(lambda: "%" in browser.text("#legend"), "maps of the prompt's words")
+        assert browser.complaints() == []
+        assert browser.run("return document.getElementById('error').textContent") == ""
+    finally:
+        browser.close()
+
+
 def point(browser: Browser, box: dict[str, float]) -> bool:
     browser.point(int(box["x"] + box["width"] / 2) + 1, int(box["y"] + box["height"] / 2) + 1)
     return bool(browser.text("#ranked"))

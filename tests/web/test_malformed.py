@@ -13,6 +13,7 @@ from page import HOME, LIMITS, Tab, png
 from PIL import Image
 from starlette.testclient import TestClient
 
+from conceptlens.engine.encode import open_image
 from conceptlens.session import Session
 from conceptlens.web import create_app
 
@@ -139,6 +140,24 @@ def test_bodies(kept: tuple[Tab, str], status: int, body: bytes, kind: str) -> N
 @pytest.mark.parametrize(("status", "data"), UPLOADS, ids=range(len(UPLOADS)))
 def test_uploads(kept: tuple[Tab, str], status: int, data: bytes) -> None:
     plain(kept[0].upload(data), status)
+
+
+@pytest.mark.parametrize(
+    "exif",
+    [
+        b"Exif\0\0MM\0V\0\0\0\x08",
+        b"Exif\0\0II*\0\x08\0\0\0\x02\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\x1a\x01\x03\0\x02\0\0\0\0\0\0\0\0\0\0\0",
+    ],
+)
+def test_a_picture_with_damaged_metadata_is_taken_as_it_is_stored(kept: tuple[Tab, str], exif: bytes) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 32), (20, 160, 60)).save(buffer, format="JPEG", exif=exif)
+    assert open_image(Image.open(buffer)).size == (64, 32)
+    assert kept[0].finish(kept[0].upload(buffer.getvalue()))["state"] == "done"
+
+
+def test_this_computer_may_be_named_by_its_newer_address(kept: tuple[Tab, str]) -> None:
+    assert kept[0].client.get("/", headers={"host": "[::1]:8321"}).status_code == 200
 
 
 def test_an_upload_without_a_stated_length_is_bounded_too(kept: tuple[Tab, str]) -> None:

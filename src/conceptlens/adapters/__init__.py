@@ -2,43 +2,40 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from importlib.metadata import entry_points
+from typing import TypeVar
 
 from torch import nn
 
-from conceptlens.adapters.base import DiTAdapter
+from conceptlens.adapters.base import ModelAdapter
 from conceptlens.errors import ModelError
+from conceptlens.registry import Registry
 
-_registry: dict[str, type[DiTAdapter]] = {}
+Kind = TypeVar("Kind", bound=ModelAdapter)
+
+_registry: Registry[ModelAdapter] = Registry(__name__, "adapter", ModelError)
 
 
-def register(adapter: type[DiTAdapter]) -> type[DiTAdapter]:
+def register(adapter: type[Kind]) -> type[Kind]:
     """Class decorator: makes an adapter known for the transformer classes it names.
 
     Raises:
         ValueError: when another adapter already serves one of them.
     """
     for name in adapter.classes:
-        known = _registry.get(name)
-        if known is not None and known is not adapter:
-            raise ValueError(f"{name} is already served by {known.__name__}")
-        _registry[name] = adapter
+        _registry.add(name, adapter)
     return adapter
 
 
-def registered() -> dict[str, type[DiTAdapter]]:
-    """All adapters by transformer class: the files of this folder, then entry points `conceptlens.adapters`."""
-    for module in pkgutil.iter_modules(__path__):
-        if module.name != "base" and not module.name.startswith("_"):
-            importlib.import_module(f"{__name__}.{module.name}")
+def registered() -> dict[str, type[ModelAdapter]]:
+    """All adapters by transformer class: the files of this folder, and entry points `conceptlens.adapters`."""
+    _registry.all()  # first, so that of two for one class it is the one from outside that is refused
     for entry in entry_points(group="conceptlens.adapters"):
         register(entry.load())
-    return dict(_registry)
+    return _registry.all()
 
 
-def adapter_for(transformer: nn.Module) -> DiTAdapter:
+def adapter_for(transformer: nn.Module) -> ModelAdapter:
     """The adapter that serves a transformer.
 
     Raises:

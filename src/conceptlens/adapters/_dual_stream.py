@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from conceptlens.adapters._text_side import advance_text
-from conceptlens.adapters.base import DiTAdapter, Tap, rotate_pairs
+from conceptlens.adapters.base import DiTAdapter, Tap, grid_of, references_of, rotate_pairs
 from conceptlens.recipe import Recipe
-from conceptlens.records import CallRecord
+from conceptlens.records import CallRecord, TokenGrid
 
 
 class DualStreamAdapter(DiTAdapter):
@@ -45,6 +45,20 @@ class DualStreamAdapter(DiTAdapter):
 
     def rotate(self, heads: Tensor, call: CallRecord) -> Tensor:
         return rotate_pairs(heads, call.arguments["cos"], call.arguments["sin"])
+
+    def placed(
+        self, ids: Tensor, previous: CallRecord | None
+    ) -> tuple[TokenGrid, tuple[TokenGrid, ...], dict[str, Tensor]]:
+        """The grids of position ids, of the image and of its references, and what to keep; made once for the same ids.
+
+        Kept are `img_ids`, `cos` and `sin`.
+        """
+        if previous is not None and previous.arguments["img_ids"] is ids:
+            kept = {name: previous.arguments[name] for name in ("img_ids", "cos", "sin")}
+            return previous.grid, previous.references, kept
+        flat = ids if ids.ndim == 2 else ids[0]
+        cos, sin = self.transformer.pos_embed(flat)
+        return grid_of(flat), references_of(flat), {"img_ids": ids, "cos": cos, "sin": sin}
 
     def conditional_rows(self, pipeline: Any, arguments: Mapping[str, Any]) -> slice | None:
         return slice(None)

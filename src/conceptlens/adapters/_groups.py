@@ -28,7 +28,7 @@ class Group:
     classes: tuple[str, ...] = ()
 
 
-_ADD = "Write an adapter of about a hundred lines (CONTRIBUTING.md), or use a family of the same kind that has one."
+_ADD = "Add an entry to adapters/_layouts.py (CONTRIBUTING.md), or use a family of the same kind that has one."
 _FLOW = "Use FLUX.1, FLUX.2, Stable Diffusion 3, Qwen-Image or another family with an adapter (docs/models.md)."
 _CROSS = (
     "Use maps of its cross attention, which follow fixed text: the methods daam and ovam do, for the U-Nets of Stable "
@@ -87,7 +87,6 @@ SINGLE = Group(
     "text and image share all weights; the method runs, but nobody has shown yet that its maps mean as much",
     _FLOW,
     (
-        "BriaFibo2Transformer2DModel",
         "ErnieImageTransformer2DModel",
         "Flux3Transformer2DModel",
         "Ideogram4Transformer2DModel",
@@ -96,6 +95,13 @@ SINGLE = Group(
         "MiniMaxH3Transformer3DModel",
         "ZImageTransformer2DModel",
     ),
+)
+GIST = Group(
+    "text boiled down to a gist",
+    False,
+    "a perceiver mixes all words into gist tokens before the image meets them, so no row belongs to a concept",
+    _FLOW,
+    ("BriaFibo2Transformer2DModel",),
 )
 KEYS_ONLY = Group(
     "text as keys and values alone",
@@ -150,7 +156,7 @@ NO_TEXT = Group(
     ("DiTTransformer2DModel",),
 )
 UNKNOWN = Group("unknown", False, "nobody has looked at this class yet", _ADD)
-GROUPS = (DUAL, LAYERED_TEXT, SHARED, SINGLE, KEYS_ONLY, BLIND_TEXT, CROSS, NO_TEXT)
+GROUPS = (DUAL, LAYERED_TEXT, SHARED, SINGLE, GIST, KEYS_ONLY, BLIND_TEXT, CROSS, NO_TEXT)
 
 
 def group_of(name: str) -> Group:

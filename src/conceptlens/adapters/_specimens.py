@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,24 +15,16 @@ from diffusers import (
     CogView4Transformer2DModel,
     Flux2Transformer2DModel,
     FluxTransformer2DModel,
+    HunyuanVideo15Transformer3DModel,
     HunyuanVideoTransformer3DModel,
     MochiTransformer3DModel,
     QwenImageTransformer2DModel,
     SD3Transformer2DModel,
 )
 from diffusers.models.embeddings import get_3d_rotary_pos_embed
-from torch import Tensor, nn
 
-TEXT, POOLED, LENGTH = 20, 12, 64
-"""Widths of the text and of its pooled vector; the length to which pipelines pad a prompt."""
-
-
-def randomize(module: nn.Module, scale: float = 0.15) -> Any:
-    """Random weights everywhere, norms and biases included, so that no term can hide behind a zero or a one."""
-    generator = torch.Generator().manual_seed(7)
-    for weight in module.parameters():
-        weight.data += scale * torch.randn(weight.shape, generator=generator, dtype=weight.dtype)
-    return module.eval()
+from conceptlens.adapters._random_models import LENGTH, POOLED, TEXT, Specimen, random_latents, randomize, text_rows
+from conceptlens.adapters._reentry_specimens import REENTRY_SPECIMENS
 
 
 def flux_transformer(**changes: Any) -> FluxTransformer2DModel:
@@ -102,14 +93,6 @@ def sd3_call(batch: int, rows: int, cols: int) -> dict[str, Any]:
         "pooled_projections": torch.randn(batch, POOLED, generator=random),
         "timestep": torch.full((batch,), 600.0),
     }
-
-
-def text_rows(batch: int, width: int = TEXT, rows: int = 7) -> Tensor:
-    return torch.randn(batch, rows, width, generator=torch.Generator().manual_seed(2))
-
-
-def random_latents(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
 
 
 def chroma_transformer() -> ChromaTransformer2DModel:
@@ -291,6 +274,28 @@ def hunyuan_video_call(batch: int, rows: int, cols: int) -> dict[str, Any]:
     }
 
 
+def hunyuan_video15_transformer(**changes: Any) -> HunyuanVideo15Transformer3DModel:
+    torch.manual_seed(0)
+    shape: dict[str, Any] = {"num_layers": 4, "attention_head_dim": 24, "num_attention_heads": 2}
+    text: dict[str, Any] = {"text_embed_dim": TEXT, "text_embed_2_dim": TEXT, "image_embed_dim": 8}
+    config: dict[str, Any] = {"in_channels": 9, "out_channels": 4, "num_refiner_layers": 1, "target_size": 64}
+    return randomize(
+        HunyuanVideo15Transformer3DModel(**{**shape, **text, **config, **changes}, rope_axes_dim=(4, 10, 10))
+    )
+
+
+def hunyuan_video15_call(batch: int, rows: int, cols: int) -> dict[str, Any]:
+    return {
+        "hidden_states": random_latents(batch, 9, 2, rows, cols),
+        "encoder_hidden_states": text_rows(batch),
+        "encoder_attention_mask": torch.ones(batch, 7),
+        "encoder_hidden_states_2": text_rows(batch, rows=5),
+        "encoder_attention_mask_2": torch.zeros(batch, 5),
+        "image_embeds": torch.zeros(batch, 3, 8),
+        "timestep": torch.full((batch,), 600.0),
+    }
+
+
 def mochi_transformer() -> MochiTransformer3DModel:
     torch.manual_seed(0)
     shape: dict[str, Any] = {
@@ -312,8 +317,6 @@ def mochi_call(batch: int, rows: int, cols: int) -> dict[str, Any]:
     }
 
 
-Specimen = tuple[Callable[[], Any], Callable[[int, int, int], dict[str, Any]]]
-
 SPECIMENS: dict[str, Specimen] = {
     "FluxTransformer2DModel": (flux_transformer, flux_call),
     "SD3Transformer2DModel": (sd3_transformer, sd3_call),
@@ -323,7 +326,9 @@ SPECIMENS: dict[str, Specimen] = {
     "AuraFlowTransformer2DModel": (aura_flow_transformer, aura_flow_call),
     "CogView4Transformer2DModel": (cogview4_transformer, cogview4_call),
     "HunyuanVideoTransformer3DModel": (hunyuan_video_transformer, hunyuan_video_call),
+    "HunyuanVideo15Transformer3DModel": (hunyuan_video15_transformer, hunyuan_video15_call),
     "MochiTransformer3DModel": (mochi_transformer, mochi_call),
     "CogVideoXTransformer3DModel": (cogvideox_transformer, cogvideox_call),
+    **REENTRY_SPECIMENS,
 }
 """By transformer class: the model, and the arguments of one call for a batch and a patch grid (videos: two frames)."""

@@ -23,6 +23,14 @@ def project_text(attn: Any, normed: Tensor, modulation: list[Tensor], *, fused: 
     return Projection(query, key, value, tuple(modulation))
 
 
+def project_at_origin(attn: Any, normed: Tensor, modulation: list[Tensor], *, fused: bool) -> Projection:
+    """Text-side q, k and v of concepts at position zero."""
+    side = project_text(attn, normed, modulation, fused=fused)
+    # There the rotation is the identity, but diffusers' passes through float32, which float64 can tell.
+    query, key = (t.float().to(t.dtype) for t in (side.query, side.key))
+    return Projection(query, key, side.value, side.modulation)
+
+
 def project_shared(attn: Any, normed: Tensor, modulation: list[Tensor], *, fused: bool = False) -> Projection:
     """Q, k and v of concepts through the weights that text and image share, with their QK-norm."""
     split = (attn.to_q, attn.to_k, attn.to_v)

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from conceptlens.adapters.base import Concepts, pool_tokens
 from conceptlens.errors import ConceptError, ModelError
+from conceptlens.recipe import Pooling
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,15 @@ def concept_ids(tokenizer: Any, name: str, length: int, encoder: str) -> OwnToke
 
 def _shorten(name: str) -> str:
     return name if len(name) <= 40 else name[:37] + "..."
+
+
+def embed_alone(
+    tokenizer: Any, encode: Callable[[str], Tensor], names: tuple[str, ...], length: int, pooling: Pooling
+) -> Concepts:
+    """Concepts of a T5 that reads each name by itself: its states (length, dim), pooled over the name's own tokens."""
+    own = [concept_ids(tokenizer, name, length, "T5") for name in names]
+    tokens = [pool_tokens(encode(name), kept.positions, pooling) for name, kept in zip(names, own, strict=True)]
+    return Concepts(names, torch.stack(tokens), None, pieces=tuple(kept.pieces for kept in own))
 
 
 @dataclass(frozen=True)
@@ -91,13 +102,23 @@ def own_tokens(tokenizer: Any, name: str, text: EncodedText, empty: EncodedText,
     before = _common(text.ids, empty.ids)
     after = _common(text.ids[before:][::-1], empty.ids[before:][::-1])
     if before + after < len(empty.ids):
-        raise ConceptError(f"concept {_shorten(name)!r} does not fit in {length} tokens. Use fewer words.")
+        raise _too_long(name, length)
     special = set(tokenizer.all_special_ids)
     kept = tuple(i for i in range(before, len(text.ids) - after) if text.ids[i] not in special)
     if not kept:
         raise ConceptError(f"concept {name!r} has no token that the model's tokenizer knows. Use another word.")
     pieces = tuple(tokenizer.convert_ids_to_tokens([text.ids[i] for i in kept]))
     return OwnTokens(tuple(text.start + i for i in kept), pieces)
+
+
+def check_length(tokenizer: Any, name: str, length: int) -> None:
+    """Refuses a concept that alone has more tokens than there is room for. Raises `ConceptError`."""
+    if len(tokenizer(name, truncation=False).input_ids) > length:
+        raise _too_long(name, length)
+
+
+def _too_long(name: str, length: int) -> ConceptError:
+    return ConceptError(f"concept {_shorten(name)!r} does not fit in {length} tokens. Use fewer words.")
 
 
 def _common(one: tuple[int, ...], other: tuple[int, ...]) -> int:

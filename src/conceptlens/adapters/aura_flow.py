@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from conceptlens.adapters import register
 from conceptlens.adapters._dual_stream import DualStreamAdapter
 from conceptlens.adapters._text_side import project_text
-from conceptlens.adapters._tokens import concept_ids
-from conceptlens.adapters.base import Concepts, Projection, pool_tokens, repeat_rows, take
+from conceptlens.adapters._tokens import embed_alone
+from conceptlens.adapters.base import Concepts, Projection, repeat_rows, take
 from conceptlens.recipe import Recipe
 from conceptlens.records import CallRecord, TokenGrid
 
@@ -72,10 +72,11 @@ class AuraFlowAdapter(DualStreamAdapter):
 
     def embed(self, pipeline: Any, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
         length = options.get("max_sequence_length", 256)
-        own = [concept_ids(pipeline.tokenizer, name, length, "T5") for name in names]
-        states = [self._text(pipeline, name, length)[0] for name in names]
-        tokens = torch.stack([pool_tokens(s, o.positions, recipe.pooling) for s, o in zip(states, own, strict=True)])
-        return Concepts(names, tokens, None, pieces=tuple(o.pieces for o in own))
+
+        def encode(text: str) -> Tensor:
+            return self._text(pipeline, text, length)[0]
+
+        return embed_alone(pipeline.tokenizer, encode, names, length, recipe.pooling)
 
     def _text(self, pipeline: Any, text: str, length: int) -> Tensor:
         return pipeline.encode_prompt(text, do_classifier_free_guidance=False, max_sequence_length=length)[0]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from conceptlens.errors import RecipeError
 from conceptlens.recipe import Pooling, Recipe
-from conceptlens.records import CallRecord, TokenGrid
+from conceptlens.records import CallRecord, LayerRecord, TokenGrid
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,15 @@ class Concepts:
 
 @dataclass(frozen=True)
 class Tap:
-    """Where one tensor of the image side passes by: the input or output of a submodule of a block."""
+    """Where one tensor of the image side passes by: the input or output of a submodule of a block.
+
+    `argument` names the input where it is not the first; `select` takes what is wanted of an output.
+    """
 
     module: nn.Module
     side: str = "output"
     select: Callable[[Tensor], Tensor] | None = None
+    argument: str | None = None
 
 
 @dataclass(frozen=True)
@@ -59,21 +63,26 @@ class Projection:
     modulation: tuple[Tensor, ...]
 
 
-class DiTAdapter(ABC):
-    """One model family. Holds the transformer, and nothing that changes.
+class ModelAdapter(ABC):
+    """What the engine must know of a model to watch it paint and to say what its text encoders make of a concept.
 
-    `name` is what users read in listings; `classes` are the transformer classes (as diffusers names them) it serves.
+    Holds the transformer, and nothing that changes. `name` is what users read in listings; `classes` are the
+    transformer classes (as diffusers names them) it serves.
     """
 
-    name: ClassVar[str]
+    name: str
     classes: ClassVar[tuple[str, ...]]
+    caveat: str = ""
+    """What users should know about these maps before they trust them; stands in every result."""
+    timestep: str = "timestep"
+    """The argument of the transformer that says how noisy the image is."""
 
     def __init__(self, transformer: Any) -> None:
         self.transformer = transformer  # diffusers modules are read by attribute; they carry no types
 
     @abstractmethod
     def recipe(self, depth: int) -> Recipe:
-        """The family's default recipe for a model with `depth` dual-stream blocks."""
+        """The family's default recipe for a model with `depth` blocks."""
 
     def paper_recipe(self, depth: int) -> Recipe:
         """What the official code does for this family, quirks included.
@@ -83,27 +92,23 @@ class DiTAdapter(ABC):
         """
         raise RecipeError(f"no preset 'paper' for {self.name}: the official code does not serve it. Leave preset out.")
 
+    def check(self, recipe: Recipe) -> None:
+        """Refuses what the family cannot do. Raises `RecipeError`."""
+        return
+
     @abstractmethod
     def blocks(self) -> nn.ModuleList:
-        """The dual-stream blocks, in order."""
+        """The blocks that carry a text stream, in order."""
 
     @abstractmethod
     def taps(self, block: Any) -> Mapping[str, Tap]:
-        """Where `query`, `key`, `value` and `out` of the image tokens pass by in this block."""
+        """Where the parts of a `LayerRecord` pass by in this block."""
 
     @abstractmethod
-    def heads(self, block: Any, tensor: Tensor) -> Float[Tensor, "batch head image head_dim"]:
-        """A tapped query, key or value with its head axis, whatever layout the model computes in."""
-
-    def image_rows(self, tensor: Tensor, call: CallRecord) -> Tensor:
-        """The image tokens of a tapped tensor, for families in which text and image pass a tap as one sequence."""
-        return tensor
-
-    @abstractmethod
-    def rotate(
-        self, heads: Float[Tensor, "batch head image head_dim"], call: CallRecord
-    ) -> Float[Tensor, "batch head image head_dim"]:
-        """Image queries or keys with the model's positional rotation."""
+    def record(
+        self, block: Any, layer: int, call: CallRecord, tapped: Mapping[str, Tensor], rows: slice
+    ) -> LayerRecord:
+        """The record of one block out of what was tapped, for the given rows of the batch."""
 
     @abstractmethod
     def observe(self, arguments: Mapping[str, Any], rows: slice, step: int, previous: CallRecord | None) -> CallRecord:
@@ -115,29 +120,6 @@ class DiTAdapter(ABC):
     @abstractmethod
     def conditional_rows(self, pipeline: Any, arguments: Mapping[str, Any]) -> slice | None:
         """The rows of the batch that belong to the prompt; None for a call that is not the prompt's own."""
-
-    @abstractmethod
-    def begin(self, concepts: Concepts, call: CallRecord) -> tuple[Float[Tensor, "batch concept dim"], Any]:
-        """The concept stream before the first block, and what `project` needs at every block.
-
-        The latter is opaque to the engine: the vector that modulates the stream, and the rotation of the concepts where
-        text is rotated. A family whose text stream starts with learned tokens puts `leading_rows` of them in front.
-        """
-
-    @property
-    def leading_rows(self) -> int:
-        """Rows that `begin` puts before those of the concepts; they take part in the attention and have no maps."""
-        return 0
-
-    @abstractmethod
-    def project(self, block: Any, hidden: Tensor, conditioning: Any) -> Projection:
-        """The block's text-side norm, modulation, q/k/v, QK-norm and rotation."""
-
-    @abstractmethod
-    def advance(
-        self, block: Any, hidden: Tensor, out: Float[Tensor, "batch concept dim"], modulation: tuple[Tensor, ...]
-    ) -> Tensor | None:
-        """The block's text-side residual update; None where the text stream ends with this block."""
 
     @abstractmethod
     def embed(self, pipeline: Any, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
@@ -180,11 +162,72 @@ class DiTAdapter(ABC):
         """Arguments of one transformer call on noised `latents`, as the pipeline itself would make them."""
 
 
+class DiTAdapter(ModelAdapter):
+    """A family whose text half of a block is written out here, so that concepts need no image rows: the fast way."""
+
+    @abstractmethod
+    def heads(self, block: Any, tensor: Tensor) -> Float[Tensor, "batch head image head_dim"]:
+        """A tapped query, key or value with its head axis, whatever layout the model computes in."""
+
+    def image_rows(self, tensor: Tensor, call: CallRecord) -> Tensor:
+        """The image tokens of a tapped tensor, for families in which text and image pass a tap as one sequence."""
+        return tensor
+
+    @abstractmethod
+    def rotate(
+        self, heads: Float[Tensor, "batch head image head_dim"], call: CallRecord
+    ) -> Float[Tensor, "batch head image head_dim"]:
+        """Image queries or keys with the model's positional rotation."""
+
+    def record(
+        self, block: Any, layer: int, call: CallRecord, tapped: Mapping[str, Tensor], rows: slice
+    ) -> LayerRecord:
+        image = {name: self.image_rows(tensor, call) for name, tensor in tapped.items()}
+        heads = {name: self.heads(block, tensor)[rows] for name, tensor in image.items() if name != "out"}
+        return LayerRecord(
+            layer=layer,
+            call=call,
+            key=self.rotate(heads["key"], call),
+            value=heads["value"],
+            out=image["out"][rows] if "out" in image else None,
+            query=heads.get("query"),
+        )
+
+    @abstractmethod
+    def begin(self, concepts: Concepts, call: CallRecord) -> tuple[Float[Tensor, "batch concept dim"], Any]:
+        """The concept stream before the first block, and what `project` needs at every block.
+
+        The latter is opaque to the engine: the vector that modulates the stream, and the rotation of the concepts where
+        text is rotated. A family whose text stream starts with learned tokens puts `leading_rows` of them in front.
+        """
+
+    @property
+    def leading_rows(self) -> int:
+        """Rows that `begin` puts before those of the concepts; they take part in the attention and have no maps."""
+        return 0
+
+    @abstractmethod
+    def project(self, block: Any, hidden: Tensor, conditioning: Any) -> Projection:
+        """The block's text-side norm, modulation, q/k/v, QK-norm and rotation."""
+
+    @abstractmethod
+    def advance(
+        self, block: Any, hidden: Tensor, out: Float[Tensor, "batch concept dim"], modulation: tuple[Tensor, ...]
+    ) -> Tensor | None:
+        """The block's text-side residual update; None where the text stream ends with this block."""
+
+
 def grid_of(ids: Tensor) -> TokenGrid:
     """The patch grid of (image, axis) position ids: axis 0 tells images apart, 1 and 2 are row and column."""
     first = ids[ids[:, 0] == ids[0, 0]]
     rows, cols = (int(v) + 1 for v in (first[:, 1:3].amax(0) - first[:, 1:3].amin(0)).tolist())
     return TokenGrid(rows, cols)
+
+
+def references_of(ids: Tensor) -> tuple[TokenGrid, ...]:
+    """The patch grids of the images behind the first, told apart by axis 0, in the order of their tokens."""
+    images = list(dict.fromkeys(ids[:, 0].tolist()))
+    return tuple(grid_of(ids[ids[:, 0] == image]) for image in images[1:])
 
 
 def pool_tokens(hidden: Float[Tensor, "length dim"], kept: Sequence[int], pooling: Pooling) -> Float[Tensor, " dim"]:

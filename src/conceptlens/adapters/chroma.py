@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from conceptlens.adapters import register
 from conceptlens.adapters._dual_stream import DualStreamAdapter
-from conceptlens.adapters._text_side import project_text
-from conceptlens.adapters._tokens import concept_ids
-from conceptlens.adapters.base import Concepts, Projection, grid_of, pool_tokens, repeat_rows, take
+from conceptlens.adapters._text_side import project_at_origin
+from conceptlens.adapters._tokens import embed_alone
+from conceptlens.adapters.base import Concepts, Projection, repeat_rows, take
 from conceptlens.recipe import Recipe
 from conceptlens.records import CallRecord
 
@@ -26,14 +24,9 @@ class ChromaAdapter(DualStreamAdapter):
     classes = ("ChromaTransformer2DModel",)
 
     def observe(self, arguments: Mapping[str, Any], rows: slice, step: int, previous: CallRecord | None) -> CallRecord:
-        ids = arguments["img_ids"]
-        if previous is not None and previous.arguments["img_ids"] is ids:
-            grid, cos, sin = previous.grid, previous.arguments["cos"], previous.arguments["sin"]
-        else:
-            flat = ids if ids.ndim == 2 else ids[0]
-            grid, (cos, sin) = grid_of(flat), self.transformer.pos_embed(flat)
-        kept = {"img_ids": ids, "cos": cos, "sin": sin, "timestep": take(arguments["timestep"], rows)}
-        return CallRecord(step, grid, kept)
+        grid, references, kept = self.placed(arguments["img_ids"], previous)
+        kept["timestep"] = take(arguments["timestep"], rows)
+        return CallRecord(step, grid, kept, references=references)
 
     def begin(self, concepts: Concepts, call: CallRecord) -> tuple[Tensor, Tensor]:
         model, timestep = self.transformer, call.arguments["timestep"]
@@ -48,17 +41,15 @@ class ChromaAdapter(DualStreamAdapter):
         # The table: 3 rows for each single block, 6 for the image half of each dual block, then 6 for each text half.
         first = 3 * len(model.single_transformer_blocks) + 6 * (len(model.transformer_blocks) + number)
         normed, *modulation = block.norm1_context(hidden, emb=conditioning[:, first : first + 6])
-        side = project_text(block.attn, normed, modulation, fused=self.is_fused(block.attn))
-        # The identity rotation still passes through float32, which float64 can tell.
-        query, key = (t.float().to(t.dtype) for t in (side.query, side.key))
-        return replace(side, query=query, key=key)
+        return project_at_origin(block.attn, normed, modulation, fused=self.is_fused(block.attn))
 
     def embed(self, pipeline: Any, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
         length = options.get("max_sequence_length", 512)
-        own = [concept_ids(pipeline.tokenizer, name, length, "T5") for name in names]
-        states = [pipeline._get_t5_prompt_embeds(name, max_sequence_length=length)[0][0] for name in names]
-        tokens = torch.stack([pool_tokens(s, o.positions, recipe.pooling) for s, o in zip(states, own, strict=True)])
-        return Concepts(names, tokens, None, pieces=tuple(o.pieces for o in own))
+
+        def encode(text: str) -> Tensor:
+            return pipeline._get_t5_prompt_embeds(text, max_sequence_length=length)[0][0]
+
+        return embed_alone(pipeline.tokenizer, encode, names, length, recipe.pooling)
 
     def prepare(
         self, pipeline: Any, latents: Tensor, prompt: str, sigma: float, options: Mapping[str, Any]

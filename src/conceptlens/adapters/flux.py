@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,9 +11,9 @@ from torch import Tensor
 
 from conceptlens.adapters import register
 from conceptlens.adapters._dual_stream import DualStreamAdapter
-from conceptlens.adapters._text_side import project_text
-from conceptlens.adapters._tokens import concept_ids
-from conceptlens.adapters.base import Concepts, Projection, grid_of, pool_tokens, repeat_rows, take
+from conceptlens.adapters._text_side import project_at_origin
+from conceptlens.adapters._tokens import embed_alone
+from conceptlens.adapters.base import Concepts, Projection, repeat_rows, take
 from conceptlens.errors import ModelError
 from conceptlens.recipe import Recipe
 from conceptlens.records import CallRecord
@@ -33,22 +34,12 @@ class FluxAdapter(DualStreamAdapter):
         return Recipe(layers=layers, pooling="first", preset="paper")
 
     def observe(self, arguments: Mapping[str, Any], rows: slice, step: int, previous: CallRecord | None) -> CallRecord:
-        ids = arguments["img_ids"]
-        if previous is not None and previous.arguments["img_ids"] is ids:
-            grid, cos, sin = previous.grid, previous.arguments["cos"], previous.arguments["sin"]
-        else:
-            flat = ids if ids.ndim == 2 else ids[0]
-            grid, (cos, sin) = grid_of(flat), self.transformer.pos_embed(flat)
-        kept = {
-            "img_ids": ids,
-            "cos": cos,
-            "sin": sin,
-            "timestep": take(arguments["timestep"], rows),
-            "pooled": take(arguments["pooled_projections"], rows),
-        }
+        grid, references, kept = self.placed(arguments["img_ids"], previous)
+        kept["timestep"] = take(arguments["timestep"], rows)
+        kept["pooled"] = take(arguments["pooled_projections"], rows)
         if arguments.get("guidance") is not None:
             kept["guidance"] = take(arguments["guidance"], rows)
-        return CallRecord(step, grid, kept)
+        return CallRecord(step, grid, kept, references=references)
 
     def begin(self, concepts: Concepts, call: CallRecord) -> tuple[Tensor, Tensor]:
         model, given = self.transformer, call.arguments
@@ -65,19 +56,18 @@ class FluxAdapter(DualStreamAdapter):
 
     def project(self, block: Any, hidden: Tensor, conditioning: Tensor) -> Projection:
         normed, *modulation = block.norm1_context(hidden, emb=conditioning)
-        side = project_text(block.attn, normed, modulation, fused=block.attn.fused_projections)
-        # At position zero the rotation is the identity, but diffusers' passes through float32, which float64 can tell.
-        query, key = (t.float().to(t.dtype) for t in (side.query, side.key))
-        return Projection(query, key, side.value, side.modulation)
+        return project_at_origin(block.attn, normed, modulation, fused=self.is_fused(block.attn))
 
     def embed(self, pipeline: Any, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
         length = options.get("max_sequence_length", 512)
-        own = [concept_ids(pipeline.tokenizer_2, name, length, "T5") for name in names]
-        states = [pipeline._get_t5_prompt_embeds(name, max_sequence_length=length)[0] for name in names]
-        tokens = torch.stack([pool_tokens(s, o.positions, recipe.pooling) for s, o in zip(states, own, strict=True)])
-        width = self.transformer.config.pooled_projection_dim
-        pooled = tokens.new_zeros(width) if recipe.pooled == "zeros" else None
-        return Concepts(names, tokens, pooled, pieces=tuple(o.pieces for o in own))
+
+        def encode(text: str) -> Tensor:
+            return pipeline._get_t5_prompt_embeds(text, max_sequence_length=length)[0]
+
+        found = embed_alone(pipeline.tokenizer_2, encode, names, length, recipe.pooling)
+        if recipe.pooled != "zeros":
+            return found
+        return replace(found, pooled=found.tokens.new_zeros(self.transformer.config.pooled_projection_dim))
 
     def prepare(
         self, pipeline: Any, latents: Tensor, prompt: str, sigma: float, options: Mapping[str, Any]

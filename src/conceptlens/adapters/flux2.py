@@ -12,7 +12,7 @@ from conceptlens.adapters import register
 from conceptlens.adapters._dual_stream import DualStreamAdapter
 from conceptlens.adapters._text_side import project_text
 from conceptlens.adapters._tokens import encode_watched, own_tokens
-from conceptlens.adapters.base import Concepts, Projection, grid_of, pool_tokens, repeat_rows, rotate_pairs, take
+from conceptlens.adapters.base import Concepts, Projection, pool_tokens, repeat_rows, rotate_pairs, take
 from conceptlens.errors import ModelError
 from conceptlens.recipe import Recipe
 from conceptlens.records import CallRecord
@@ -35,16 +35,11 @@ class Flux2Adapter(DualStreamAdapter):
                 "this pipeline caches the keys of its reference images, so blocks do not see the whole image. "
                 "Use Flux2Pipeline or Flux2KleinPipeline."
             )
-        ids = arguments["img_ids"]
-        if previous is not None and previous.arguments["img_ids"] is ids:
-            grid, cos, sin = previous.grid, previous.arguments["cos"], previous.arguments["sin"]
-        else:
-            flat = ids if ids.ndim == 2 else ids[0]
-            grid, (cos, sin) = grid_of(flat), self.transformer.pos_embed(flat)
-        kept = {"img_ids": ids, "cos": cos, "sin": sin, "timestep": take(arguments["timestep"], rows)}
+        grid, references, kept = self.placed(arguments["img_ids"], previous)
+        kept["timestep"] = take(arguments["timestep"], rows)
         if arguments.get("guidance") is not None:
             kept["guidance"] = take(arguments["guidance"], rows)
-        return CallRecord(step, grid, kept)
+        return CallRecord(step, grid, kept, references=references)
 
     def begin(self, concepts: Concepts, call: CallRecord) -> tuple[Tensor, tuple[Tensor, ...]]:
         model, given = self.transformer, call.arguments

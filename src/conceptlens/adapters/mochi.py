@@ -11,8 +11,8 @@ from torch import Tensor
 from conceptlens.adapters import register
 from conceptlens.adapters._dual_stream import DualStreamAdapter
 from conceptlens.adapters._text_side import project_text
-from conceptlens.adapters._tokens import concept_ids
-from conceptlens.adapters.base import Concepts, Projection, pool_tokens, repeat_rows, take
+from conceptlens.adapters._tokens import embed_alone
+from conceptlens.adapters.base import Concepts, Projection, repeat_rows, take
 from conceptlens.recipe import Recipe
 from conceptlens.records import CallRecord, TokenGrid
 
@@ -78,10 +78,11 @@ class MochiAdapter(DualStreamAdapter):
 
     def embed(self, pipeline: Any, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
         length = options.get("max_sequence_length", 256)
-        own = [concept_ids(pipeline.tokenizer, name, length, "T5") for name in names]
-        states = [pipeline._get_t5_prompt_embeds(name, max_sequence_length=length)[0][0] for name in names]
-        tokens = torch.stack([pool_tokens(s, o.positions, recipe.pooling) for s, o in zip(states, own, strict=True)])
-        return Concepts(names, tokens, None, pieces=tuple(o.pieces for o in own))
+
+        def encode(text: str) -> Tensor:
+            return pipeline._get_t5_prompt_embeds(text, max_sequence_length=length)[0][0]
+
+        return embed_alone(pipeline.tokenizer, encode, names, length, recipe.pooling)
 
     def encode(self, pipeline: Any, pixels: Tensor) -> Tensor:
         config = pipeline.vae.config

@@ -40,8 +40,9 @@ class QwenImageAdapter(DualStreamAdapter):
         else:
             cos, sin = _real(self._rotation(shapes, 1, device)[0])
             kept = {"shapes": shapes, "cos": cos, "sin": sin}
-        _, height, width = shapes[0].tolist()
-        return CallRecord(step, TokenGrid(height, width), {**kept, "timestep": take(arguments["timestep"], rows)})
+        grid, *references = (TokenGrid(height, width) for _, height, width in shapes.tolist())
+        kept["timestep"] = take(arguments["timestep"], rows)
+        return CallRecord(step, grid, kept, references=tuple(references))
 
     def _rotation(self, shapes: Tensor, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Complex rotations of the image tokens and of the first `length` text tokens."""

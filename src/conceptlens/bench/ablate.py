@@ -6,7 +6,8 @@ probed once per variant.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from conceptlens.bench.datasets.base import Sample
+from conceptlens.bench.datasets.base import Dataset, Sample
 from conceptlens.bench.report import Report
 from conceptlens.bench.rows import RowFile
-from conceptlens.bench.runs import PACKAGES, RunSpec, Scorer, Track, image_seed, peak_memory
+from conceptlens.bench.runs import RunSpec, Scorer, Track, finish, image_seed
 from conceptlens.errors import ConceptlensError
 from conceptlens.maps import ConceptMaps
 from conceptlens.methods._stream import StreamMethod
 from conceptlens.recipe import Space
 from conceptlens.records import ImageRecord
-from conceptlens.session import Session, package_version
+from conceptlens.session import Session
 
 AXES = ("space", "attention", "layers", "noise", "samples", "concepts")
 NOISES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -129,26 +130,20 @@ def ablate(
         raise AblationError(f"{spec.method} has no concept stream to ablate. Use concept-attention.")
     session = opened.session
     chosen = variants(axis, session.depth, official=spec.protocol == "paper")
-    reader = _SharedReader(session, spec.rules().options.get("preset"))
-    scorers = {v.name: _variant_scorer(spec, v, reader, session) for v in chosen}
-    files: dict[str, RowFile] = {}
-    versions = {name: package_version(name) for name in PACKAGES}
-    try:
-        for variant in chosen:
-            scorer = scorers[variant.name]
-            told = {
-                "command": command,
-                "variant": variant.name,
-                "background": scorer.data.background,
-                "classes": list(scorer.data.classes) if scorer.data.task == "multi" else [],
-                "versions": versions,
-            }
-            files[variant.name] = RowFile(out / _folder(variant.name), scorer.settings, told)
-        first = scorers[chosen[0].name]
-        ids = list(first.data.ids()[:limit] if limit else first.data.ids())
+    options = spec.method_options(session.depth)
+    reader, data = _SharedReader(session, options.get("preset")), spec.open_data()
+    scorers = {v.name: _VariantScorer(spec, _VariantMethod(session, reader, v, options), data, v) for v in chosen}
+    first = scorers[chosen[0].name]
+    ids = first.ids(limit)
+    tolds = {v.name: {**first.told(command), "variant": v.name} for v in chosen}
+    with ExitStack() as stack:
+        files = {
+            name: stack.enter_context(RowFile(out / _folder(name), scorer.settings, tolds[name]))
+            for name, scorer in scorers.items()
+        }
         todo = [i for i in ids if any(i not in file.rows for file in files.values())]
 
-        def rows() -> Any:
+        def rows() -> Iterator[dict[str, Any]]:
             for id_ in todo:
                 for name, file in files.items():
                     if id_ not in file.rows:
@@ -157,16 +152,7 @@ def ablate(
 
         for _ in track(rows(), len(todo)):
             pass
-        wanted = set(ids)
-        reports = {}
-        for name, file in files.items():
-            told = {**Report.load(file.folder).told, "peak_memory_mb": peak_memory()}
-            file.note({k: v for k, v in told.items() if k not in ("recipe", "settings")})
-            reports[name] = Report(told, [row for id_, row in file.rows.items() if id_ in wanted])
-        return reports
-    finally:
-        for file in files.values():
-            file.__exit__(None, None, None)
+        return {name: Report(*finish(file, tolds[name], ids)) for name, file in files.items()}
 
 
 class _SharedReader:
@@ -213,8 +199,8 @@ class _VariantMethod(StreamMethod):
 class _VariantScorer(Scorer):
     """A scorer that may ask for more concepts, drawn for each image from those of the dataset that it does not show."""
 
-    def __init__(self, spec: RunSpec, method: StreamMethod, variant: Variant) -> None:
-        super().__init__(spec, method)
+    def __init__(self, spec: RunSpec, method: StreamMethod, data: Dataset, variant: Variant) -> None:
+        super().__init__(spec, method, data)
         self._extra = variant.extra
         if variant.distractors is not None:
             self.rules = replace(self.rules, distractors=variant.distractors)
@@ -228,11 +214,6 @@ class _VariantScorer(Scorer):
         absent = [name for name in self.data.classes if name not in asked and name != "background"]
         np.random.default_rng(image_seed(0, sample.id)).shuffle(absent)
         return (*asked, *absent[: self._extra])
-
-
-def _variant_scorer(spec: RunSpec, variant: Variant, reader: _SharedReader, session: Session) -> Scorer:
-    options = {k: v for k, v in {**spec.rules().options, **spec.options}.items() if k != "flux_layers"}
-    return _VariantScorer(spec, _VariantMethod(session, reader, variant, options), variant)
 
 
 def _folder(name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from conceptlens.bench.report import Estimate, Report
 from conceptlens.bench.tables import HEADINGS
@@ -16,8 +17,8 @@ class FigureError(ConceptlensError, RuntimeError):
     """A figure cannot be drawn."""
 
 
-def draw(reports: Mapping[str, Report], axis: str, paths: Sequence[Path], *, command: str = "") -> None:
-    """Bars for the rows of a table, curves with their interval for a sweep (Figure 7 of the paper).
+def new_figure(width: float, height: float) -> Any:
+    """An empty figure of so many inches, without any window system.
 
     Raises:
         FigureError: when matplotlib is not installed.
@@ -27,8 +28,18 @@ def draw(reports: Mapping[str, Report], axis: str, paths: Sequence[Path], *, com
         from matplotlib.figure import Figure
     except ImportError as error:
         raise FigureError("figures need matplotlib: pip install 'conceptlens[bench]'.") from error
-    figure = Figure(figsize=(7.2, 3.6), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
+    return figure
+
+
+def draw(reports: Mapping[str, Report], axis: str, paths: Sequence[Path], *, command: str = "") -> None:
+    """Bars for the rows of a table, curves with their interval for a sweep (Figure 7 of the paper).
+
+    Raises:
+        FigureError: when matplotlib is not installed.
+    """
+    figure = new_figure(7.2, 3.6)
     axes = figure.add_subplot()
     names = list(reports)
     bars = axis in ("space", "attention")

@@ -2,32 +2,10 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from jaxtyping import Bool, Float, Integer
-
-Labels = Integer[np.ndarray, "height width"]
-
-
-def pixel_accuracy(predicted: Labels, labels: Labels) -> float:
-    """Share of pixels whose prediction is right.
-
-    >>> pixel_accuracy(np.array([[0, 1, 1, 1]]), np.array([[0, 0, 1, 1]]))
-    0.75
-    """
-    return float((predicted == labels).mean())
-
-
-def mean_iou(predicted: Labels, labels: Labels, count: int) -> float:
-    """Intersection over union of each class 0..count-1 that is predicted or present, averaged.
-
-    >>> round(mean_iou(np.array([[0, 1, 1, 1]]), np.array([[0, 0, 1, 1]]), 2), 4)
-    0.5833
-    """
-    table = np.bincount(labels.ravel().astype(int) * count + predicted.ravel(), minlength=count * count)
-    table = table.reshape(count, count)
-    intersection = table.diagonal()
-    union = table.sum(0) + table.sum(1) - intersection
-    return float((intersection[union > 0] / union[union > 0]).mean())
 
 
 def average_precision(scores: Float[np.ndarray, "*shape"], truth: Bool[np.ndarray, "*shape"]) -> float:
@@ -89,14 +67,25 @@ def roc_auc(scores: Float[np.ndarray, "*shape"], truth: Bool[np.ndarray, "*shape
     return float((widths * heights).sum() / (positives * negatives))
 
 
+@lru_cache(maxsize=1)
+def bootstrap_draws(images: int, draws: int = 2000, seed: int = 0) -> Integer[np.ndarray, "draws images"]:
+    """Which images each bootstrap draw takes, with replacement; read-only, since it is kept for the next figure."""
+    picked = np.random.default_rng(seed).integers(0, images, (draws, images))
+    picked.flags.writeable = False
+    return picked
+
+
+def percentile_interval(figures: Float[np.ndarray, " draws"], level: float = 0.95) -> tuple[float, float]:
+    """The middle `level` of a figure over bootstrap draws, those without the figure (NaN) left out."""
+    low, high = np.nanquantile(figures, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
 def bootstrap_interval(
     values: Float[np.ndarray, " images"], *, level: float = 0.95, draws: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean over images."""
-    rng = np.random.default_rng(seed)
-    means = values[rng.integers(0, len(values), (draws, len(values)))].mean(axis=1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    return percentile_interval(values[bootstrap_draws(len(values), draws, seed)].mean(axis=1), level)
 
 
 def _ranked(scores: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

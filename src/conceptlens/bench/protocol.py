@@ -90,45 +90,35 @@ class Protocol:
         return ",".join(f"a {name}" for name in sample.present)
 
 
-def _single(streams: bool) -> dict[str, Protocol]:
-    """Protocols of one target per image. `streams`: the method reads a diffusion transformer's concept stream."""
+def _single(streams: bool, *, voc: bool) -> dict[str, Protocol]:
+    """Protocols of one target per image.
+
+    Args:
+        streams: the method reads a diffusion transformer's concept stream.
+        voc: the dataset is PascalVOC, for which the official script differs from that for ImageNet.
+    """
     fixed = Protocol("fixed", "single", _IMAGENET_DISTRACTORS, prompt="target")
-    chefer = Protocol(
-        "chefer", "single", _IMAGENET_DISTRACTORS if streams else (), prompt="target", image_size=224, label_size=224,
+    chefer = replace(
+        fixed,
+        name="chefer",
+        distractors=_IMAGENET_DISTRACTORS if streams else (),
+        image_size=224,
+        label_size=224,
         stretch=True,
-    )  # fmt: skip
-    return {"fixed": fixed, "chefer": chefer}
-
-
-def _paper_imagenet(streams: bool) -> Protocol:
-    return Protocol(
-        "paper",
-        "single",
-        _IMAGENET_DISTRACTORS,
-        prompt="target",
-        image_size=512,
-        label_size=224,
-        score_filter="nearest",
-        iou="paired",
-        ap="pooled-minmax",
     )
-
-
-def _paper_voc_single(streams: bool) -> Protocol:
-    return Protocol(
-        "paper",
-        "single",
-        _VOC_DISTRACTORS if streams else (),
-        distractors_first=True,
-        prompt="target",
-        image_size=512,
-        image_filter="nearest",
-        label_size=224,
-        score_filter="nearest",
-        mask="argmax" if streams else "mean",
-        void_accuracy="wrong",
-        ap="pooled-raw",
-    )
+    paper = replace(fixed, name="paper", image_size=512, label_size=224, score_filter="nearest", iou="paired")
+    if voc:
+        paper = replace(
+            paper,
+            distractors=_VOC_DISTRACTORS if streams else (),
+            distractors_first=True,
+            image_filter="nearest",
+            mask="argmax" if streams else "mean",
+            void_accuracy="wrong",
+            iou="standard",
+            ap="pooled-raw",
+        )
+    return {"fixed": fixed, "chefer": chefer, "paper": paper}
 
 
 def _multi(background: bool) -> dict[str, Protocol]:
@@ -169,8 +159,7 @@ def protocols(dataset: type[Dataset], method: str, *, streams: bool) -> dict[str
         if not dataset.background:
             found.pop("paper")
     else:
-        voc = dataset.name == "voc-single"
-        found = {**_single(streams), "paper": (_paper_voc_single if voc else _paper_imagenet)(streams)}
+        found = _single(streams, voc=dataset.name == "voc-single")
     if "paper" in found and streams:
         found["paper"] = _official_settings(found["paper"], dataset.name, method)
     elif "paper" in found and method in _OFFICIAL_OPTIONS:

@@ -12,10 +12,9 @@ import numpy as np
 from jaxtyping import Float
 
 from conceptlens.bench.counts import BINARY_FIELDS, BinaryCounts, ClassCounts, binary_from_json, classes_from_json
+from conceptlens.bench.metrics import bootstrap_draws, bootstrap_interval, percentile_interval
 from conceptlens.bench.paper import paper_figures
 from conceptlens.bench.rows import read_rows
-
-DRAWS = 2000
 
 
 @dataclass(frozen=True)
@@ -60,6 +59,11 @@ class Report:
     def method(self) -> str:
         return self.settings["method"]
 
+    @property
+    def paper(self) -> tuple[float, ...] | None:
+        """Accuracy, mIoU and AP that the paper prints for the same method and data, in per cent, where it does."""
+        return paper_figures(self.settings["dataset"], self.method, self.settings["model"])
+
     @cached_property
     def good(self) -> list[dict[str, Any]]:
         """Rows with counts."""
@@ -92,17 +96,10 @@ class Report:
             means = {"ap": f"ap_{ap}", **means}
         if single and ap != "pooled_minmax":
             means["ap_minmax"] = "ap_pooled_minmax"
-        found = {name: self._mean(score) for name, score in means.items()}
+        found = {name: _mean(self.column(score)) for name, score in means.items()}
         first = [name for name in ("accuracy", "miou", "ap") if name in micro or name in found]
         both = {**micro, **found}
         return {name: both[name] for name in [*first, *(n for n in both if n not in first)]}
-
-    def _mean(self, score: str) -> Estimate:
-        values = self.column(score)
-        values = values[np.isfinite(values)]
-        if not len(values):
-            return Estimate(np.nan, np.nan, np.nan)
-        return Estimate(float(values.mean()), *_interval(values[_draws(len(values))].mean(axis=1)))
 
     def _binary(self) -> dict[str, Estimate]:
         table = binary_from_json([row["counts"] for row in self.good])
@@ -146,7 +143,7 @@ class Report:
             "images": len(self.good),
             "bad_images": len(self.bad),
             "seconds_per_image": self.seconds,
-            "paper": paper_figures(self.settings["dataset"], self.method, self.settings["model"]),
+            "paper": self.paper,
             **self.told,
         }
 
@@ -160,26 +157,24 @@ def difference(first: Report, second: Report, score: str) -> Estimate:
     """Mean over common images of one score of the first minus the second, paired."""
     theirs = {row["id"]: row["scores"].get(score) for row in second.good}
     pairs = [(row["scores"].get(score), theirs.get(row["id"])) for row in first.good]
-    gaps = np.array([a - b for a, b in pairs if a is not None and b is not None])
-    return Estimate(float(gaps.mean()), *_interval(gaps[_draws(len(gaps))].mean(axis=1)))
+    return _mean(np.array([a - b for a, b in pairs if a is not None and b is not None]))
+
+
+def _mean(values: np.ndarray) -> Estimate:
+    """The mean of those that are numbers; NaN when none is."""
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return Estimate(np.nan, np.nan, np.nan)
+    return Estimate(float(values.mean()), *bootstrap_interval(values))
 
 
 def _micro(table: np.ndarray, chosen: dict[str, Callable[[np.ndarray], float]]) -> dict[str, Estimate]:
     """Figures of counts summed over images, with an interval over images drawn with replacement."""
     images = len(table)
-    drawn = np.stack([np.bincount(picked, minlength=images) for picked in _draws(images)]).astype(float)
+    drawn = np.stack([np.bincount(picked, minlength=images) for picked in bootstrap_draws(images)]).astype(float)
     sums = np.tensordot(drawn, table, axes=1)
     whole = table.sum(0)
     return {
-        name: Estimate(figure(whole), *_interval(np.array([figure(s) for s in sums])))
+        name: Estimate(figure(whole), *percentile_interval(np.array([figure(s) for s in sums])))
         for name, figure in chosen.items()
     }
-
-
-def _draws(images: int) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, images, (DRAWS, images))
-
-
-def _interval(values: np.ndarray) -> tuple[float, float]:
-    low, high = np.nanquantile(values, [0.025, 0.975])
-    return float(low), float(high)

@@ -44,7 +44,7 @@ class RowFile:
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], told: Mapping[str, Any]) -> None:
         self.folder, self.recipe = folder, fingerprint(settings)
-        self._plain = json.loads(json.dumps(settings, default=list))
+        self.settings = json.loads(json.dumps(settings, default=list))
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._file = (folder / ROWS).open("a+b")
@@ -71,7 +71,7 @@ class RowFile:
 
     def note(self, told: Mapping[str, Any]) -> None:
         """Writes `run.json`: the settings and what else is told."""
-        _replace(self.folder / RUN, {"recipe": self.recipe, "settings": self._plain, **told})
+        _replace(self.folder / RUN, {"recipe": self.recipe, "settings": self.settings, **told})
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Writes one row, all of it or nothing that counts: a line without its end is dropped on the next start."""
@@ -95,7 +95,7 @@ class RowFile:
         except (ValueError, KeyError, TypeError) as error:
             raise RunError(f"{path} is damaged ({one_line(error)}). Choose another --out, or remove it.") from error
         if fingerprint(stored) != self.recipe:
-            name, old, new = _difference(stored, self._plain)
+            name, old, new = _difference(stored, self.settings)
             raise RunError(
                 f"{self.folder} holds a run with other settings: {name} was {old!r}, now {new!r}. "
                 "Choose another --out, or remove the folder."

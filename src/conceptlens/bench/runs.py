@@ -22,7 +22,7 @@ from conceptlens.errors import ConceptError, ImageError
 from conceptlens.methods import method_named
 from conceptlens.methods._stream import StreamMethod
 from conceptlens.methods.base import SaliencyMethod
-from conceptlens.session import package_version
+from conceptlens.session import load, package_version
 
 Track = Callable[[Iterable[dict[str, Any]], int], Iterable[dict[str, Any]]]
 FLUX_DEPTH = 19
@@ -66,22 +66,40 @@ class RunSpec:
         streams = issubclass(chosen, StreamMethod)
         return protocol_named(self.protocol, dataset_named(self.dataset), self.method, streams=streams)
 
+    def method_options(self, depth: int | None = None) -> dict[str, Any]:
+        """Settings of the method: the protocol's, under those of `options`.
+
+        Args:
+            depth: dual-stream blocks of the model, for a method that reads a concept stream. Layers that the protocol
+                fixes are those of a FLUX.1 with 19; other models keep their own.
+        """
+        fixed = dict(self.rules().options)
+        layers = fixed.pop("flux_layers", None)
+        if layers is not None and depth == FLUX_DEPTH:
+            fixed["layers"] = layers
+        return {**fixed, **self.options}
+
     def open_method(self) -> SaliencyMethod:
         """The method, with the protocol's settings under those of `options`."""
         chosen = method_named(self.method)
-        options = dict(self.rules().options)
-        layers = options.pop("flux_layers", None)
-        opened = chosen.load(self.model, device=self.device, **{**options, **self.options})
-        if layers is None or "layers" in self.options or not isinstance(opened, StreamMethod):
-            return opened
-        return opened.with_layers(layers) if opened.depth == FLUX_DEPTH else opened
+        if not issubclass(chosen, StreamMethod):
+            return chosen.load(self.model, device=self.device, **self.method_options())
+        session = load(self.model, device=self.device)
+        return chosen(session, **self.method_options(session.depth))
 
 
 class Scorer:
-    """One image id in, one row out. Made once per process; all engines use it."""
+    """One image id in, one row out. Made once per process; all engines use it.
 
-    def __init__(self, spec: RunSpec, method: SaliencyMethod | None = None) -> None:
-        self.spec, self.data, self.rules = spec, spec.open_data(), spec.rules()
+    Args:
+        spec: what to run.
+        method: an open one, in place of the spec's.
+        data: an open one, in place of the spec's.
+    """
+
+    def __init__(self, spec: RunSpec, method: SaliencyMethod | None = None, data: Dataset | None = None) -> None:
+        self.spec, self.rules = spec, spec.rules()
+        self.data = data or spec.open_data()
         self.method = method or spec.open_method()
 
     @property
@@ -96,6 +114,20 @@ class Scorer:
             "method_settings": dict(self.method.settings),
             "seed": self.spec.seed,
         }
+
+    def told(self, command: str) -> dict[str, Any]:
+        """What else to note about a run; may change between its starts."""
+        return {
+            "command": command,
+            "background": self.data.background,
+            "classes": list(self.data.classes) if self.data.task == "multi" else [],
+            "device": self.spec.device or "default",
+            "versions": {name: package_version(name) for name in PACKAGES},
+        }
+
+    def ids(self, limit: int | None = None) -> list[str]:
+        """The first `limit` images of the dataset, or all."""
+        return list(self.data.ids()[:limit])
 
     def concepts(self, sample: Sample) -> tuple[str, ...]:
         """What to ask for in one image."""
@@ -163,14 +195,7 @@ def run(
         RunError: when `out` holds a run with other settings, or cannot be written.
     """
     scorer = scorer or Scorer(spec)
-    ids = list(scorer.data.ids()[:limit] if limit else scorer.data.ids())
-    told: dict[str, Any] = {
-        "command": command,
-        "background": scorer.data.background,
-        "classes": list(scorer.data.classes) if scorer.data.task == "multi" else [],
-        "device": spec.device or "default",
-        "versions": {name: package_version(name) for name in PACKAGES},
-    }
+    ids, told = scorer.ids(limit), scorer.told(command)
     if out is None:
         made = {row["id"]: row for row in track(_rows(scorer, ids, engine, workers), len(ids))}
         return {"recipe": fingerprint(scorer.settings), "settings": scorer.settings, **told}, [made[i] for i in ids]
@@ -178,15 +203,17 @@ def run(
         todo = [i for i in ids if i not in file.rows]
         for row in track(_rows(scorer, todo, engine, workers), len(todo)):
             file.append(row)
-        told["peak_memory_mb"] = peak_memory()
-        file.note(told)
-        return (
-            {"recipe": file.recipe, "settings": scorer.settings, **told},
-            [file.rows[i] for i in ids if i in file.rows],
-        )
+        return finish(file, told, ids)
 
 
-def peak_memory() -> int:
+def finish(file: RowFile, told: Mapping[str, Any], ids: Sequence[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Notes what is known at the end of a run, and returns what `run.json` says and the rows of `ids`."""
+    told = {**told, "peak_memory_mb": _peak_memory()}
+    file.note(told)
+    return {"recipe": file.recipe, "settings": file.settings, **told}, [file.rows[i] for i in ids if i in file.rows]
+
+
+def _peak_memory() -> int:
     """The most memory this process has held, in MB: of the GPU where there is one, else of the machine."""
     if torch.cuda.is_available():
         return round(torch.cuda.max_memory_allocated() / 2**20)

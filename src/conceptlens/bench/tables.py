@@ -79,7 +79,7 @@ def leaderboard(reports: Sequence[Report]) -> list[Table]:
 def _board(dataset: str, protocol: str, reports: list[Report]) -> Table:
     reports = sorted(reports, key=lambda r: -(r.metrics["miou"].value if r.metrics else -1))
     names = [name for name in HEADINGS if any(name in r.metrics for r in reports)]
-    papers = [r.summary()["paper"] for r in reports]
+    papers = [r.paper for r in reports]
     theirs = ["paper: Acc / mIoU / AP"] if any(papers) else []
     head = ("method", "model", *(HEADINGS[n] for n in names), *theirs, "images", "s/image", "peak MB")
     body = []

@@ -18,14 +18,23 @@ from torch import nn
 from conceptlens.adapters import adapter_for, registered
 from conceptlens.adapters._groups import group_of
 from conceptlens.adapters._specimens import SPECIMENS
-from conceptlens.adapters.base import DiTAdapter
+from conceptlens.adapters.base import DiTAdapter, ModelAdapter
 from conceptlens.engine.encode import read, record_call
 from conceptlens.engine.loading import LOADING_ERRORS, folder_defaults, load_model, quiet_loading
+from conceptlens.engine.selfcheck import own_text_errors
 from conceptlens.errors import ConceptlensError, ModelError, one_line
 from conceptlens.recipe import Recipe
 
 SMALL = 2 * 2**30
 """A folder with weights up to this many bytes is loaded and tried itself."""
+OWN_TEXT_BAR = 1e-5
+"""Bar for the own text in float32."""
+TIERS = {
+    "adapter": "concepts cost about a hundredth of a step",
+    "re-entry": "the model's own blocks run once more for the concepts, so that a step costs about twice as much",
+    "experimental": "as re-entry; the mechanism is proven, the quality of the maps is not validated on real weights",
+}
+"""How a model is served, and what that means to its users."""
 _TOKEN_SIDE = 16  # pixels of a token of all families: an autoencoder of 8, patches of 2
 
 
@@ -37,6 +46,7 @@ class Diagnosis:
         model: what was asked about.
         transformer: its transformer class.
         adapter: the family that serves it; None if there is none.
+        tier: how it is served: "adapter", "re-entry", "experimental"; None if not at all.
         group: how the class treats text.
         applies: whether the method can run in such a model at all.
         reason: why, or why not.
@@ -44,6 +54,8 @@ class Diagnosis:
         blocks: the number of its blocks that carry a text stream; None where unknown.
         recipe: the family's default, with concrete layers.
         tried_on: what the dry run ran on.
+        own_text_error: how far the model's own text, sent through as concepts, came out from what the model made of it,
+            relative to its largest value; None where that was not tried.
         captured: blocks that the dry run saw, of `expected`.
         expected: see `captured`.
         size: (height, width) in pixels that the memory figures are for.
@@ -68,11 +80,14 @@ class Diagnosis:
     tokens: int = 0
     live_bytes: int = 0
     record_bytes: int = 0
+    tier: str | None = None
+    own_text_error: float | None = None
 
     @property
     def ok(self) -> bool:
         """Whether maps can be made of this model here and now."""
-        return self.adapter is not None and self.captured == self.expected > 0
+        seen = self.adapter is not None and self.captured == self.expected > 0
+        return seen and (self.own_text_error is None or self.own_text_error < OWN_TEXT_BAR)
 
     def describe(self) -> str:
         """A few lines for people."""
@@ -81,7 +96,10 @@ class Diagnosis:
         layers = () if self.recipe is None else self.recipe.layers or ()
         if layers:
             lines.append(f"adapter      {self.adapter}, {self.blocks} blocks, maps from {layers[0]} to {layers[-1]}")
+            lines.append(f"tier         {self.tier}: {TIERS[self.tier or '']}")
             lines.append(f"dry run      {self.captured} of {self.expected} blocks seen, on {self.tried_on}")
+            if self.own_text_error is not None:
+                lines.append(f"own text     reproduced to {self.own_text_error:.0e} (bar {OWN_TEXT_BAR:.0e})")
             lines.append(
                 f"memory       at {self.size[0]}x{self.size[1]}, {self.tokens} tokens: {_size(self.live_bytes)} while "
                 f"painting, {_size(self.record_bytes)} for the record of one reading"
@@ -118,15 +136,22 @@ def doctor(model: Any, *, height: int = 1024, width: int = 1024, frames: int = 1
     tokens = max(1, height // side) * max(1, width // side) * frames
     live, kept = _memory(adapter, recipe, tokens, 2 if pipeline is None else adapter.transformer.dtype.itemsize)
     found = Diagnosis(
-        *(name, transformer_name, known.name, group.name, True, group.reason),
+        *(name, transformer_name, adapter.name, group.name, True, group.reason),
         blocks=depth,
         recipe=recipe,
         size=(height, width),
         tokens=tokens,
         live_bytes=live,
         record_bytes=kept,
+        tier="adapter" if isinstance(adapter, DiTAdapter) else "experimental" if adapter.caveat else "re-entry",
     )
     return _tried(found, adapter, pipeline)
+
+
+def served() -> tuple[str, ...]:
+    """Names of all transformer classes that maps can be made of, those with an adapter of their own first."""
+    known = registered()
+    return tuple(sorted(known, key=lambda name: (not issubclass(known[name], DiTAdapter), name)))
 
 
 @dataclass(frozen=True)
@@ -186,22 +211,31 @@ def _identify_folder(folder: Path) -> _Subject:
 
 
 def _skeleton(name: str, config: Mapping[str, Any]) -> nn.Module:
-    """The transformer without weights, in its full depth."""
+    """The transformer without weights, in its full depth; what a class leaves open is taken from its specimen."""
     kind = getattr(diffusers, name)
     known = inspect.signature(kind.__init__).parameters
+    given = {key: value for key, value in config.items() if key in known}
+    if not given and name in SPECIMENS:
+        tiny = SPECIMENS[name][0]().config
+        given = {key: tiny[key] for key, setting in known.items() if setting.default is None and tiny.get(key)}
     with torch.device("meta"):
-        return kind(**{key: value for key, value in config.items() if key in known})
+        return kind(**given)
 
 
-def _memory(adapter: DiTAdapter, recipe: Recipe, tokens: int, itemsize: int) -> tuple[int, int]:
+def _memory(adapter: ModelAdapter, recipe: Recipe, tokens: int, itemsize: int) -> tuple[int, int]:
     """Bytes of one block's record, and of all records that a reading keeps: keys, values, and outputs where wanted."""
     assert recipe.layers is not None
+    reach, wanted = recipe.layers[-1] + 1, len(recipe.layers)
     config = adapter.transformer.config
-    vector = tokens * config.num_attention_heads * config.attention_head_dim * itemsize
-    return 3 * vector, vector * (2 * (recipe.layers[-1] + 1) + len(recipe.layers))
+    width = getattr(config, "hidden_size", None) or getattr(config, "dim", None)
+    width = width or config.num_attention_heads * config.attention_head_dim
+    vector = tokens * width * itemsize
+    if isinstance(adapter, DiTAdapter):
+        return 3 * vector, vector * (2 * reach + wanted)
+    return vector * (reach + wanted), vector * (reach + wanted)
 
 
-def _tried(found: Diagnosis, adapter: DiTAdapter, pipeline: Any) -> Diagnosis:
+def _tried(found: Diagnosis, adapter: ModelAdapter, pipeline: Any) -> Diagnosis:
     """The diagnosis after a dry run: a blank picture through the pipeline, or one call of the class's specimen."""
     assert found.recipe is not None
     told = {**vars(found), "expected": found.recipe.layers[-1] + 1 if found.recipe.layers else 0}
@@ -220,6 +254,7 @@ def _tried(found: Diagnosis, adapter: DiTAdapter, pipeline: Any) -> Diagnosis:
             told["expected"] = len(specimen.blocks())
             with quiet_loading(progress=False):
                 layers = record_call(specimen, call(1, 4, 6), recipe)
+                told["own_text_error"] = max(own_text_errors(specimen, call(1, 4, 6)))
         told["captured"] = len(layers)
     except ConceptlensError as error:
         told |= {"reason": one_line(error), "instead": "Do what the line above says, then ask again."}

@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from conceptlens.adapters.base import DiTAdapter
+from conceptlens.adapters.base import ModelAdapter
 from conceptlens.engine.recorder import Recorder, StopForward
 from conceptlens.engine.stream import needs_queries
 from conceptlens.errors import ImageError, ModelError, one_line
@@ -47,7 +47,7 @@ def open_image(source: str | Path | Image.Image) -> Image.Image:
 def _as_rgb(name: str, picture: Image.Image) -> Image.Image:
     """Upright, 8 bits, transparency over white."""
     _check_size(name, picture.size)
-    picture = ImageOps.exif_transpose(picture) or picture
+    picture = _upright(picture)
     if picture.mode in ("F", "I") or picture.mode.startswith("I;16"):
         values = np.asarray(picture, np.float32)
         top = 65535.0 if values.max() > 255 else 255.0 if values.max() > 1 else 1.0
@@ -56,6 +56,15 @@ def _as_rgb(name: str, picture: Image.Image) -> Image.Image:
         picture = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
     return picture.convert("RGB")
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(picture) or picture
+    except Exception:
+        # Damaged metadata raises whatever its parser meets, from SyntaxError to struct.error. The pixels may be whole:
+        # they are taken as they are stored, as browsers do, and raise on their own when they are not.
+        return picture
 
 
 def _check_size(name: str, size: tuple[int, int]) -> None:
@@ -77,7 +86,7 @@ def working_size(size: tuple[int, int], area: int, multiple: int) -> tuple[int, 
 
 
 def encode_image(
-    pipeline: Any, adapter: DiTAdapter, image: Image.Image, size: tuple[int, int], samples: int, seed: int
+    pipeline: Any, adapter: ModelAdapter, image: Image.Image, size: tuple[int, int], samples: int, seed: int
 ) -> tuple[Tensor, Tensor]:
     """Clean latents (1, channel, rows, cols) and noise (samples, channel, rows, cols) in the transformer's dtype.
 
@@ -97,7 +106,7 @@ def encode_image(
 @torch.no_grad()
 def read(
     pipeline: Any,
-    adapter: DiTAdapter,
+    adapter: ModelAdapter,
     image: Image.Image,
     prompt: str,
     recipe: Recipe,
@@ -123,7 +132,7 @@ def read(
     return layers, layers[0].call.grid
 
 
-def record_call(adapter: DiTAdapter, arguments: Mapping[str, Any], recipe: Recipe) -> tuple[LayerRecord, ...]:
+def record_call(adapter: ModelAdapter, arguments: Mapping[str, Any], recipe: Recipe) -> tuple[LayerRecord, ...]:
     """Runs one transformer call up to the last wanted block and returns what its blocks left behind."""
     assert recipe.layers is not None
     kept: list[LayerRecord] = []

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from conceptlens.adapters.base import Concepts, DiTAdapter
+from conceptlens.adapters.base import Concepts, ModelAdapter
 from conceptlens.engine.recorder import Recorder
-from conceptlens.engine.stream import ConceptProbe, needs_queries
+from conceptlens.engine.reentry import probe_for
+from conceptlens.engine.stream import needs_queries
 from conceptlens.errors import BudgetError, ConceptlensError, ModelError, RecipeError, one_line
 from conceptlens.ops.accumulate import ScoreAccumulator
 from conceptlens.recipe import RECIPE_FIELDS, Recipe, resolve_steps
@@ -29,6 +31,7 @@ class Generation:
         scores: float32 on the CPU; the grid is (rows, cols), of a video (frames, rows, cols).
         parts: with `keep`, the scores of each step and layer.
         steps: how many denoising steps there were.
+        references: scores of the reference images, each on its grid.
         layers: with a budget for them, the records of all wanted steps, in order.
     """
 
@@ -37,11 +40,12 @@ class Generation:
     parts: Float[Tensor, "step layer batch concept *grid"] | None
     steps: int
     layers: tuple[LayerRecord, ...]
+    references: tuple[Float[Tensor, "batch concept rows cols"], ...] = ()
 
 
 def generate(
     pipeline: Any,
-    adapter: DiTAdapter,
+    adapter: ModelAdapter,
     concepts: Concepts,
     recipe: Recipe,
     options: Mapping[str, Any],
@@ -58,7 +62,7 @@ def generate(
         ModelError: when not all wanted blocks of all wanted steps were seen; a partial map is never returned.
     """
     assert recipe.layers is not None
-    probe = ConceptProbe(adapter, concepts, recipe, keep=keep)
+    probe = probe_for(adapter, concepts, recipe, keep=keep)
     wanted: frozenset[int] | None = None
     last = recipe.layers[-1]
 
@@ -96,12 +100,17 @@ def generate(
             "interrupts, second-order schedulers), or report the model."
         )
     assert probe.grid is not None
+    scores, first, references = probe.scores.mean(), probe.grid.tokens, []
+    for grid in probe.references:
+        references.append(on_grid(scores[..., first:], grid))
+        first += grid.tokens
     return Generation(
         images=images,
-        scores=on_grid(probe.scores.mean(), probe.grid),
+        scores=on_grid(scores, probe.grid),
         parts=stack_parts(probe.scores, probe.grid) if keep else None,
         steps=recorder.calls,
         layers=tuple(kept),
+        references=tuple(references),
     )
 
 
@@ -109,7 +118,7 @@ def _check_budget(first: list[LayerRecord], steps: int, budget: int) -> None:
     """Judges a whole run by the records of its first wanted step."""
     if first[0].call.grid.frames is not None:
         raise RecipeError("record=True keeps a still picture, this model paints videos. Drop record=True.")
-    if len(first[0].key) > 1:
+    if len(next(iter(first[0].tensors.values()))) > 1:
         raise RecipeError("record=True keeps one picture at a time. Paint them one by one.")
     each = sum(layer.nbytes for layer in first)
     if each * steps > budget:
@@ -128,21 +137,29 @@ def _run(pipeline: Any, options: Mapping[str, Any]) -> list[Any]:
             f"neither Recipe nor {type(pipeline).__name__} has an option {unknown[0]!r}. Recipe has: "
             f"{', '.join(sorted(RECIPE_FIELDS))}."
         )
-    try:
-        made = pipeline(**options)
+    with refusals(pipeline, "offload=True"):
+        # Some video pipelines give arrays unless asked for pictures.
+        made = pipeline(**options, **({"output_type": "pil"} if "output_type" in known else {}))
         return made.images if "images" in made else made.frames
+
+
+@contextmanager
+def refusals(pipeline: Any, remedy: str) -> Iterator[None]:
+    """Errors of a pipeline's own checks as one clear line; `remedy` is a setting that takes less memory."""
+    try:
+        yield
     except ConceptlensError:
         raise
     except torch.OutOfMemoryError as error:
-        raise ModelError(f"{one_line(error)}. Use offload=True, a smaller picture, or fewer at once.") from error
+        raise ModelError(f"{one_line(error)}. Use {remedy}, a smaller picture, or fewer at once.") from error
     except (ValueError, TypeError, ZeroDivisionError) as error:
         raise RecipeError(f"{type(pipeline).__name__} refused its settings: {one_line(error)}.") from error
 
 
 def on_grid(scores: Float[Tensor, "batch concept image"], grid: TokenGrid) -> Float[Tensor, "batch concept *grid"]:
-    """Scores on their patch grid, (rows, cols) or (frames, rows, cols); float32 on the CPU."""
+    """The first scores on their patch grid, (rows, cols) or (frames, rows, cols); float32 on the CPU."""
     axes = (grid.rows, grid.cols) if grid.frames is None else (grid.frames, grid.rows, grid.cols)
-    return scores.unflatten(-1, axes).float().cpu()
+    return scores[..., : grid.tokens].unflatten(-1, axes).float().cpu()
 
 
 def stack_parts(scores: ScoreAccumulator, grid: TokenGrid) -> Float[Tensor, "step layer batch concept *grid"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -18,7 +18,7 @@ from diffusers import DiffusionPipeline
 from safetensors import SafetensorError
 
 from conceptlens.adapters import adapter_for, registered
-from conceptlens.adapters.base import DiTAdapter
+from conceptlens.adapters.base import ModelAdapter
 from conceptlens.errors import ModelError, one_line
 
 DEFAULTS_FILE = "conceptlens.json"
@@ -52,7 +52,7 @@ class LoadedModel:
     """A pipeline that is ready to be read."""
 
     pipeline: Any
-    adapter: DiTAdapter
+    adapter: ModelAdapter
     model_id: str
     defaults: Defaults
 
@@ -82,20 +82,62 @@ def load_model(
         ModelError: when it cannot be loaded or its family is not supported.
     """
     if isinstance(model, DiffusionPipeline):
-        name = getattr(model.config, "_name_or_path", "") or type(model).__name__
-        return LoadedModel(model, _adapter(model), name, Defaults())
-    folder = demo_folder() if model is None else Path(model)
+        return LoadedModel(model, _adapter(model), pipeline_name(model), Defaults())
+    found = open_pipeline(
+        demo_folder() if model is None else model, _check_supported, device=device, dtype=dtype, offload=offload
+    )
+    name = "demo" if model is None else found.model_id
+    return LoadedModel(found.pipeline, _adapter(found.pipeline), name, folder_defaults(found.folder))
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A pipeline, what it is called, and its folder where it is one."""
+
+    pipeline: Any
+    model_id: str
+    folder: Path | None
+
+
+def pipeline_name(pipeline: Any) -> str:
+    """What a loaded pipeline was loaded from, or else its class."""
+    return getattr(pipeline.config, "_name_or_path", "") or type(pipeline).__name__
+
+
+def open_pipeline(
+    model: str | Path,
+    check: Callable[[str, Any], None],
+    *,
+    device: str | torch.device | None,
+    dtype: torch.dtype | None,
+    offload: bool = False,
+    half: torch.dtype = torch.bfloat16,
+) -> Opened:
+    """Loads a folder or a hub id, quietly.
+
+    Args:
+        model: the folder or hub id.
+        check: is given the name and the content of model_index.json before any weight is fetched, and may refuse.
+        device: see `load_model`; likewise `offload`.
+        dtype: None: `half` on CUDA, float32 elsewhere.
+        offload: see `device`.
+        half: see `dtype`.
+
+    Raises:
+        ModelError: when it cannot be loaded, or `check` raised it.
+    """
+    folder = Path(model)
     local = folder.is_dir()
     if local and not (folder / "model_index.json").exists():
         raise ModelError(
             f"{folder} is no diffusers pipeline: it has no model_index.json. Name the folder that has one."
         )
-    device = device_of(device)
-    dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+    chosen = device_of(device)
+    dtype = dtype or (half if chosen.type == "cuda" else torch.float32)
     source = str(folder if local else model)
     try:
         with quiet_loading(progress=not local):
-            _check_supported(source, DiffusionPipeline.load_config(source))
+            check(source, DiffusionPipeline.load_config(source))
             pipeline = DiffusionPipeline.from_pretrained(source, dtype=dtype)
     except ModelError:
         raise
@@ -106,11 +148,10 @@ def load_model(
         ) from error
     pipeline.set_progress_bar_config(disable=True)
     if offload:
-        pipeline.enable_model_cpu_offload(device=device)
+        pipeline.enable_model_cpu_offload(device=chosen)
     else:
-        pipeline.to(device)
-    name = "demo" if model is None else str(folder.resolve() if local else model)
-    return LoadedModel(pipeline, _adapter(pipeline), name, folder_defaults(folder if local else None))
+        pipeline.to(chosen)
+    return Opened(pipeline, str(folder.resolve() if local else model), folder if local else None)
 
 
 @contextmanager
@@ -172,7 +213,7 @@ def resident(pipeline: Any) -> Iterator[None]:
             pipeline.maybe_free_model_hooks()
 
 
-def _adapter(pipeline: Any) -> DiTAdapter:
+def _adapter(pipeline: Any) -> ModelAdapter:
     transformer = getattr(pipeline, "transformer", None)
     if transformer is None:
         raise ModelError(

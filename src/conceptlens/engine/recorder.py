@@ -12,7 +12,7 @@ from diffusers.hooks import HookRegistry, ModelHook
 from diffusers.hooks.hooks import BaseState, StateManager
 from torch import Tensor, nn
 
-from conceptlens.adapters.base import DiTAdapter, Tap
+from conceptlens.adapters.base import ModelAdapter, Tap
 from conceptlens.errors import ModelError
 from conceptlens.records import CallRecord, LayerRecord
 
@@ -50,7 +50,7 @@ class Recorder:
 
     def __init__(
         self,
-        adapter: DiTAdapter,
+        adapter: ModelAdapter,
         on_layer: OnLayer,
         *,
         last: int,
@@ -71,7 +71,8 @@ class Recorder:
         self._rows: slice | None = None
         self._call: CallRecord | None = None
         self._previous: CallRecord | None = None
-        self._timestep: Tensor | None = None
+        self._timestep: Any = None
+        self._busy = False
         self.calls = 0
         self.captured = 0
 
@@ -98,10 +99,12 @@ class Recorder:
     @_opaque
     def begin_call(self, args: tuple[Any, ...], kwargs: dict[str, Any], context: str | None) -> None:
         """A transformer call starts: decides whether it is read, and which rows of it."""
+        if self._busy:
+            return
         self._arguments = self._signature.bind(self._adapter.transformer, *args, **kwargs).arguments
         self._call = None
         self._rows = None
-        if context in ("cond", "cond_uncond") or (context is None and not self._repeats_timestep()):
+        if context in ("cond", "cond_uncond", "pred_cond") or (context is None and not self._repeats_timestep()):
             self._rows = self._adapter.conditional_rows(self._pipeline, self._arguments)
         if self._rows is None:
             return
@@ -112,13 +115,15 @@ class Recorder:
 
     def _repeats_timestep(self) -> bool:
         """Pipelines that do not label their calls run the prompt first, then the negative prompt at the same time."""
-        before, now = self._timestep, self._arguments["timestep"]
+        before, now = self._timestep, self._arguments[self._adapter.timestep]
         self._timestep = now
         return self._pipeline is not None and before is not None and torch.equal(before, now)
 
     @_opaque
     def end_call(self) -> None:
         """Drops every reference to the call's tensors."""
+        if self._busy:
+            return
         self._arguments, self._call, self._rows = {}, None, None
         self._tapped.clear()
 
@@ -140,22 +145,14 @@ class Recorder:
                 f"block {layer} ran without passing its {', '.join(missing)} by: another tool replaced its attention. "
                 "Remove that tool (attention processors, caches) or report the model."
             )
-        adapter = self._adapter
-        tapped = {name: adapter.image_rows(tensor, call) for name, tensor in tapped.items()}
-        heads = {name: adapter.heads(block, tensor)[rows] for name, tensor in tapped.items() if name != "out"}
-        record = LayerRecord(
-            layer=layer,
-            call=call,
-            key=adapter.rotate(heads["key"], call),
-            value=heads["value"],
-            out=tapped["out"][rows] if "out" in tapped else None,
-            query=heads.get("query"),
-        )
+        record = self._adapter.record(block, layer, call, tapped, rows)
         self._tapped.clear()
         self.captured += 1
-        self._call = None  # where text and image share weights, the concepts run through tapped modules
-        self._on_layer(block, record)
-        self._call = call
+        self._call, self._busy = None, True  # what the concepts now run through may be tapped modules
+        try:
+            self._on_layer(block, record)
+        finally:
+            self._call, self._busy = call, False
         if self._stop and layer == self._last:
             raise StopForward
 
@@ -166,7 +163,7 @@ class Recorder:
             return self._queries and layer in self._outputs
         return True
 
-    def _hook(self, module: Any, hook: _NamedHook) -> None:
+    def _hook(self, module: Any, hook: NamedHook) -> None:
         registry = HookRegistry.check_if_exists_or_initialize(module)
         if registry.get_hook(hook.name) is not None:
             raise ModelError("this model is being read already. Finish (or close) the other reading first.")
@@ -176,25 +173,30 @@ class Recorder:
 
     def _remove(self) -> None:
         for module, name in reversed(self._hooked):
-            registry = module._diffusers_hook
-            registry.remove_hook(name, recurse=False)
-            registry.invalidate_child_registries_cache()
-            if not registry.hooks:
-                del module._diffusers_hook
-                if getattr(module.forward, "__func__", None) is type(module).forward:
-                    del module.forward
+            unhook(module, name)
         self._hooked.clear()
         self._previous, self._timestep = None, None
         self.end_call()
 
 
-class _NamedHook(ModelHook):
+def unhook(module: Any, name: str) -> None:
+    """Takes a hook off, and with the last one all traces of the registry."""
+    registry = module._diffusers_hook
+    registry.remove_hook(name, recurse=False)
+    registry.invalidate_child_registries_cache()
+    if not registry.hooks:
+        del module._diffusers_hook
+        if getattr(module.forward, "__func__", None) is type(module).forward:
+            del module.forward
+
+
+class NamedHook(ModelHook):
     """A hook that knows the name it is registered under."""
 
     name = HOOK
 
 
-class _CallHook(_NamedHook):
+class _CallHook(NamedHook):
     """On the transformer. Stateful, so that `cache_context("cond")` of the pipeline reaches it."""
 
     _is_stateful = True
@@ -220,7 +222,7 @@ class _CallHook(_NamedHook):
         return module
 
 
-class _TapHook(_NamedHook):
+class _TapHook(NamedHook):
     def __init__(self, recorder: Recorder, name: str, tap: Tap) -> None:
         super().__init__()
         self.name = f"{HOOK}-{name}"
@@ -228,7 +230,7 @@ class _TapHook(_NamedHook):
 
     def pre_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if self._tap.side == "input":
-            self._recorder.tap(self._tapped, args[0])
+            self._recorder.tap(self._tapped, input_of(module, self._tap.argument, args, kwargs))
         return args, kwargs
 
     def post_forward(self, module: nn.Module, output: Any) -> Any:
@@ -237,7 +239,7 @@ class _TapHook(_NamedHook):
         return output
 
 
-class _BlockHook(_NamedHook):
+class _BlockHook(NamedHook):
     def __init__(self, recorder: Recorder, layer: int) -> None:
         super().__init__()
         self._recorder, self._layer = recorder, layer
@@ -247,7 +249,29 @@ class _BlockHook(_NamedHook):
         return output
 
 
-def _refuse_unreadable(adapter: DiTAdapter) -> None:
+def input_of(module: nn.Module, name: str | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The first argument of a call, or the one with this name, however it was given."""
+    if name is None:
+        return args[0]
+    return kwargs[name] if name in kwargs else args[_place_of(module, name)]
+
+
+def with_input(
+    module: nn.Module, name: str, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call with another value for one of them."""
+    if name in kwargs:
+        return args, {**kwargs, name: value}
+    place = _place_of(module, name)
+    return (*args[:place], value, *args[place + 1 :]), kwargs
+
+
+def _place_of(module: nn.Module, name: str) -> int:
+    """Where an argument stands in the module's forward, `self` left out."""
+    return list(inspect.signature(type(module).forward).parameters).index(name) - 1
+
+
+def _refuse_unreadable(adapter: ModelAdapter) -> None:
     transformer = adapter.transformer
     if getattr(transformer, "is_cache_enabled", False):
         raise ModelError(

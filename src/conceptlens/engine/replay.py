@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from conceptlens.adapters.base import Concepts, DiTAdapter
+from conceptlens.adapters.base import Concepts, DiTAdapter, ModelAdapter
+from conceptlens.engine.reentry import ReentryProbe, probe_for
 from conceptlens.engine.stream import ConceptProbe, ConceptStream, needs_queries
-from conceptlens.errors import RecipeError
+from conceptlens.errors import ModelError, RecipeError
 from conceptlens.ops.accumulate import RunningMoments
 from conceptlens.recipe import Recipe, resolve_steps
 from conceptlens.records import ImageRecord
@@ -50,11 +51,11 @@ def wanted_steps(record: ImageRecord, recipe: Recipe) -> frozenset[int]:
 
 @torch.no_grad()
 def replay(
-    adapter: DiTAdapter, record: ImageRecord, concepts: Concepts, recipe: Recipe, device: Any, *, keep: bool
-) -> ConceptProbe:
+    adapter: ModelAdapter, record: ImageRecord, concepts: Concepts, recipe: Recipe, device: Any, *, keep: bool
+) -> ConceptProbe | ReentryProbe:
     """Streams concepts through a record, with the arithmetic of the live run: equal bits on equal devices."""
     assert recipe.layers is not None
-    probe = ConceptProbe(adapter, concepts, recipe, keep=keep)
+    probe = probe_for(adapter, concepts, recipe, keep=keep)
     blocks, steps = adapter.blocks(), wanted_steps(record, recipe)
     for layer in record.layers:
         if layer.layer <= recipe.layers[-1] and layer.call.step in steps:
@@ -63,9 +64,15 @@ def replay(
 
 
 def replay_vectors(
-    adapter: DiTAdapter, record: ImageRecord, concepts: Concepts, recipe: Recipe, device: Any
+    adapter: ModelAdapter, record: ImageRecord, concepts: Concepts, recipe: Recipe, device: Any
 ) -> dict[int, tuple[Float[Tensor, "concept dim"], Float[Tensor, "image dim"]]]:
-    """By wanted layer the output vectors of concepts and patches: means over noise draws, or over the wanted steps."""
+    """By wanted layer the output vectors of concepts and patches: means over noise draws, or over the wanted steps.
+
+    Raises:
+        ModelError: for a family without a concept stream of its own.
+    """
+    if not isinstance(adapter, DiTAdapter):
+        raise ModelError(f"vectors of concepts need a stream of their own, which {adapter.name} lacks. Ask for maps.")
     assert recipe.layers is not None
     stream = ConceptStream(adapter, concepts, recipe)
     blocks, steps, extra = adapter.blocks(), wanted_steps(record, recipe), concepts.extra + adapter.leading_rows

@@ -43,6 +43,8 @@ class ConceptStream:
             self._hidden, self._conditioning = self._adapter.begin(self._concepts, record.call)
         assert self._hidden is not None, "blocks must come in order"
         projection = self._adapter.project(block, self._hidden, self._conditioning)
+        assert record.key is not None
+        assert record.value is not None
         dtype = record.value.dtype
         out = concept_attention(
             projection.query.to(dtype),
@@ -59,7 +61,7 @@ class ConceptStream:
 
 
 class ConceptProbe:
-    """Streams concepts through blocks and keeps the running mean of their scores.
+    """Streams concepts through blocks and keeps the running mean of their scores, reference images included.
 
     Args:
         adapter: the family.
@@ -76,14 +78,16 @@ class ConceptProbe:
         self._wanted = frozenset(recipe.layers)
         self.scores = ScoreAccumulator(keep=keep)
         self.grid: TokenGrid | None = None
+        self.references: tuple[TokenGrid, ...] = ()
 
     @torch.no_grad()
     def __call__(self, block: Any, record: LayerRecord) -> None:
         vectors = self._stream.step(block, record)
         if record.layer in self._wanted:
-            self.grid = record.call.grid
-            scores = score(self._adapter, self._recipe, vectors, record, self._extra)
-            self.scores.add(record.call.step, record.layer, scores[..., : self.grid.tokens])
+            self.grid, self.references = record.call.grid, record.call.references
+            self.scores.add(
+                record.call.step, record.layer, score(self._adapter, self._recipe, vectors, record, self._extra)
+            )
 
 
 def score(
@@ -91,6 +95,8 @@ def score(
 ) -> Float[Tensor, "batch concept image"]:
     """Scores of one block in the recipe's space; the first `extra` rows of the concept stream are dropped."""
     side = vectors.projection
+    assert record.key is not None
+    assert record.value is not None
     if recipe.space == "cross":
         assert record.query is not None
         key = normalize_concepts(side.key[:, :, extra:], recipe.normalize)

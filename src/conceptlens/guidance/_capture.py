@@ -62,13 +62,47 @@ class MapSink:
         return mean.transpose(1, 2).unflatten(2, self.size)
 
 
+class RunningMaps:
+    """The mean, over the layers and steps of a pipeline's own call, of the maps of one size.
+
+    Under classifier-free guidance the rows of the prompt are the last ones. Passes that take a gradient are guidance's.
+
+    Args:
+        size: (rows, cols).
+        images: how many there are.
+    """
+
+    def __init__(self, size: tuple[int, int], images: int) -> None:
+        self._size, self._images = size, images
+        self._total: Tensor | None = None
+        self._count = 0
+
+    def wants(self, pixels: int) -> bool:
+        return pixels == self._size[0] * self._size[1] and not torch.is_grad_enabled()
+
+    def add(self, name: str, probabilities: Tensor) -> None:
+        own = probabilities[-self._images :]
+        self._total = own if self._total is None else self._total + own
+        self._count += 1
+
+    def mean(self) -> Float[Tensor, "image key rows cols"]:
+        """On the CPU, in float32.
+
+        Raises:
+            ModelError: when no layer has the wanted size.
+        """
+        if self._total is None:
+            raise ModelError(f"no cross-attention layer has {self._size[0]}x{self._size[1]} positions, so no map is.")
+        return (self._total / self._count).transpose(1, 2).unflatten(2, self._size).float().cpu()
+
+
 class CapturingProcessor:
     """Computes a layer's map beside its own processor, and hands everything on to that one.
 
     Valid where queries and keys are plain projections, as in the cross-attention of Stable Diffusion's U-Nets.
     """
 
-    def __init__(self, inner: Any, name: str, sink: MapSink) -> None:
+    def __init__(self, inner: Any, name: str, sink: MapSink | RunningMaps) -> None:
         self._inner, self._name, self._sink = inner, name, sink
         # `Attention.forward` looks at this signature to tell which keyword arguments the processor takes.
         self.__call__ = inner.__call__
@@ -87,7 +121,7 @@ class CapturingProcessor:
 
 
 @contextmanager
-def capturing(unet: Any, sink: MapSink) -> Iterator[None]:
+def capturing(unet: Any, sink: MapSink | RunningMaps) -> Iterator[None]:
     """Captures the maps of every cross-attention layer of the sink's size; the same processors are back afterwards.
 
     Raises:

@@ -7,8 +7,5 @@ from pathlib import Path
 
 
 def demo_folder() -> Path:
-    """An ordinary `StableDiffusionPipeline` folder inside the package, 32x32 pixels: to try guidance offline.
-
-    Its cross-attention is at 16x16 and 8x8, so guide it with `attention_size=(16, 16)`.
-    """
+    """An ordinary `StableDiffusionPipeline` folder inside the package, 32x32 pixels: to try guidance offline."""
     return Path(str(files("conceptlens") / "assets" / "demo-unet"))

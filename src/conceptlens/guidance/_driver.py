@@ -10,13 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from conceptlens.engine.generate import refusals
 from conceptlens.errors import RecipeError
-from conceptlens.guidance._capture import MapSink, StopForward, capturing, frozen
+from conceptlens.guidance._capture import frozen
+from conceptlens.guidance._checks import check_options, check_pipeline, is_transformer
 from conceptlens.guidance._losses import cosine_matrix, smooth
-from conceptlens.guidance._pipeline import Conditioning, check_options, check_pipeline, prepare, refusals
 from conceptlens.guidance._result import GuidedResult, GuidedStep
 from conceptlens.guidance._text import at_least_float32
-from conceptlens.guidance.base import Guidance
+from conceptlens.guidance._transformer import GuidedTransformer
+from conceptlens.guidance._unet import GuidedUnet
+from conceptlens.guidance.base import Guidance, GuidedModel, Maps
 
 
 def guide(
@@ -35,8 +38,9 @@ def guide(
     predicted noise, because that scheduler repeats its first step; `DDIMScheduler` has no such gap.
 
     Args:
-        pipeline: a `StableDiffusionPipeline` (1.x, 2.x) or `StableDiffusionXLPipeline`.
-        prompt: what to paint, or a list of it.
+        pipeline: a `StableDiffusionPipeline` (1.x, 2.x) or `StableDiffusionXLPipeline`; with
+            `TSAM(experimental=True)` also a `FluxPipeline` or `StableDiffusion3Pipeline`.
+        prompt: what to paint, or a list of it. What is too long for a text encoder is cut off, with a warning.
         guidance: the method and its settings.
         seed: of the starting noise, drawn on the CPU; the images of one call get `seed`, `seed + 1`, ..., so that each
             is the one that it would be alone. Or one seed for each image.
@@ -46,27 +50,56 @@ def guide(
     Raises:
         ModelError: for a pipeline, scheduler (order 2, UniPC), IP-Adapter or ControlNet that guidance would be wrong
             with; when no cross-attention layer has the wanted size.
-        RecipeError: for impossible settings, a prompt that is too long, or nothing in it for the method to compare.
+        RecipeError: for impossible settings, or nothing in the prompt for the method to compare.
     """
-    check_pipeline(pipeline)
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-    check_options(pipeline, prompts, pipeline_options)
-    seeds = _seeds(seed, len(prompts) * (pipeline_options.get("num_images_per_prompt") or 1))
-    call: dict[str, Any] = {**pipeline_options, "prompt": prompt if isinstance(prompt, str) else prompts}
-    call["generator"] = _generators(seeds)
-    # Latents made in inference mode could not take a gradient.
-    with torch.inference_mode(False), refusals(pipeline):
-        if not guidance.alpha or not tuple(guidance.steps):
-            return GuidedResult(pipeline(**call).images, (), (), (), seeds, guidance.settings())
-        first = _generators(seeds)
-        start = prepare(pipeline, prompts, first if isinstance(first, list) else [first], pipeline_options)
-        run = _Run(pipeline, guidance, start)
+    call = GuidedCall(pipeline, prompt, guidance, seed, pipeline_options)
+    with torch.inference_mode(False), refusals(pipeline, "checkpointing=True"):
+        images = pipeline(**call.arguments).images
+    return call.result(images)
+
+
+class GuidedCall:
+    """One call of a pipeline, with guidance (or none) woven into its arguments; whoever makes it asks for `result`.
+
+    Attributes:
+        arguments: what to call the pipeline with, once.
+        seeds: of each image.
+    """
+
+    def __init__(
+        self,
+        pipeline: Any,
+        prompt: str | Sequence[str],
+        guidance: Guidance | None,
+        seed: int | Sequence[int],
+        options: dict[str, Any],
+    ) -> None:
+        if guidance is not None:
+            check_pipeline(pipeline, guidance)
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        check_options(pipeline, prompts, options)
+        self.seeds = _seeds(seed, len(prompts) * (options.get("num_images_per_prompt") or 1))
+        self.arguments: dict[str, Any] = {**options, "prompt": prompt if isinstance(prompt, str) else prompts}
+        self.arguments["generator"] = _generators(self.seeds)
+        self._settings, self._run = {} if guidance is None else guidance.settings(), None
+        if guidance is None or not guidance.alpha or not tuple(guidance.steps):
+            return
+        # Latents made in inference mode could not take a gradient.
+        with torch.inference_mode(False), refusals(pipeline, "checkpointing=True"):
+            self._run = self._begin(pipeline, prompts, guidance, options)
+
+    def _begin(self, pipeline: Any, prompts: list[str], guidance: Guidance, options: dict[str, Any]) -> _Run:
+        first = _generators(self.seeds)
+        made = GuidedTransformer if is_transformer(pipeline) else GuidedUnet
+        drawn = first if isinstance(first, list) else [first]
+        run = _Run(made(pipeline, prompts, guidance, drawn, options), guidance, pipeline.scheduler)
+        call = self.arguments
         if 0 in guidance.steps:
-            # The pipeline multiplies given latents by this; its generators must stand after the draw.
-            call["latents"] = run.update(0, start.latents) / pipeline.scheduler.init_noise_sigma
+            # A diffusion pipeline multiplies given latents by this; its generators must stand after the draw.
+            call["latents"] = run.update(0, run.model.latents) / getattr(pipeline.scheduler, "init_noise_sigma", 1.0)
             call["generator"] = first
-        names = call.pop("callback_on_step_end_tensor_inputs", ["latents"])
         user = call.get("callback_on_step_end")
+        names = call.pop("callback_on_step_end_tensor_inputs", ["latents"])
         names = getattr(user, "tensor_inputs", names)
 
         def moved(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -78,9 +111,16 @@ def guide(
 
         call["callback_on_step_end"] = moved
         call["callback_on_step_end_tensor_inputs"] = list(dict.fromkeys([*names, "latents"]))
-        images = pipeline(**call).images
-    targets = tuple(guidance.target(text) for text in start.texts)
-    return GuidedResult(images, tuple(run.steps), start.texts, targets, seeds, guidance.settings())
+        return run
+
+    def result(self, images: Any) -> GuidedResult:
+        """What the call left behind, with the images that it made."""
+        run = self._run
+        if run is None:
+            return GuidedResult(images, (), (), (), self.seeds, self._settings)
+        texts = tuple(readings[0] for readings in run.model.texts)
+        targets = tuple(run.guidance.target(text) for text in texts)
+        return GuidedResult(images, tuple(run.steps), texts, targets, self.seeds, self._settings)
 
 
 def _seeds(seed: int | Sequence[int], count: int) -> tuple[int, ...]:
@@ -98,22 +138,10 @@ def _generators(seeds: Sequence[int]) -> torch.Generator | list[torch.Generator]
 class _Run:
     """One guided call: the objectives of its images, and the record of its steps."""
 
-    def __init__(self, pipeline: Any, guidance: Guidance, start: Conditioning) -> None:
-        self.guidance, self.scheduler, self.texts = guidance, pipeline.scheduler, start.texts
-        # A compiled U-Net is called as it was before: a forward that ends early is no graph.
-        self.unet = getattr(pipeline.unet, "_orig_mod", pipeline.unet)
-        self.arguments = start.arguments
-        self.objectives = [guidance.objective(text) for text in start.texts]
-        rows, cols = (math.ceil(n / 4) for n in start.latents.shape[-2:])
-        # An early end would leave out what these do at the end of a forward.
-        whole = (
-            guidance.checkpointing
-            or self.unet.is_gradient_checkpointing
-            or hasattr(self.unet, "_hf_hook")
-            or bool(start.arguments["cross_attention_kwargs"])
-        )
-        self.sink = MapSink(guidance.attention_size or (rows, cols), early_exit=not whole)
-        self.before: Sequence[Tensor | None] = [None] * len(start.texts)
+    def __init__(self, model: GuidedModel, guidance: Guidance, scheduler: Any) -> None:
+        self.model, self.guidance, self.scheduler = model, guidance, scheduler
+        self.objectives = [[guidance.objective(text) for text in readings] for readings in model.texts]
+        self.before: Sequence[Maps | None] = [None] * len(model.texts)
         self.steps: list[GuidedStep] = []
         self.warned = False
 
@@ -128,33 +156,27 @@ class _Run:
             if not unfinished.any():
                 break
             losses.append(found[0].masked_fill(~unfinished, math.nan))
-            moved = self.move(moved, found[1] * unfinished.view(-1, 1, 1, 1), size)
+            moved = self.move(moved, found[1] * _per_image(unfinished, moved), size)
             found = self.gradient(moved, timestep)
         loss, gradient, maps = found
         losses.append(loss)
         moved = self.move(moved, gradient, size)
         self.record(step, torch.stack(losses), maps, (moved - latents).float().square().flatten(1).mean(1).sqrt())
-        self.before = list(maps)
+        self.before = maps
         return moved
 
-    def gradient(self, latents: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """From one forward with the prompt alone: each image's loss, dL/dz, and maps (image, key, rows, cols)."""
-        guidance, sink = self.guidance, self.sink
-        scale = guidance.grad_scale or (1024.0 if latents.dtype == torch.float16 else 1.0)
-        sink.maps = {}
-        with torch.enable_grad(), frozen(self.unet, checkpointing=guidance.checkpointing), capturing(self.unet, sink):
+    def gradient(self, latents: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor, list[Maps]]:
+        """From one forward with the prompt alone: each image's loss, dL/dz, and maps (key, rows, cols)."""
+        scale = self.guidance.grad_scale or (1024.0 if latents.dtype == torch.float16 else 1.0)
+        weights = frozen(self.model.module, checkpointing=self.guidance.checkpointing)
+        with torch.enable_grad(), weights, self.model.reading():
             leaf = latents.detach().clone().requires_grad_(True)
-            try:
-                scaled = self.scheduler.scale_model_input(leaf, timestep)
-                self.unet.forward(scaled, timestep, **self.arguments, return_dict=False)
-            except StopForward:
-                pass
-            maps = sink.mean()
+            maps = self.model.maps(leaf, timestep)
             pairs = zip(self.objectives, maps, self.before, strict=True)
-            loss = torch.stack([objective(own, before) for objective, own, before in pairs])
+            # One objective for each text encoder that has a say of its own; they weigh alike.
+            loss = torch.stack([torch.stack([o(own, before) for o in some]).mean() for some, own, before in pairs])
             (gradient,) = torch.autograd.grad(loss.sum() * scale, leaf)
-        sink.maps = {}
-        return loss.detach(), self.finite(at_least_float32(gradient) / scale), maps.detach()
+        return loss.detach(), self.finite(at_least_float32(gradient) / scale), [own.detach() for own in maps]
 
     def finite(self, gradient: Tensor) -> Tensor:
         sound = gradient.isfinite().flatten(1).all(1)
@@ -163,20 +185,29 @@ class _Run:
             warnings.warn(
                 "a gradient was not finite, so an image was not moved; try another grad_scale or float32.", stacklevel=4
             )
-        return gradient.nan_to_num(0, 0, 0) * sound.view(-1, 1, 1, 1)
+        return gradient.nan_to_num(0, 0, 0) * _per_image(sound, gradient)
 
     def move(self, latents: Tensor, gradient: Tensor, size: float) -> Tensor:
         wide = at_least_float32(latents)
         if self.guidance.grad_norm == "rms":
-            spread = gradient.square().mean((1, 2, 3), keepdim=True).sqrt().clamp_min(torch.finfo(wide.dtype).tiny)
-            gradient = gradient / spread * wide.square().mean((1, 2, 3), keepdim=True).sqrt()
+            spread = _per_image(_rms(gradient), gradient).clamp_min(torch.finfo(wide.dtype).tiny)
+            gradient = gradient / spread * _per_image(_rms(wide), wide)
         return (wide - size * gradient).to(latents.dtype)
 
-    def record(self, step: int, losses: Tensor, maps: Tensor, moved: Tensor) -> None:
+    def record(self, step: int, losses: Tensor, maps: Sequence[Maps], moved: Tensor) -> None:
         kept, similar = [], []
-        for text, own in zip(self.texts, maps, strict=True):
+        for (text, *_), own in zip(self.model.texts, maps, strict=True):
             places = self.guidance.similar_positions(text)
             chosen = torch.stack([own[list(p)].mean(0) for p in places])
             kept.append(chosen.float().cpu())
             similar.append(cosine_matrix(smooth(chosen)).float().cpu())
         self.steps.append(GuidedStep(step, losses.cpu(), tuple(similar), tuple(kept), moved.cpu()))
+
+
+def _rms(tensor: Tensor) -> Tensor:
+    """The root mean square of each image."""
+    return tensor.square().flatten(1).mean(1).sqrt()
+
+
+def _per_image(values: Tensor, like: Tensor) -> Tensor:
+    return values.view(-1, *[1] * (like.ndim - 1))

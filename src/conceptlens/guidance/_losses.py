@@ -50,23 +50,32 @@ def target_matrix(
 
 
 def tsam_loss(
-    maps: Float[Tensor, "token rows cols"], target: Float[Tensor, "token token"], kind: TSAMLoss = "abs"
+    maps: Float[Tensor, "token rows cols"],
+    target: Float[Tensor, "token token"],
+    kind: TSAMLoss = "abs",
+    causal: bool = True,
 ) -> Float[Tensor, ""]:
     """Distance of the maps' similarities to `target` (arXiv 2411.15236), from the second token on.
 
     "abs" is the paper's: absolute differences of rows, weighted by (row + 1) / tokens. "cos_rows" replaces the absolute
     difference by one minus the cosine. "release_default" is what the official code runs as it ships: cosine of rows
     without diagonal, of C in place of S, weighted by row / 5. None of them can reach 0, since C's diagonal is 1.
+
+    A target that is not `causal` has full rows: they weigh alike, from the first on ("abs" and "cos_rows").
     """
     cosines = cosine_matrix(maps)
     count = len(target)
+    if not causal:
+        return _distances(target, row_normalized(cosines, causal=False), kind).sum()
     rows = torch.arange(count, device=maps.device, dtype=maps.dtype)
     if kind == "release_default":
         distance = 1 - _row_cosines(target.tril(-1)[1:], cosines.tril(-1)[1:])
         return (0.2 * rows[1:] * distance).sum()
-    similar = row_normalized(cosines)
-    distance = 1 - _row_cosines(target, similar) if kind == "cos_rows" else (target - similar).abs().sum(-1)
-    return ((rows + 1) / count * distance)[1:].sum()
+    return ((rows + 1) / count * _distances(target, row_normalized(cosines), kind))[1:].sum()
+
+
+def _distances(target: Tensor, similar: Tensor, kind: TSAMLoss) -> Tensor:
+    return 1 - _row_cosines(target, similar) if kind == "cos_rows" else (target - similar).abs().sum(-1)
 
 
 def _row_cosines(first: Tensor, second: Tensor) -> Tensor:

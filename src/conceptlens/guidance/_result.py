@@ -8,9 +8,13 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
+from conceptlens.guidance._pictures import loss_curve
 from conceptlens.guidance._text import PromptText
+from conceptlens.maps import ConceptMaps
+from conceptlens.pictures import contact_sheet
 
 
 @dataclass(frozen=True)
@@ -59,3 +63,45 @@ class GuidedResult:
         if not self.steps:
             return torch.zeros(0, len(self.seeds))
         return torch.stack([step.losses[-1] for step in self.steps])
+
+
+@dataclass(frozen=True)
+class GuidedMaps(ConceptMaps):
+    """Maps of a guided picture; `save` adds `loss.png`, and `plain.png` and `compare.png` where it was compared.
+
+    Attributes:
+        run: how the picture was guided.
+        number: of the picture in `run`.
+        plain: the same maps of the same seed without guidance, when asked for with `compare=True`.
+    """
+
+    run: GuidedResult | None = None
+    number: int = 0
+    plain: ConceptMaps | None = None
+
+    @classmethod
+    def of(cls, maps: ConceptMaps, run: GuidedResult, number: int, plain: ConceptMaps | None = None) -> GuidedMaps:
+        """Maps with what is known of the guidance, in their `details` as plain values, too."""
+        losses = [[step.step, *(round(float(v), 6) for v in step.losses[:, number])] for step in run.steps]
+        details = {**maps.details, "guidance": dict(run.settings), "losses": losses}
+        told = {**vars(maps), "seed": run.seeds[number], "details": details}
+        return cls(**told, run=run, number=number, plain=plain)
+
+    def _extras(self) -> dict[str, Image.Image]:
+        made = {}
+        if self.run is not None and self.run.steps:
+            made["loss"] = loss_curve(self.run.losses[:, self.number].tolist(), [s.step for s in self.run.steps])
+        if self.plain is not None:
+            made["plain"] = self.plain.image
+            heats = [[(f"{who} {name}", tile) for name, tile in maps._tiles()] for who, maps in self._both()]
+            shown = [tile for row in heats for tile in row if not tile[0].endswith("segmentation")]
+            made["compare"] = contact_sheet(shown, len(shown) // 2)
+        return made
+
+    def _both(self) -> list[tuple[str, ConceptMaps]]:
+        assert self.plain is not None
+        return [("plain", self.plain), ("guided", self)]
+
+    def _told(self) -> list[str]:
+        settings = {} if self.run is None else self.run.settings
+        return [*super()._told(), f"guidance {settings.get('method')}", f"alpha {settings.get('alpha')}"]

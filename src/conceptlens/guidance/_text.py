@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +32,8 @@ class PromptText:
         words: whole words with the positions of their pieces.
         attention: for each text encoder, self-attention of all pieces averaged over heads, by layer; rows are queries.
             Begin and end are cut out, and rows not renormalised.
-        unused_layers: how many of each encoder's last layers never reach the U-Net.
+        unused_layers: how many of each encoder's last layers never reach the image model.
+        causal: whether a token attends only to those before it (CLIP), or to all (T5).
     """
 
     prompt: str
@@ -40,6 +42,7 @@ class PromptText:
     words: tuple[tuple[str, tuple[int, ...]], ...]
     attention: tuple[Float[Tensor, "_layer token token"], ...]
     unused_layers: int = 0
+    causal: bool = True
 
     def find(self, wanted: Sequence[str | int]) -> tuple[tuple[int, ...], ...]:
         """Encoder positions of words, in reading order where a word stands several times; numbers are positions.
@@ -185,6 +188,27 @@ def read_prompt(
         attention=tuple(a[:, span, span].cpu() for a in attention),
         unused_layers=unused_layers,
     )
+
+
+def merged(
+    attention: Float[Tensor, "*layer token token"], words: Sequence[Sequence[int]]
+) -> Float[Tensor, "*layer word word"]:
+    """From pieces to words: what a word's pieces pay on average, and get in sum."""
+    member = attention.new_zeros(len(words), attention.shape[-1])
+    for row, pieces in enumerate(words):
+        member[row, list(pieces)] = 1
+    return (member / member.sum(1, keepdim=True)) @ attention @ member.T
+
+
+def warn_of_lost_words(tokenizer: Any, prompt: str, longest: int) -> None:
+    """Warns when a text encoder that reads `longest` tokens does not read the whole prompt; it is cut, as ever."""
+    ids = tokenizer(prompt, verbose=False).input_ids
+    if len(ids) > longest:
+        warnings.warn(
+            f"the prompt has {len(ids)} tokens and a text encoder reads {longest}; lost to it, as in the plain "
+            f"pipeline: {tokenizer.decode(ids[longest - 1 : -1]).strip()!r}",
+            stacklevel=2,
+        )
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:

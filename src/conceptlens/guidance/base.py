@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, Protocol, get_args, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -17,9 +18,32 @@ from conceptlens.guidance._text import PromptText
 AlphaSchedule = Literal["constant", "sqrt_linear"]
 GradNorm = Literal["none", "rms"]
 
-Maps = Float[Tensor, "key rows cols"]
+Maps = Float[Tensor, "_key rows cols"]
 Objective = Callable[[Maps, Maps | None], Tensor]
 """Maps of one image, and those of the guided step before (None on the first), to a scalar loss."""
+
+
+@runtime_checkable
+class GuidedModel(Protocol):
+    """A pipeline's image model before its first step, as guidance sees it.
+
+    Attributes:
+        module: whose weights are frozen while a gradient is taken.
+        texts: for each image its prompt, as each (pair of) text encoder read it.
+        latents: the first noise, one row for each image, in whatever layout the pipeline steps it.
+    """
+
+    module: Any
+    texts: tuple[tuple[PromptText, ...], ...]
+    latents: Tensor
+
+    def maps(self, latents: Tensor, timestep: Tensor) -> Sequence[Maps]:
+        """One forward with the prompt alone: the maps of each image, with graph."""
+        ...
+
+    def reading(self) -> AbstractContextManager[None]:
+        """What `maps` needs, and the backward pass after it."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +64,15 @@ class Guidance(ABC):
         grad_scale: the loss is multiplied by it before the backward pass and the gradient divided after, so that
             float16 does not underflow; None: 1024 for float16, else 1.
         attention_size: (rows, cols) of the cross-attention layers that are read; None: a quarter of the latents' size,
-            which is 16x16 for Stable Diffusion at 512x512 and 32x32 for Stable Diffusion XL at 1024x1024.
+            which is 16x16 for Stable Diffusion at 512x512 and 32x32 for Stable Diffusion XL at 1024x1024, or the finest
+            of a U-Net that has none of that size.
         checkpointing: gradient checkpointing in guidance passes: less memory, one more forward, no early exit.
+        experimental: allows what no paper has tried: T-SAM on a diffusion transformer.
     """
 
     name: ClassVar[str]
+    reads_transformers: ClassVar[bool] = False
+    """Whether the method has maps to read in a diffusion transformer, too."""
 
     alpha: float | int = 20.0
     steps: Iterable[int] = range(25)
@@ -55,6 +83,7 @@ class Guidance(ABC):
     grad_scale: float | int | None = None
     attention_size: tuple[int, int] | None = None
     checkpointing: bool = False
+    experimental: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "steps", tuple(self.steps))
@@ -71,6 +100,20 @@ class Guidance(ABC):
         check_choice("grad_norm", self.grad_norm, GradNorm)
         if self.grad_scale is not None and not self.grad_scale > 0:
             raise RecipeError(f"grad_scale must be above 0; got {self.grad_scale}.")
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "name" in vars(cls):
+            _known[cls.name] = cls
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> Guidance:
+        """A published setting by its name, with some fields changed.
+
+        Raises:
+            RecipeError: for an unknown name.
+        """
+        raise RecipeError(f"{cls.name} has no preset {name!r}; its defaults are the published settings. Leave it out.")
 
     @abstractmethod
     def objective(self, text: PromptText) -> Objective:
@@ -97,6 +140,14 @@ class Guidance(ABC):
     def settings(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {"method": self.name, **asdict(self)}
+
+
+_known: dict[str, type[Guidance]] = {}
+
+
+def known() -> Mapping[str, type[Guidance]]:
+    """Every guidance by its name."""
+    return dict(_known)
 
 
 def check_choice(name: str, value: Any, known: Any) -> None:

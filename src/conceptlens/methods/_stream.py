@@ -29,19 +29,10 @@ class StreamMethod(SaliencyMethod):
     def load(cls, model: Any = None, *, device: str | None = None, **options: Any) -> StreamMethod:
         return cls(load(model, device=device), **options)
 
-    def with_layers(self, layers: tuple[int, ...]) -> StreamMethod:
-        """The same method on the same session with other layers."""
-        return type(self)(self._session, preset=self._preset, **{**self._options, "layers": layers})
-
     @property
     def session(self) -> Session:
         """The model it reads."""
         return self._session
-
-    @property
-    def depth(self) -> int:
-        """How many dual-stream blocks the model has."""
-        return self._session.depth
 
     @property
     def model_id(self) -> str:

@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from conceptlens.adapters import adapter_for
+from conceptlens.adapters.base import DiTAdapter
 from conceptlens.errors import ConceptError, ModelError, RecipeError
 from conceptlens.maps import ConceptMaps
 from conceptlens.methods import register
@@ -64,9 +65,10 @@ class PromptCrossAttention(SaliencyMethod):
     def __init__(self, session: Session, **options: Any) -> None:
         """On an open session; `options` are the fields of `PromptOptions`, and `layers`, `noise`, `samples`."""
         transformer = session.pipeline.transformer
-        self._session, self._adapter = session, adapter_for(transformer)
-        if type(transformer).__name__ not in _CLASSES:
+        adapter = adapter_for(transformer)
+        if type(transformer).__name__ not in _CLASSES or not isinstance(adapter, DiTAdapter):
             raise ModelError(f"{self.name} reads FLUX.1 and Stable Diffusion 3; got a {type(transformer).__name__}.")
+        self._session, self._adapter = session, adapter
         reading = {name: options.pop(name) for name in _READING if name in options}
         self._options = options_of(PromptOptions, options)
         self._clip = hasattr(session.pipeline, "tokenizer_3")
@@ -144,6 +146,7 @@ class PromptCrossAttention(SaliencyMethod):
     ) -> Float[Tensor, "concept image"]:
         """One block's maps: the mean over samples and heads, then over each concept's tokens."""
         if self._direction == "text-to-image":
+            assert record.key is not None
             chosen = sorted({position for place in places for position in place})
             attend = text_to_image(
                 side.query[record.layer][:, :, chosen], side.key[record.layer], record.key, self._options.softmax

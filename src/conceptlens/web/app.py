@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -30,7 +31,7 @@ from conceptlens.words import content_words, ranked_words
 
 log = logging.getLogger("conceptlens.web")
 TAB = "x-conceptlens-tab"
-HERE = ("127.0.0.1", "localhost")
+HERE = ("127.0.0.1", "localhost", "[::1]")
 STATIC = {
     "index.html": "text/html; charset=utf-8",
     "app.css": "text/css; charset=utf-8",
@@ -79,6 +80,7 @@ class Page:
         self.session, self.limits = session, limits
         self.store, self.worker = Store(limits), Worker(limits.waiting)
         self.jobs = jobs.Jobs(self.worker, self.store)
+        self.decoding = asyncio.Lock()  # a small file may hold many pixels: one at a time bounds the memory
         folder = files("conceptlens") / "web" / "static"
         self.static = {name: (folder / name).read_bytes() for name in STATIC}
         self.words = ranked_words(session.vocabulary)
@@ -104,6 +106,9 @@ class Page:
         return lambda request: Response(self.static[name], media_type=STATIC[name])
 
     async def open_tab(self, request: Request) -> Response:
+        # Other sites cannot read the answer, but each new tab makes an old one forgotten.
+        if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+            raise RequestError(403, "this page is not for use by other pages. Open its own address.")
         await body_of(request, self.limits.body_bytes, "a request")
         steps = jobs.default_steps(self.session)
         told = answers.about(self.session, self.limits, steps, self.words, self.sample)
@@ -124,7 +129,8 @@ class Page:
         tab = self._tab(request)
         prompt = Fields(dict(request.query_params)).text("prompt", self.limits.prompt, "")
         data = await body_of(request, self.limits.upload_bytes, "a picture")
-        image = await run_in_threadpool(opened, data, self.limits)
+        async with self.decoding:
+            image = await run_in_threadpool(opened, data, self.limits)
         name = self.jobs.start(tab, lambda job: jobs.read(self.session, job, image, prompt))
         return JSONResponse({"job": name, "words": content_words(prompt)[:6]}, 202)
 

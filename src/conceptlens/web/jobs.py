@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import logging
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from conceptlens.session import Session
 from conceptlens.web.errors import RequestError, status_of
 from conceptlens.web.limits import Limits
 from conceptlens.web.store import Picture, Store, new_id
-from conceptlens.web.worker import Worker, with_notes
+from conceptlens.web.worker import Worker, plainly, with_notes
 from conceptlens.words import content_words
 
 log = logging.getLogger("conceptlens.web")
@@ -47,13 +46,18 @@ class Job:
     stop: threading.Event = field(default_factory=threading.Event)
     future: Future[None] | None = None
 
+    @property
+    def busy(self) -> bool:
+        """Whether it may still bring a picture."""
+        return self.state in ("waiting", "running")
+
 
 class Jobs:
     """The jobs of all tabs. A tab has one at a time."""
 
     def __init__(self, worker: Worker, store: Store) -> None:
         self._worker, self._store, self._lock = worker, store, threading.Lock()
-        self._jobs: OrderedDict[str, Job] = OrderedDict()
+        self._jobs: dict[str, Job] = {}
 
     def start(self, tab: str, act: Callable[[Job], Picture]) -> str:
         """Queues a job; its name.
@@ -62,13 +66,14 @@ class Jobs:
             RequestError: 409 when the tab has one already, 503 when the queue is full.
         """
         with self._lock:
-            if any(job.tab == tab and job.state in ("waiting", "running") for job in self._jobs.values()):
+            if any(job.tab == tab and job.busy for job in self._jobs.values()):
                 raise RequestError(409, "this page is busy with another picture. Wait for it, or cancel it.")
             job, name = Job(tab), new_id()
             job.future, job.number = self._worker.submit(lambda: self._run(job, act))
             self._jobs[name] = job
-            while len(self._jobs) > REMEMBERED:
-                self._jobs.popitem(last=False)
+            over = [old for old, other in self._jobs.items() if not other.busy][: max(0, len(self._jobs) - REMEMBERED)]
+            for old in over:
+                del self._jobs[old]
             return name
 
     def tell(self, tab: str, name: str) -> dict[str, Any]:
@@ -84,7 +89,7 @@ class Jobs:
         return told
 
     def cancel(self, tab: str, name: str) -> None:
-        """Ends a job before its next denoising step; one that waits never begins."""
+        """Ends a job before its next denoising step; one that waits never begins, one that cannot stop is not kept."""
         job = self._job(tab, name)
         job.stop.set()
         if job.future is not None and job.future.cancel():
@@ -102,7 +107,9 @@ class Jobs:
             if job.stop.is_set():
                 raise Cancelled
             job.state = "running"
-            picture = act(job)
+            picture = plainly(lambda: act(job))
+            if job.stop.is_set():
+                raise Cancelled
             job.picture = self._store.add(picture)
             job.state = "done"
         except Cancelled:

@@ -32,8 +32,9 @@ def run(
 ) -> None:
     """See `conceptlens.web.serve`."""
     listening = bind(host, port)
-    url = f"http://{host}:{listening.getsockname()[1]}/"
-    hosts = HERE if host in (*HERE, "::1") else ("*",)
+    name = f"[{host}]" if ":" in host else host
+    url = f"http://{name}:{listening.getsockname()[1]}/"
+    hosts = HERE if name in HERE else ("*",)
     config = uvicorn.Config(build(session, limits, hosts), log_level="warning", access_log=False)
     server = uvicorn.Server(config)
 

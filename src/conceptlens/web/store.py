@@ -61,13 +61,19 @@ class Store:
         """
         with self._lock:
             if tab is None or tab not in self._tabs:
-                raise RequestError(401, "this page was opened too long ago. Reload it.")
+                raise _forgotten()
             self._tabs.move_to_end(tab)
             return tab
 
     def add(self, picture: Picture) -> str:
-        """Keeps a picture; its name. Older ones make room."""
+        """Keeps a picture; its name. Older ones make room.
+
+        Raises:
+            RequestError: 401 when its tab was forgotten meanwhile: nobody could ask for it.
+        """
         with self._lock:
+            if picture.tab not in self._tabs:
+                raise _forgotten()
             name = new_id()
             self._pictures[name] = picture
             while len(self._pictures) > 1 and self._full():
@@ -97,3 +103,7 @@ class Store:
 
     def _bytes(self) -> int:
         return sum(picture.record.nbytes for picture in self._pictures.values())
+
+
+def _forgotten() -> RequestError:
+    return RequestError(401, "this page was opened too long ago. Reload it.")

@@ -27,7 +27,9 @@ class Worker:
     def __init__(self, waiting: int) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="conceptlens-model")
         self._limit, self._lock = waiting, threading.Lock()
-        self._handed_in = self._begun = self._waiting = 0
+        self._handed_in = 0
+        self._waiting: set[int] = set()
+        self._running = False
 
     def submit(self, act: Callable[[], T]) -> tuple[Future[T], int]:
         """Queues a call; its result to come, and its number in line.
@@ -36,20 +38,25 @@ class Worker:
             RequestError: when the queue is full.
         """
         with self._lock:
-            if self._waiting >= self._limit:
-                raise RequestError(503, f"{self._waiting} requests are waiting for the model. Try again in a moment.")
-            self._waiting += 1
+            if len(self._waiting) >= self._limit:
+                raise RequestError(
+                    503, f"{len(self._waiting)} requests are waiting for the model. Try again in a moment."
+                )
             self._handed_in += 1
             number = self._handed_in
-        begun = threading.Event()
+            self._waiting.add(number)
 
         def start() -> T:
-            begun.set()
-            self._begin()
-            return _plainly(act)
+            with self._lock:
+                self._waiting.discard(number)
+                self._running = True
+            try:
+                return plainly(act)
+            finally:
+                self._running = False
 
         future = self._pool.submit(start)
-        future.add_done_callback(lambda done: None if begun.is_set() else self._begin())
+        future.add_done_callback(lambda done: self._forget(number))
         return future, number
 
     async def run(self, act: Callable[[], T]) -> T:
@@ -57,21 +64,21 @@ class Worker:
         return await asyncio.wrap_future(self.submit(act)[0])
 
     def ahead_of(self, number: int) -> int:
-        """How many calls are before the one with this number: waiting or running."""
+        """How many calls are before one that waits: those that came earlier, and the one that runs."""
         with self._lock:
-            return max(0, number - self._begun)
+            return sum(other < number for other in self._waiting) + self._running
 
     def close(self) -> None:
         """Drops what waits; what runs is finished."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _begin(self) -> None:
+    def _forget(self, number: int) -> None:
         with self._lock:
-            self._waiting -= 1
-            self._begun += 1
+            self._waiting.discard(number)
 
 
-def _plainly(act: Callable[[], T]) -> T:
+def plainly(act: Callable[[], T]) -> T:
+    """A result; a device that runs out of memory is a `RequestError` with status 503."""
     try:
         return act()
     except torch.OutOfMemoryError as error:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,11 @@ class ImageNetSegmentation(Dataset):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(self._target(i) for i in self._ids))
+        return self._classes
+
+    @cached_property
+    def _classes(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for name in map(self._named, self._ids) if name))
 
     def ids(self) -> Sequence[str]:
         return self._ids
@@ -64,11 +68,16 @@ class ImageNetSegmentation(Dataset):
             raise DataError(f"image {id_} of {self._path} is damaged ({one_line(error)}). Restore the file.") from error
         return Sample(id_, Image.fromarray(pixels, "RGB"), (labels > 0).astype(np.int32), (self._target(id_),))
 
+    def _named(self, id_: str) -> str | None:
+        synset = _synset(id_)
+        return self._names.get(synset) or wordnet_names().get(synset)
+
     def _target(self, id_: str) -> str:
-        synset = id_.partition("-")[2].partition("_")[0]
-        name = self._names.get(synset) or wordnet_names().get(synset)
+        name = self._named(id_)
         if name is None:
-            raise DataError(f"synset {synset!r} of image {id_} has no name. Give a table of names with names=FILE.")
+            raise DataError(
+                f"synset {_synset(id_)!r} of image {id_} has no name. Give a table of names with names=FILE."
+            )
         return name
 
     def _stored_ids(self) -> list[str]:
@@ -95,6 +104,10 @@ class ImageNetSegmentation(Dataset):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_file": None}
+
+
+def _synset(id_: str) -> str:
+    return id_.partition("-")[2].partition("_")[0]
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -90,13 +91,17 @@ class PascalVOCSingle(PascalVOC):
     summary = "PascalVOC 2012 val, images with a single class: foreground against background"
     task = "single"
 
-    def __init__(self, base: Path, ids: Sequence[str]) -> None:
-        super().__init__(base, ids)
-        self._ids = [id_ for id_ in self._ids if self._is_single(id_)]
-
     @property
     def classes(self) -> tuple[str, ...]:
         return CLASSES[1:]
+
+    def ids(self) -> Sequence[str]:
+        return self._single
+
+    @cached_property
+    def _single(self) -> list[str]:
+        # Reads every label map, so not before someone asks: a process that is told its ids never does.
+        return [id_ for id_ in self._ids if self._is_single(id_)]
 
     def _is_single(self, id_: str) -> bool:
         try:

@@ -45,7 +45,6 @@ async function attempt(act) {
 async function finish(started) {
   state.job = started.job;
   at("busy").hidden = false;
-  at("go").disabled = true;
   try {
     for (;;) {
       const told = await server.job(started.job);
@@ -58,7 +57,6 @@ async function finish(started) {
   } finally {
     state.job = null;
     at("busy").hidden = true;
-    at("go").disabled = false;
   }
 }
 
@@ -75,10 +73,16 @@ function showProgress(told) {
 }
 
 async function bring(start) {
-  if (state.job) return;
+  if (at("go").disabled) return;
+  at("go").disabled = true; // from now on, not from the answer on: a double click is one wish
   await attempt(async () => {
-    const started = await start();
-    const name = await finish(started);
+    let name, started;
+    try {
+      started = await start();
+      name = await finish(started);
+    } finally {
+      at("go").disabled = false;
+    }
     if (!name) return;
     const { how, bitmap } = await server.picture(name);
     Object.assign(state, { picture: name, bitmap, told: null, maps: null, ranked: null, point: null });

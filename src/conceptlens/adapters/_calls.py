@@ -1,0 +1,118 @@
+"""One transformer call: what is kept of its arguments, and the same call again with concepts in place of the text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from conceptlens.adapters._layouts import Layout
+from conceptlens.adapters.base import Concepts, repeat_rows, take
+from conceptlens.errors import ModelError
+from conceptlens.records import CallRecord
+
+_WHOLE = ("img_ids", "txt_ids", "position_ids")
+_PLAIN = (bool, int, float, str, list, tuple)
+_OWN = ("images", "latents", "text", "parts", "masks", "leading")
+_LEFT_OUT = ("self", "return_dict", "kv_caches")
+
+
+def stacked(value: Any) -> Tensor:
+    """A batch, whether it came as one tensor or as a list with one for each picture."""
+    return value if torch.is_tensor(value) else torch.stack(list(value))
+
+
+def observed(layout: Layout, config: Any, arguments: Mapping[str, Any], rows: slice, step: int) -> CallRecord:
+    """What is kept of a call: all but image and text, for the given rows of the batch.
+
+    Raises:
+        ModelError: for prompts of several lengths in one batch where that shifts the image rows.
+    """
+    latents, text = arguments[layout.latents], arguments[layout.text]
+    masks = {name: arguments[name] for name in layout.masks if arguments.get(name) is not None}
+    lengths = {int(count) for mask in masks.values() for count in mask[rows].sum(dim=-1)}
+    if layout.joint == "text first" and len(lengths) > 1:
+        raise ModelError("prompts of different lengths shift this model's image rows. Paint them one by one.")
+    grid = layout.grid(config, arguments)
+    packed = torch.is_tensor(latents) and latents.ndim == 3
+    images = latents.shape[1] if packed else -(-grid.tokens // layout.multiple) * layout.multiple
+    kept: dict[str, Tensor] = {}
+    settings: dict[str, Any] = {
+        "images": images,
+        "latents": list(stacked(latents)[rows].shape),
+        "text": list(text[0].shape[1:]),
+        "leading": _leading(layout, arguments),
+        "parts": {},
+        "masks": {name: str(mask.dtype).removeprefix("torch.") for name, mask in masks.items()},
+    }
+    dropped = (layout.latents, layout.text, *layout.masks, *layout.lengths, *_LEFT_OUT)
+    for name, value in arguments.items():
+        if value is None or name in dropped or "controlnet" in name:
+            continue
+        if torch.is_tensor(value):
+            whole = name in _WHOLE or value.ndim == 0 or len(value) != len(latents)
+            kept[name] = value if whole else take(value, rows)
+        elif isinstance(value, (list, tuple)) and value and all(torch.is_tensor(part) for part in value):
+            kept |= {f"{name}.{number}": part for number, part in enumerate(value)}
+            settings["parts"][name] = len(value)
+        elif isinstance(value, _PLAIN):
+            settings[name] = value[rows] if isinstance(value, list) and len(value) == len(latents) else value
+    return CallRecord(step, grid, kept, settings)
+
+
+def _leading(layout: Layout, arguments: Mapping[str, Any]) -> int:
+    """How many rows of other pictures stand in front of the text."""
+    pictures = None if layout.pictures is None else arguments.get(layout.pictures)
+    return 0 if pictures is None else pictures.shape[1]
+
+
+def entered(
+    layout: Layout, concepts: Concepts, call: CallRecord, dtype: torch.dtype, length: int | None
+) -> dict[str, Any]:
+    """The call again: concepts for the text, zeros for the image, whose rows are put in at each block.
+
+    Args:
+        layout: of the class.
+        concepts: the new text.
+        call: what was kept.
+        dtype: of the transformer.
+        length: the one length of text that the model takes; None where it takes any.
+    """
+    given, settings, tokens = call.arguments, call.settings, concepts.tokens
+    device, batch, count = given[layout.timestep].device, settings["latents"][0], len(concepts.tokens)
+    made: dict[str, Any] = {name: value for name, value in settings.items() if name not in _OWN}
+    made |= {name: tensor for name, tensor in given.items() if name.split(".")[0] not in settings["parts"]}
+    for name, number in settings["parts"].items():
+        made[name] = tuple(given[f"{name}.{part}"] for part in range(number))
+    made[layout.latents] = torch.zeros(settings["latents"], device=device, dtype=dtype)
+    text = tokens.unflatten(-1, settings["text"]) if len(settings["text"]) > 1 else tokens
+    if length is not None:
+        text = torch.cat([text, text.new_zeros(max(0, length - count), *text.shape[1:])])
+    made[layout.text] = repeat_rows(text, batch).to(device, dtype)
+    for name, kind in settings["masks"].items():
+        made[name] = torch.ones(batch, count, device=device, dtype=getattr(torch, kind))
+    for name in layout.lengths:
+        made[name] = torch.full((batch,), count, device=device)
+    for name in layout.silent:
+        if name in made:
+            made[name] = torch.zeros_like(made[name])
+    places = list(concepts.positions or range(count))
+    if layout.text_ids is not None:
+        made[layout.text_ids] = _rows(given[layout.text_ids], places)
+    if layout.joint_ids is not None:
+        ids = given[layout.joint_ids]
+        texts, images = ids[: len(ids) - settings["images"]], ids[len(ids) - settings["images"] :]
+        made[layout.joint_ids] = torch.cat([_rows(texts, places), images])
+    if layout.pooled is not None and concepts.pooled is not None:
+        made[layout.pooled] = concepts.pooled.to(given[layout.pooled]).expand_as(given[layout.pooled])
+    for name in layout.listed:
+        made[name] = list(made[name].unbind(dim=0))
+    return made
+
+
+def _rows(ids: Tensor, places: list[int]) -> Tensor:
+    """The position ids of some text rows, (row, axis); beyond the prompt's end the last row's."""
+    flat = ids if ids.ndim == 2 else ids[0]
+    return flat[[min(place, len(flat) - 1) for place in places]]

@@ -1,0 +1,220 @@
+"""Where image and text are in the transformers whose blocks are entered again: one short entry per class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from conceptlens.adapters.base import grid_of
+from conceptlens.records import TokenGrid
+
+Order = Literal["text first", "image first"]
+Arguments = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the arguments of a transformer and of its blocks mean. The defaults are those of FLUX.1's kind.
+
+    Attributes:
+        name: of the family, for people.
+        grid: the patch grid of a call, out of the transformer's configuration and the arguments.
+        blocks: the module list of the blocks.
+        image: the argument of a block that holds the image rows.
+        joint: how text and image stand in that argument; None where text has an argument of its own.
+        axis: of the rows in that argument.
+        multiple: image rows of a joint argument are padded to a multiple of this.
+        attention: the attention module of a block; "" for the block itself.
+        out: its output projection of the image.
+        text_out: its output projection of the text; None where one projection takes both, in the order `shared`.
+        shared: see `text_out`.
+        latents: the argument of the transformer that holds the noised image; likewise `text`, `timestep`, `pooled`.
+        text: see `latents`.
+        timestep: see `latents`.
+        pooled: see `latents`.
+        masks: arguments that say which rows of the text are real; ones for the concepts.
+        lengths: arguments that count the real rows of the text.
+        silent: masks of a second text encoder, which says nothing while concepts are followed.
+        text_ids: the positions of the text rows.
+        joint_ids: positions of text and image rows in one argument, text first.
+        pictures: an argument with pictures whose rows stand in front of those of the text.
+        last: the painted rows are the last of the image rows, behind those of other pictures; else the first.
+        length: the setting of a model that takes texts of one length only; surplus rows are cut off before block 0.
+        patch: latent pixels of a token's side; None for the patch size of the configuration.
+        counted: whether the pipeline's scale factor counts the patch.
+        listed: arguments that are a list with one tensor for each picture.
+        guidance: how pipelines call the model with guidance: "calls", or which part of the batch is the prompt's.
+    """
+
+    name: str
+    grid: Callable[[Any, Arguments], TokenGrid]
+    blocks: str = "transformer_blocks"
+    image: str = "hidden_states"
+    joint: Order | None = None
+    axis: int = 1
+    multiple: int = 1
+    attention: str = "attn"
+    out: str = "to_out.0"
+    text_out: str | None = "to_add_out"
+    shared: Order = "text first"
+    latents: str = "hidden_states"
+    text: str = "encoder_hidden_states"
+    timestep: str = "timestep"
+    pooled: str | None = None
+    masks: tuple[str, ...] = ()
+    lengths: tuple[str, ...] = ()
+    silent: tuple[str, ...] = ()
+    text_ids: str | None = None
+    joint_ids: str | None = None
+    pictures: str | None = None
+    last: bool = False
+    length: str | None = None
+    patch: int | None = None
+    counted: bool = False
+    listed: tuple[str, ...] = ()
+    guidance: Literal["calls", "first half", "second half"] = "calls"
+
+    def patch_side(self, config: Any) -> int:
+        """Latent pixels of a token's side."""
+        told = self.patch or config.patch_size
+        return told if isinstance(told, int) else told[-1]
+
+
+def by_ids(name: str) -> Callable[[Any, Arguments], TokenGrid]:
+    """The grid of packed latents, from the position ids of the image rows."""
+
+    def grid(config: Any, arguments: Arguments) -> TokenGrid:
+        ids = arguments[name]
+        return grid_of(ids if ids.ndim == 2 else ids[0])
+
+    return grid
+
+
+def by_latents(name: str = "hidden_states", *, frames: int | None = None) -> Callable[[Any, Arguments], TokenGrid]:
+    """The grid of unpacked latents, whose last axes are rows and columns; `frames` is the axis of a video's frames."""
+
+    def grid(config: Any, arguments: Arguments) -> TokenGrid:
+        shape = arguments[name][0].shape
+        patch = getattr(config, "patch_size", None) or 2  # Z-Image names several, of which its pipeline takes 2
+        *front, rows, cols = (patch,) * 2 if isinstance(patch, int) else patch
+        deep = front[0] if front else getattr(config, "patch_size_t", None) or 1
+        count = None if frames is None else shape[frames] // deep
+        return TokenGrid(shape[-2] // rows, shape[-1] // cols, count)
+
+    return grid
+
+
+def _krea(config: Any, arguments: Arguments) -> TokenGrid:
+    return grid_of(arguments["position_ids"][-arguments["hidden_states"].shape[1] :])
+
+
+def _joy(config: Any, arguments: Arguments) -> TokenGrid:
+    """A picture; the pictures it is made from follow it as further frames."""
+    *_, frames, height, width = arguments["hidden_states"].shape
+    deep, rows, cols = config.patch_size
+    return TokenGrid(height // rows, width // cols, frames // deep if frames > deep else None)
+
+
+def _joy_plus(config: Any, arguments: Arguments) -> TokenGrid:
+    frames, rows, cols = arguments["shape_list"][0][0]
+    return TokenGrid(rows, cols, frames if frames > 1 else None)
+
+
+_FLUX_LIKE: dict[str, Any] = {"grid": by_ids("img_ids"), "text_ids": "txt_ids", "patch": 2}
+_SHARED: dict[str, Any] = {"attention": "attn1", "text_out": None}
+_VIDEO = by_latents(frames=1)
+_MASK, _MASK_2 = ("encoder_attention_mask",), ("encoder_attention_mask_2",)
+
+DUAL_LAYOUTS: dict[str, Layout] = {
+    "BriaTransformer2DModel": Layout("Bria", **_FLUX_LIKE, counted=True, guidance="second half"),
+    "LongCatImageTransformer2DModel": Layout("LongCat-Image", **_FLUX_LIKE),
+    "OvisImageTransformer2DModel": Layout("Ovis-Image", **_FLUX_LIKE),
+    "HunyuanImageTransformer2DModel": Layout("HunyuanImage", by_latents(), masks=_MASK, silent=_MASK_2),
+    "HunyuanVideoFramepackTransformer3DModel": Layout(
+        "HunyuanVideo Framepack",
+        _VIDEO,
+        masks=_MASK,
+        pooled="pooled_projections",
+        pictures="image_embeds",
+        last=True,
+    ),
+    "MotifVideoTransformer3DModel": Layout("Motif-Video", _VIDEO, masks=_MASK, pictures="image_embeds"),
+    "EasyAnimateTransformer3DModel": Layout("EasyAnimate", _VIDEO, attention="attn1", guidance="second half"),
+    "JoyImageEditTransformer3DModel": Layout(
+        "JoyImage-Edit", _joy, blocks="double_blocks", out="img_attn_proj", text_out="txt_attn_proj"
+    ),
+    "JoyImageEditPlusTransformer3DModel": Layout(
+        "JoyImage-Edit Plus",
+        _joy_plus,
+        blocks="double_blocks",
+        out="img_attn_proj",
+        text_out="txt_attn_proj",
+        masks=("encoder_hidden_states_mask",),
+    ),
+}
+SHARED_LAYOUTS: dict[str, Layout] = {
+    "CogView3PlusTransformer2DModel": Layout("CogView3 Plus", by_latents(), **_SHARED, guidance="second half"),
+    "ConsisIDTransformer3DModel": Layout(
+        "ConsisID", by_latents(frames=0), **_SHARED, guidance="second half", length="max_text_seq_length"
+    ),
+    "GlmImageTransformer2DModel": Layout("GLM-Image", by_latents(), **_SHARED),
+}
+SINGLE_LAYOUTS: dict[str, Layout] = {
+    "Flux3Transformer2DModel": Layout("FLUX.3", **_FLUX_LIKE, blocks="single_transformer_blocks", text_out=None),
+    "ZImageTransformer2DModel": Layout(
+        "Z-Image",
+        by_latents("x"),
+        blocks="layers",
+        image="x",
+        joint="image first",
+        multiple=32,
+        attention="attention",
+        text_out=None,
+        shared="image first",
+        latents="x",
+        text="cap_feats",
+        timestep="t",
+        listed=("x", "cap_feats"),
+        patch=2,
+        guidance="first half",
+    ),
+    "Lumina2Transformer2DModel": Layout(
+        "Lumina-Image 2", by_latents(), blocks="layers", joint="text first", text_out=None, masks=_MASK
+    ),
+    "Krea2Transformer2DModel": Layout(
+        "Krea 2", _krea, joint="text first", text_out=None, masks=_MASK, joint_ids="position_ids", patch=2
+    ),
+    "ErnieImageTransformer2DModel": Layout(
+        "ERNIE-Image",
+        by_latents(),
+        blocks="layers",
+        image="x",
+        joint="image first",
+        axis=0,
+        attention="self_attention",
+        text_out=None,
+        shared="image first",
+        text="text_bth",
+        lengths=("text_lens",),
+        guidance="second half",
+    ),
+}
+
+
+def joined_rows(tensor: Tensor, order: Order, images: int) -> tuple[Tensor, Tensor]:
+    """Image rows and text rows of a sequence of both, rows on axis 1."""
+    if order == "text first":
+        return tensor[:, tensor.shape[1] - images :], tensor[:, : tensor.shape[1] - images]
+    return tensor[:, :images], tensor[:, images:]
+
+
+def with_image_rows(tensor: Tensor, order: Order, hidden: Tensor) -> Tensor:
+    """A sequence of text and image whose image rows are replaced by `hidden`, rows on axis 1."""
+    count = hidden.shape[1]
+    if order == "text first":
+        return torch.cat([tensor[:, : tensor.shape[1] - count], hidden], dim=1)
+    return torch.cat([hidden, tensor[:, count:]], dim=1)

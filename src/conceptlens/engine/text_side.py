@@ -1,0 +1,44 @@
+"""The text encoders and tokenizers of a pipeline, without the parts that paint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+
+from conceptlens.engine.loading import LOADING_ERRORS, device_of, quiet_loading
+from conceptlens.errors import ModelError, one_line
+
+_KEPT = ("text_encoder", "tokenizer", "scheduler")
+
+
+def load_text_side(model: str | Path, *, device: str | torch.device | None = None) -> Any:
+    """A pipeline of any family that can encode prompts and nothing else; the other weights are not even fetched.
+
+    Args:
+        model: a folder or a hub id.
+        device: "cuda", "cpu", ...; CUDA where there is one. bfloat16 on CUDA, float32 elsewhere.
+
+    Raises:
+        ModelError: when it cannot be loaded, or has no text encoder.
+    """
+    chosen = device_of(device)
+    dtype = torch.bfloat16 if chosen.type == "cuda" else torch.float32
+    local = Path(model).is_dir()
+    try:
+        with quiet_loading(progress=not local):
+            index: Any = DiffusionPipeline.load_config(str(model))
+            parts = [name for name, value in index.items() if isinstance(value, (list, tuple)) and name[0] != "_"]
+            dropped: dict[str, Any] = {name: None for name in parts if not name.startswith(_KEPT)}
+            pipeline = DiffusionPipeline.from_pretrained(str(model), dtype=dtype, **dropped)
+    except LOADING_ERRORS as error:
+        raise ModelError(
+            f"cannot load the text encoders of {str(model)!r}: {one_line(error)}. Give a diffusers folder, or a hub id "
+            "that you have access to."
+        ) from error
+    if not any(name.startswith("text_encoder") and index[name][0] for name in parts):
+        raise ModelError(f"{model} ({index.get('_class_name')}) has no text encoder. Use a text-to-image pipeline.")
+    pipeline.to(chosen)
+    return pipeline

@@ -1,0 +1,92 @@
+"""Tiny pipelines of families that are served through their own blocks, with random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from diffusers import (
+    BriaPipeline,
+    CogVideoXDDIMScheduler,
+    CogView3PlusPipeline,
+    FlowMatchEulerDiscreteScheduler,
+    Lumina2Pipeline,
+    OvisImagePipeline,
+    ZImagePipeline,
+)
+from transformers import (
+    Gemma2Config,
+    Gemma2Model,
+    Qwen3Config,
+    Qwen3Model,
+)
+
+from conceptlens.adapters._reentry_specimens import REENTRY_SPECIMENS
+from tiny_models import _LLM, _t5, quiet, tiny_vae, tokenizers, word_tokenizer
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A pipeline, the shape of one picture's latents on the 4 x 6 grid, options with and without guidance."""
+
+    pipeline: Callable[[], Any]
+    latents: tuple[int, ...] = (4, 8, 12)
+    packed: bool = False
+    guided: dict[str, Any] = field(default_factory=lambda: {"guidance_scale": 4.0})
+    plain: dict[str, Any] = field(default_factory=lambda: {"guidance_scale": 1.0})
+
+
+def _transformer(kind: str) -> Any:
+    return REENTRY_SPECIMENS[kind][0]()
+
+
+def bria_pipeline() -> BriaPipeline:
+    t5 = tokenizers()[1]
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    return quiet(BriaPipeline(_transformer("BriaTransformer2DModel"), scheduler, tiny_vae(), _t5(len(t5)), t5))
+
+
+def _qwen3(words: Any) -> Qwen3Model:
+    torch.manual_seed(3)
+    return Qwen3Model(Qwen3Config(**_LLM, vocab_size=len(words))).eval()
+
+
+def ovis_pipeline() -> OvisImagePipeline:
+    words = word_tokenizer()
+    transformer = _transformer("OvisImageTransformer2DModel")
+    return quiet(OvisImagePipeline(FlowMatchEulerDiscreteScheduler(), tiny_vae(), _qwen3(words), words, transformer))
+
+
+def z_image_pipeline() -> ZImagePipeline:
+    words = word_tokenizer()
+    transformer = _transformer("ZImageTransformer2DModel")
+    return quiet(ZImagePipeline(FlowMatchEulerDiscreteScheduler(), tiny_vae(), _qwen3(words), words, transformer))
+
+
+def lumina2_pipeline() -> Lumina2Pipeline:
+    words = word_tokenizer()
+    torch.manual_seed(3)
+    config: dict[str, Any] = {**_LLM, "vocab_size": len(words), "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 0}
+    text_encoder = Gemma2Model(Gemma2Config(**config)).eval()
+    transformer = _transformer("Lumina2Transformer2DModel")
+    return quiet(
+        Lumina2Pipeline(transformer, FlowMatchEulerDiscreteScheduler(), tiny_vae((8,) * 4), text_encoder, words)
+    )
+
+
+def cogview3_pipeline() -> CogView3PlusPipeline:
+    t5 = tokenizers()[1]
+    scheduler = CogVideoXDDIMScheduler(prediction_type="v_prediction", timestep_spacing="trailing")
+    transformer = _transformer("CogView3PlusTransformer2DModel")
+    return quiet(CogView3PlusPipeline(t5, _t5(len(t5)), tiny_vae((8, 8, 8, 8)), transformer, scheduler))
+
+
+TINY = {
+    "bria": Tiny(bria_pipeline, packed=True),
+    "ovis-image": Tiny(ovis_pipeline, packed=True),
+    "z-image": Tiny(z_image_pipeline),
+    "lumina2": Tiny(lumina2_pipeline),
+    "cogview3": Tiny(cogview3_pipeline),
+}

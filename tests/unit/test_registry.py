@@ -1,0 +1,27 @@
+"""Names in a registry are unique, and an unknown one names those that exist."""
+
+from __future__ import annotations
+
+import pytest
+
+from conceptlens.errors import ModelError
+from conceptlens.registry import Registry
+
+
+class First: ...
+
+
+class Second: ...
+
+
+def test_a_name_belongs_to_one_class() -> None:
+    known: Registry[object] = Registry("conceptlens.ops", "thing", ModelError)
+    known.add("b", First)
+    known.add("b", First)
+    known.add("a", Second)
+    assert list(known.all().items()) == [("a", Second), ("b", First)]
+    assert known.named("b") is First
+    with pytest.raises(ValueError, match="two things are named b: First and Second"):
+        known.add("b", Second)
+    with pytest.raises(ModelError, match=r"no thing 'c'. Known: a, b\."):
+        known.named("c")

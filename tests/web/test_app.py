@@ -20,10 +20,13 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from conceptlens.bench.datasets.scenes import make_scene
+from conceptlens.maps import told_chance
+from conceptlens.presence import add_presence
 from conceptlens.session import Session
 from conceptlens.web import Limits, create_app
 from conceptlens.web.app import STATIC
 from conceptlens.web.asking import opened
+from conceptlens.web.store import Picture
 from conceptlens.web.wire import pack, unpack
 from conftest import hooks_left
 
@@ -81,6 +84,24 @@ def test_maps_of_a_painting_are_those_of_the_live_run(demo: Session, tab: Tab) -
     np.testing.assert_allclose(arrays["parts"], live.parts.numpy(), atol=0.5 / 255 + 1e-6)
     kept = Image.open(io.BytesIO(tab.get(f"/api/pictures/{done['picture']}").content))
     assert kept.tobytes() == live.image.tobytes()
+
+
+def test_whether_a_word_is_there_is_told_as_the_library_tells_it(demo: Session, tab: Tab) -> None:
+    done = tab.finish(tab.post("/api/paint", prompt="a red house", seed=5, steps=4))
+    told, _ = unpack(tab.post("/api/maps", picture=done["picture"], concepts=["house", "boat", "dragon"]).content)
+    image = Image.open(io.BytesIO(tab.get(f"/api/pictures/{done['picture']}").content))
+    asked = demo.probe(demo.read(image), ["house", "boat", "dragon"])
+    known = add_presence(demo, asked).presence
+    assert known is not None
+    assert told["presence"] == {word: told_chance(known[word]) for word in ("house", "boat", "dragon")}
+    assert told["presence"]["boat"].startswith("no")
+    assert told["presence"]["dragon"] == "cannot say"
+
+
+def test_the_store_counts_what_tells_presence(demo: Session, scene: Image.Image) -> None:
+    record = demo.read(scene)
+    assert Picture("tab", record, "read", record).nbytes == record.nbytes
+    assert Picture("tab", record, "painted", demo.read(scene)).nbytes == 2 * record.nbytes
 
 
 def test_where_no_step_fits_the_painting_is_read_back(demo: Session) -> None:

@@ -108,6 +108,37 @@ def test_a_double_click_paints_once(browser_address: str, address: str) -> None:
         browser.close()
 
 
+@needs_browser
+def test_two_pictures_side_by_side_and_what_is_doubtful(browser_address: str, address: str) -> None:
+    shown = "return document.getElementById('canvas').toDataURL()"
+    browser = Browser(browser_address, 1200, 900)
+    try:
+        paint(browser, address, 4)
+        assert re.search(r"(yes|no) \([<>]? ?\d+%\)", browser.text("#legend"))
+        areas = browser.run(shown)
+        browser.click("[data-view=doubt]")
+        assert browser.run(shown) != areas
+        browser.click("[data-view=areas]")
+        assert browser.run(shown) == areas
+        browser.click("#pin")
+        first = browser.text("#how")
+        browser.run("document.getElementById('seed').value = 18")
+        browser.click("#go")
+        browser.wait(lambda: first in browser.text("#other"), "the kept picture beside the new one")
+        browser.wait(lambda: browser.run("return document.getElementById('other-canvas').toDataURL()") == areas, "maps")
+        assert browser.run(shown) != areas
+        browser.type("#word", "sky" + KEYS["enter"])
+        browser.wait(
+            lambda: browser.run("return document.getElementById('other-canvas').toDataURL()") != areas,
+            "the new word's map on both pictures",
+        )
+        browser.click("#pin")
+        assert not browser.run("return document.getElementById('other').offsetParent")
+        assert browser.complaints() == []
+    finally:
+        browser.close()
+
+
 def point(browser: Browser, box: dict[str, float]) -> bool:
     browser.point(int(box["x"] + box["width"] / 2) + 1, int(box["y"] + box["height"] / 2) + 1)
     return bool(browser.text("#ranked"))

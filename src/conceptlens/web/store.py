@@ -28,6 +28,12 @@ class Picture:
     how: str
     reading: ImageRecord | None = None
 
+    @property
+    def nbytes(self) -> int:
+        """Size of the records in memory."""
+        own = {id(record): record.nbytes for record in (self.record, self.reading) if record is not None}
+        return sum(own.values())
+
 
 def new_id() -> str:
     """A name that nobody can guess: 128 random bits."""
@@ -102,7 +108,7 @@ class Store:
         return len(self._pictures) > self._limits.pictures or self._bytes() > self._limits.record_bytes
 
     def _bytes(self) -> int:
-        return sum(picture.record.nbytes for picture in self._pictures.values())
+        return sum(picture.nbytes for picture in self._pictures.values())
 
 
 def _forgotten() -> RequestError:

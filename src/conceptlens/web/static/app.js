@@ -137,6 +137,7 @@ async function ask() {
   if (!state.picture) return renderLegend();
   if (!concepts.length) {
     Object.assign(state, { told: null, maps: null });
+    if (state.kept) state.kept.told = null;
     return render();
   }
   const signal = (state.asking = new AbortController()).signal;
@@ -178,9 +179,16 @@ function showKept() {
 async function askKept(concepts, signal) {
   const kept = state.kept;
   if (!kept || kept.picture === state.picture) return;
-  const told = await server.maps({ picture: kept.picture, concepts, parts: false, ...options() }, signal);
-  if (signal.aborted || state.kept !== kept) return;
-  kept.told = told;
+  try {
+    const told = await server.maps({ picture: kept.picture, concepts, parts: false, ...options() }, signal);
+    if (signal.aborted || state.kept !== kept) return;
+    kept.told = told;
+  } catch (error) {
+    if (signal.aborted || state.kept !== kept) throw error;
+    state.kept = null; // the server made room; its line says so, once
+    showKept();
+    throw error;
+  }
   showKept();
 }
 

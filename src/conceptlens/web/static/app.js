@@ -256,7 +256,9 @@ function legendRow(word, number) {
     else clearDraft();
   });
   for (const part of [colour, name, drop]) part.dataset.word = word;
-  row.append(colour, name, ...(there.textContent ? [there] : []), scale, share, drop);
+  const facts = Object.assign(document.createElement("span"), { className: "facts" });
+  facts.append(...[there, scale].filter((fact) => fact.textContent));
+  row.append(colour, name, facts, share, drop);
   return row;
 }
 

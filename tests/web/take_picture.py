@@ -34,8 +34,8 @@ def main(target: Path, width: int, height: int) -> None:
             browser.wait(lambda: "%" in browser.text("#legend"), "maps")
             for word in ("sky", "grass"):
                 browser.type("#word", word + KEYS["enter"])
-            browser.wait(lambda: browser.text("#legend").count("%") == 5, "maps of five words")
-            browser.wait(lambda: "%" in browser.text("#legend").split("grass")[1], "the last map")
+            told = "return [...document.querySelectorAll('#legend .share')].filter(e => e.textContent).length"
+            browser.wait(lambda: browser.run(told) == 5, "maps of five words")
             browser.run("document.querySelector('[data-view=areas]').click()")
             browser.run("document.activeElement.blur(); scrollTo(0, 0)")
             box = browser.run("return document.getElementById('canvas').getBoundingClientRect().toJSON()")

@@ -1,7 +1,7 @@
 """Does guidance paint what the prompt says? Two-object prompts, each method against the plain pipeline.
 
 .venv/bin/python benchmarks/guidance.py           # 200 prompts x 4 seeds; goes on where it was stopped
-.venv/bin/python benchmarks/guidance.py --render  # the table and the pictures of the stored rows, into docs/
+.venv/bin/python benchmarks/guidance.py --render  # table, picture and verdicts (`findings outcomes`) of the stored rows
 
 Every prompt is painted by all methods in turn from the same noise, so that pictures and times compare side by side. A
 detector judges the pictures (`training/judge.py train` makes it). Step sizes and schedules are the papers', on 30
@@ -24,7 +24,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import StableDiffusionPipeline
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 from conceptlens.bench.datasets.scenes import COLOURS, NOUNS
@@ -176,6 +176,25 @@ def render(told: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     return "\n".join([*lines, "", how])
 
 
+def store_verdicts(file: Path, told: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    """The judge's word on the plain pictures, for `conceptlens findings outcomes --verdicts`."""
+    kept = [
+        {
+            "prompt": row["prompt"],
+            "seed": row["seed"],
+            **{name: bool(row["plain"][name]) for name in ("objects", "right")},
+        }
+        for row in rows
+    ]
+    file.write_text(json.dumps({"call": told["settings"]["call"], "rows": kept}, indent=1) + "\n")
+
+
+def framed(image: Image.Image, right: bool) -> Image.Image:
+    """Enlarged, in a green frame where the judge called it right."""
+    tile = image.resize((88, 88), Image.Resampling.NEAREST)
+    return ImageOps.expand(ImageOps.expand(tile, 3, "green" if right else "white"), 1, "white")
+
+
 def sheet(model: Path, file: Path, columns: int = 8) -> None:
     """The first pictures whose verdict is not the same for all methods: a row for each method."""
     _, rows = load()
@@ -183,9 +202,12 @@ def sheet(model: Path, file: Path, columns: int = 8) -> None:
     picked = [row for row in rows if len({row[name]["right"] for name in METHODS}) > 1][:columns]
     painter, lines = Painter(model), []
     part = [asked[int(row["id"].split("-")[0])] for row in picked]
-    for guidance in METHODS.values():
+    for name, guidance in METHODS.items():
         _, images = painter.paint(part, guidance, [row["seed"] for row in picked])
-        lines.append(np.concatenate([np.asarray(i.resize((96, 96), Image.Resampling.NEAREST)) for i in images], axis=1))
+        label = Image.new("RGB", (140, 96), "white")
+        ImageDraw.Draw(label).text((6, 40), name, fill="black", font=ImageFont.load_default(15))
+        tiles = [label, *(framed(i, bool(row[name]["right"])) for i, row in zip(images, picked, strict=True))]
+        lines.append(np.concatenate([np.asarray(tile) for tile in tiles], axis=1))
     Image.fromarray(np.concatenate(lines)).save(file)
     print(json.dumps([row["prompt"] for row in picked], indent=1))
 
@@ -202,6 +224,7 @@ def main() -> None:
     torch.set_num_threads(1)
     if args.render:
         print(render(*load()))
+        store_verdicts(STORED / "plain.json", *load())
         sheet(args.model, ROOT / "docs" / "guidance.png")
     elif args.tune:
         tune(args.model, 32)

@@ -72,7 +72,7 @@ def findings(
             made = measures[name](model, load_text_side(folder, device=device), asked)
         made.save(out, command)
     _show(made)
-    typer.echo(f"{len(made.settings['prompts'])} prompts · model {model}")
+    typer.echo(f"{made.counted()} · model {model}")
     typer.echo(f"{out / name}.json, {out / name}.png")
 
 

@@ -59,11 +59,16 @@ class Finding:
             one.set_title(title, fontsize=9)
             one.spines[["top", "right"]].set_visible(False)
             one.tick_params(labelsize=8)
-        count = len(self.settings["prompts"])
-        figure.supxlabel(f"{self.settings['model']} · {count} prompts\n{command}", fontsize=6, color="0.4")
+        figure.supxlabel(f"{self.settings['model']} · {self.counted()}\n{command}", fontsize=6, color="0.4")
         with into_folder(folder) as stage:
             (stage / f"{self.name}.json").write_text(json.dumps(told, indent=1, default=_plain) + "\n")
             figure.savefig(stage / f"{self.name}.png", dpi=150)
+
+    def counted(self) -> str:
+        """How many prompts there were, and pictures where some prompts had several."""
+        given = self.settings["prompts"]
+        prompts = len(set(given))
+        return f"{prompts} prompts" if prompts == len(given) else f"{prompts} prompts, {len(given)} pictures"
 
 
 def _plain(value: Any) -> Any:

@@ -157,12 +157,13 @@ def _finding(painting: Painting, judged: Sequence[Row], found: Mapping[tuple[str
     }
     body, numbers, shown = [], {}, []
     for what, (kind, verdict, names, rows) in splits.items():
-        values: Values = []
+        by_prompt: dict[str, dict[str, list[float]]] = {}
         for row in rows:
             similar, good = found[row["prompt"], row["seed"]][kind], row[verdict]
             own = names[1] if good == (kind == "objects") else names[0]
             if similar is not None:
-                values.append({name: [similar] if name == own else [] for name in names})
+                by_prompt.setdefault(row["prompt"], {name: [] for name in names})[own].append(similar)
+        values: Values = list(by_prompt.values())
         pooled = {name: [v for one in values for v in one[name]] for name in names}
         for name, own in pooled.items():
             mean = f"{np.mean(own):.3f}" if own else ""

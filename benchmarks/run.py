@@ -1,7 +1,7 @@
 """What maps cost: ratios measured side by side in one run.
 
     make bench                              # minutes: the embedded model, and a FLUX-width model at 1024 image tokens
-    .venv/bin/python benchmarks/run.py --slow   # also at 4096 image tokens: three minutes more on two cores
+    .venv/bin/python benchmarks/run.py --slow   # also at 4096 image tokens, and guidance: ten minutes more on two cores
 
 Each pair is timed in alternation and the ratio is that of the medians. `inside` is the share of the forward that was
 spent in our own hooks, measured in the same runs: a steadier figure than the difference of two noisy times. Results
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import FluxTransformer2DModel
+from diffusers import FluxTransformer2DModel, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 
 import conceptlens as cl
@@ -31,21 +31,22 @@ from conceptlens.bench.datasets.scenes import make_scene
 from conceptlens.engine.encode import record_call
 from conceptlens.engine.recorder import Recorder
 from conceptlens.engine.stream import ConceptProbe
+from conceptlens.guidance import TSAM, demo_folder, guide
 from conceptlens.recipe import Recipe
 
 RESULTS = Path(__file__).parent / "results.json"
 CONCEPTS = ("house", "tree", "sun", "sky", "grass")
 
 
-def alternate(runs: int, **jobs: Callable[[], Any]) -> dict[str, float]:
+def alternate(runs: int, clock: Callable[[], float] = time.perf_counter, **jobs: Callable[[], Any]) -> dict[str, float]:
     """Median seconds of each job, timed in turn after one warm-up each."""
     times: dict[str, list[float]] = {name: [] for name in jobs}
     for turn in range(runs + 1):
         for name, job in jobs.items():
-            started = time.perf_counter()
+            started = clock()
             job()
             if turn:
-                times[name].append(time.perf_counter() - started)
+                times[name].append(clock() - started)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
@@ -143,9 +144,35 @@ def wide(side: int, runs: int, dtype: torch.dtype = torch.bfloat16) -> dict[str,
     }
 
 
+def guided(runs: int) -> dict[str, Any]:
+    """Half of the steps guided, as in the T-SAM paper, on Stable Diffusion 1.5's U-Net at 512x512, random weights.
+
+    The text encoder is the embedded one, and so is the decoder, which is small: the ratio is rather too high.
+    """
+    pipeline = StableDiffusionPipeline.from_pretrained(demo_folder(), dtype=torch.float32, safety_checker=None)
+    torch.manual_seed(0)
+    width = pipeline.text_encoder.config.hidden_size
+    pipeline.unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=width, attention_head_dim=8).eval()
+    pipeline.set_progress_bar_config(disable=True)
+    side = 64 * pipeline.vae_scale_factor
+    call = {"seed": 0, "num_inference_steps": 2, "height": side, "width": side}
+
+    def paint(alpha: float) -> Any:
+        method = TSAM.preset("paper-ae", alpha=alpha, attention_size=(16, 16), steps=range(1))
+        return guide(pipeline, "a red house and a blue boat", method, **call)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # for times of the processor: minutes long, they would meet other work on the clock
+    try:
+        seconds = alternate(runs, time.process_time, plain=lambda: paint(0), tsam=lambda: paint(10))
+    finally:
+        torch.set_num_threads(threads)
+    return ratios(seconds, "plain") | {"threads": 1}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--slow", action="store_true", help="also 4096 image tokens")
+    parser.add_argument("--slow", action="store_true", help="also 4096 image tokens, and guidance")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--only", default="", help="only the parts whose name has this text")
     args = parser.parse_args()
@@ -163,6 +190,7 @@ def main() -> None:
     }
     if args.slow:
         jobs["FLUX width, 4096 image tokens"] = lambda: wide(64, args.runs)
+        jobs["guidance, Stable Diffusion 1.5's U-Net"] = lambda: guided(args.runs)
     for name, job in jobs.items():
         if args.only not in name:
             continue

@@ -200,7 +200,7 @@ def methods(json_: Json = False) -> None:
 
 @app.command()
 def doctor(
-    model: Annotated[str | None, typer.Argument(help="Hub id, folder or transformer class.")] = None,
+    model: Annotated[str | None, typer.Argument(help="Hub id, folder or transformer class; demo.")] = None,
     height: Annotated[int, typer.Option(help="Pixels.")] = 1024,
     width: Annotated[int, typer.Option(help="Pixels.")] = 1024,
     frames: Annotated[int, typer.Option(help="Latent frames of a video.")] = 1,

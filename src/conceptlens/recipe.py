@@ -149,3 +149,9 @@ def check_seed(seed: int) -> int:
     if not -(2**63) <= seed < 2**63:
         raise RecipeError(f"a seed has 64 bits; got {seed}.")
     return seed
+
+
+def check_choice(name: str, value: Any, known: Any) -> None:
+    """Raises a `RecipeError` unless `value` is one of the Literal `known`."""
+    if value not in get_args(known):
+        raise RecipeError(f"{name} must be one of {', '.join(get_args(known))}; got {value!r}.")

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -17,6 +17,7 @@ from conceptlens._version import package_version
 from conceptlens.adapters.base import Concepts
 from conceptlens.engine.encode import open_image, read
 from conceptlens.engine.generate import generate, on_grid, stack_parts
+from conceptlens.engine.keeping import RECORD_BUDGET, Keeping, Store
 from conceptlens.engine.loading import LoadedModel, load_model, resident
 from conceptlens.engine.replay import check_recorded, replay
 from conceptlens.engine.unets import is_unet, load_unet
@@ -28,11 +29,9 @@ from conceptlens.recipe import RECIPE_FIELDS, Recipe, check_seed
 from conceptlens.record_files import load_record, save_record
 from conceptlens.records import ImageRecord
 from conceptlens.video_maps import maps_of
-from conceptlens.words import check_concepts
+from conceptlens.words import check_concepts, check_prompts
 
 Background = bool | Sequence[str]
-RECORD_BUDGET = 2 * 2**30
-"""Bytes that the record of a painted image may take unless told otherwise."""
 DEMO_UNET = "demo-unet"
 """The short name of the embedded U-Net."""
 _READ_OPTIONS = ("guidance_scale", "max_sequence_length")
@@ -107,8 +106,9 @@ class Session:
         preset: str | None = None,
         background: Background = True,
         keep: bool = False,
-        record: bool = False,
+        record: bool | Literal["fit"] = False,
         record_budget: int = RECORD_BUDGET,
+        record_store: Store = "model",
         guide: Guidance | str | None = None,
         compare: bool = False,
         **options: Any,
@@ -125,8 +125,10 @@ class Session:
             keep: also keep the scores of each step and layer, in `ConceptMaps.parts`.
             record: also keep what `probe` needs to ask this very picture for other concepts, in `ConceptMaps.record`:
                 per wanted step (`steps=`) the keys and values of all blocks up to the last wanted one and the outputs
-                of the wanted ones. The embedded model takes 2 MB a step, FLUX.1 at 1024 x 1024 about 1 GB.
+                of the wanted ones. The embedded model takes 2 MB a step, FLUX.1 at 1024 x 1024 about 1 GB; `doctor`
+                says it for any. "fit": of as many steps, evenly spread, as the budget takes; maps are of those.
             record_budget: bytes that the record may take.
+            record_store: "model", where the model is; "cpu"; or "disk", temporary files mapped into memory.
             guide: `TSAM(experimental=True, ...)`, or a name such as "tsam:transformer", moves the latents on the way.
             compare: with `guide`, also paint the plain picture of the same seed.
             **options: fields of `Recipe` (`space=`, `softmax=`, `layers=`, ...); all others go to the pipeline
@@ -143,14 +145,13 @@ class Session:
         guide = chosen_guidance(guide, compare)
         if guide is not None:
             own = {"preset": preset, "background": background, "keep": keep, "record": record}
-            own["record_budget"] = record_budget
+            own |= {"record_budget": record_budget, "record_store": record_store}
             seed = secrets.randbelow(2**31) if seed is None else check_seed(seed)
             return paint_guided(self, prompt, concepts, guide, seed, compare=compare, own=own, **options)
         started = time.perf_counter()
-        concepts = () if concepts is None else concepts
         recipe = self.recipe(preset, **{k: v for k, v in options.items() if k in RECIPE_FIELDS})
         call = {**self.generate_defaults, **{k: v for k, v in options.items() if k not in RECIPE_FIELDS}}
-        prompts = self._check_prompts(prompt)
+        prompts = check_prompts(prompt)
         for name in ("output_type", "return_dict"):
             if name in call:
                 raise RecipeError(f"generate returns pictures with their maps; {name} cannot be set. Drop it.")
@@ -160,7 +161,7 @@ class Session:
         negative = call.get("negative_prompt")
         if not isinstance(prompt, str) and isinstance(negative, str):
             call["negative_prompt"] = [negative] * len(prompts)
-        asked, added = self._with_background(concepts, background, recipe)
+        asked, added = self._with_background(concepts or (), background, recipe)
         embedded = self._embed((*asked, *added), recipe, call)
         self._note_unknown(asked)
         if "generator" not in call:
@@ -168,8 +169,10 @@ class Session:
             call["generator"] = torch.Generator("cpu").manual_seed(seed)
         elif seed is not None:
             raise RecipeError("both seed and generator were given. Give one of them.")
-        arguments, budget = {"prompt": prompt, **call}, record_budget if record else None
-        made = generate(self.pipeline, self._model.adapter, embedded, recipe, arguments, keep=keep, budget=budget)
+        arguments = {"prompt": prompt, **call}
+        keeping = Keeping(record_budget, record == "fit", record_store) if record else None
+        made = generate(self.pipeline, self._model.adapter, embedded, recipe, arguments, keep=keep, keeping=keeping)
+        recipe = made.recipe
         seconds = time.perf_counter() - started
         settings = {k: v for k, v in call.items() if isinstance(v, (str, int, float, bool, type(None)))}
         details = self._details("generate", embedded, seconds, {"pipeline": settings, "steps": made.steps})
@@ -314,12 +317,6 @@ class Session:
             return given["width"] * given["height"]
         return self._model.adapter.native_area(self.pipeline)
 
-    def _check_prompts(self, prompt: str | list[str]) -> list[str]:
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        if not prompts or not all(isinstance(p, str) and p.strip() for p in prompts):
-            raise RecipeError("the prompt is empty. Say what to paint, for example: a red house and a tree.")
-        return prompts
-
     def _with_background(
         self, concepts: Sequence[str], background: Background, recipe: Recipe
     ) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -381,7 +378,7 @@ def load(model: Any = None, **options: Any) -> Session:
     """Opens a model.
 
     Args:
-        model: None for the embedded demo model, "demo-unet" for the embedded U-Net; a hub id such as
+        model: None or "demo" for the embedded demo model, "demo-unet" for the embedded U-Net; a hub id such as
             "black-forest-labs/FLUX.1-schnell"; a folder in diffusers' format; or a loaded diffusers pipeline.
         **options: `device`, `dtype`, `offload`; see `conceptlens.engine.loading.load_model`.
 

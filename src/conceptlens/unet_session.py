@@ -23,7 +23,7 @@ from conceptlens.maps import ConceptMaps
 from conceptlens.recipe import Recipe, check_seed
 from conceptlens.records import ImageRecord
 from conceptlens.session import Session
-from conceptlens.words import check_concepts
+from conceptlens.words import check_concepts, check_prompts
 
 
 class UnetSession(Session):
@@ -70,7 +70,7 @@ class UnetSession(Session):
             ModelError: for a pipeline or scheduler that cannot be guided.
         """
         guide = chosen_guidance(guide, compare)
-        prompts = self._check_prompts(prompt)
+        prompts = check_prompts(prompt)
         for name in ("output_type", "record", "keep", "preset"):
             if options.get(name) is not None:
                 raise RecipeError(f"a U-Net session has no {name}. Drop it.")

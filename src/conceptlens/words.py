@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from conceptlens.errors import ConceptError
+from conceptlens.errors import ConceptError, RecipeError
 
 _FUNCTION_TEXT = (
     "a an the and or of on in at under over above below near with by to from into behind before between beside next "
@@ -60,3 +60,15 @@ def check_concepts(concepts: Sequence[str]) -> tuple[str, ...]:
         if name in names[:number]:
             raise ConceptError(f"concept {name!r} was given twice. Name each concept once.")
     return names
+
+
+def check_prompts(prompt: str | Sequence[str]) -> list[str]:
+    """The prompts as a list.
+
+    Raises:
+        RecipeError: when there is none, or an empty one.
+    """
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    if not prompts or not all(isinstance(p, str) and p.strip() for p in prompts):
+        raise RecipeError("the prompt is empty. Say what to paint, for example: a red house and a tree.")
+    return prompts

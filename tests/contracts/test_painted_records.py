@@ -11,7 +11,7 @@ import torch
 import conceptlens as cl
 from conceptlens.adapters import adapter_for
 from conceptlens.engine.loading import Defaults, LoadedModel
-from conceptlens.errors import BudgetError
+from conceptlens.errors import BudgetError, OutputError
 from conceptlens.session import Session
 from tiny_models import FAMILIES, Family
 
@@ -96,6 +96,41 @@ def test_a_record_has_a_stated_size_and_a_budget(family: Family) -> None:
     with pytest.raises(BudgetError, match=r"a record of 3 steps takes .* 2 steps would fit") as caught:
         session.generate("a red house", WORDS, record=True, record_budget=3 * each - 1, **SMALL)
     assert caught.value.fitting == 2
+    assert not hasattr(session.pipeline.transformer, "_diffusers_hook")
+
+
+def test_a_record_is_cut_to_its_budget_where_that_is_asked(family: Family) -> None:
+    session = opened(family)
+    each = session.generate("a red house", WORDS, record=True, **SMALL).record.nbytes // 3
+    with pytest.warns(UserWarning, match="of 3 steps the record has room for 2"):
+        cut = session.generate("a red house", WORDS, record="fit", record_budget=3 * each - 1, **SMALL)
+    chosen = session.generate("a red house", WORDS, steps=(1, 2), **SMALL)
+    assert cut.record.recorded_steps == cut.recipe.steps == (1, 2)
+    assert cut.image.tobytes() == chosen.image.tobytes()
+    assert torch.equal(cut.scores, chosen.scores)
+    assert torch.equal(session.probe(cut.record, WORDS).scores, chosen.scores)
+    with pytest.raises(BudgetError, match="0 steps would fit"):
+        session.generate("a red house", WORDS, record="fit", record_budget=each - 1, **SMALL)
+
+
+@pytest.mark.parametrize("store", ["cpu", "disk"])
+def test_a_record_lives_where_it_is_told_to(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    session = opened(FAMILIES["flux"])
+    live = session.generate("a red house", WORDS, record=True, record_store=store, **SMALL)
+    assert torch.equal(session.probe(live.record, WORDS).scores, live.scores)
+    mapped = f"{tmp_path}/conceptlens-" in Path("/proc/self/maps").read_text()
+    assert mapped == (store == "disk")
+    session.save_record(live.record, tmp_path / "kept.safetensors")
+    del live
+    assert [path.name for path in tmp_path.iterdir()] == ["kept.safetensors"]
+
+
+def test_where_a_record_cannot_live_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = opened(FAMILIES["flux"])
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    with pytest.raises(OutputError, match="the record cannot be kept on disk: .* Set TMPDIR"):
+        session.generate("a red house", WORDS, record=True, record_store="disk", **SMALL)
     assert not hasattr(session.pipeline.transformer, "_diffusers_hook")
 
 

@@ -114,3 +114,14 @@ def test_the_page_of_models_is_up_to_date() -> None:
     page = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(page)
     assert page.TARGET.read_text(encoding="utf-8") == page.render(), "run: python benchmarks/models.py"
+
+
+def test_the_embedded_model_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = cl.doctor("demo")
+    assert found.ok
+    assert found.adapter == "FLUX.1"
+    assert cl.load("demo", device="cpu").model_id == "demo"
+    (tmp_path / "demo").mkdir()
+    with pytest.raises(cl.ModelError, match="demo is no"):  # a folder of this name comes first
+        cl.load("demo")

@@ -20,7 +20,7 @@ from conceptlens.adapters._groups import group_of
 from conceptlens.adapters._specimens import SPECIMENS
 from conceptlens.adapters.base import DiTAdapter, ModelAdapter
 from conceptlens.engine.encode import read, record_call
-from conceptlens.engine.loading import LOADING_ERRORS, folder_defaults, load_model, quiet_loading
+from conceptlens.engine.loading import LOADING_ERRORS, demo_folder, folder_defaults, is_demo, load_model, quiet_loading
 from conceptlens.engine.selfcheck import own_text_errors
 from conceptlens.errors import ConceptlensError, ModelError, one_line
 from conceptlens.recipe import Recipe
@@ -171,7 +171,7 @@ def _identify(model: Any) -> _Subject:
         if part is None:
             raise ModelError(f"{type(model).__name__} has no transformer. Give a text-to-image or -video pipeline.")
         return _Subject(type(model).__name__, type(getattr(part, "_orig_mod", part)).__name__, part.config, model)
-    folder = Path(model)
+    folder = demo_folder() if is_demo(model) else Path(model)
     if folder.is_dir():
         return _identify_folder(folder)
     if hasattr(diffusers, str(model)):

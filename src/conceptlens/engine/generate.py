@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from conceptlens.adapters.base import Concepts, ModelAdapter
+from conceptlens.engine.keeping import Keeping, restore, spread, states
 from conceptlens.engine.recorder import Recorder
 from conceptlens.engine.reentry import probe_for
 from conceptlens.engine.stream import needs_queries
@@ -32,7 +34,8 @@ class Generation:
         parts: with `keep`, the scores of each step and layer.
         steps: how many denoising steps there were.
         references: scores of the reference images, each on its grid.
-        layers: with a budget for them, the records of all wanted steps, in order.
+        layers: with `keeping`, the records of all wanted steps, in order.
+        recipe: that of the scores; its steps are fewer than those asked for where a record had to be cut to its budget.
     """
 
     images: list[Any]
@@ -40,6 +43,7 @@ class Generation:
     parts: Float[Tensor, "step layer batch concept *grid"] | None
     steps: int
     layers: tuple[LayerRecord, ...]
+    recipe: Recipe
     references: tuple[Float[Tensor, "batch concept rows cols"], ...] = ()
 
 
@@ -51,16 +55,44 @@ def generate(
     options: Mapping[str, Any],
     *,
     keep: bool = False,
-    budget: int | None = None,
+    keeping: Keeping | None = None,
 ) -> Generation:
     """Runs the pipeline as it is with `options`, and probes each wanted block as it finishes.
 
-    With a `budget` in bytes, the records are kept as well, on the model's device.
+    With `keeping`, the records are kept as well. Where they go beyond its budget and fewer steps will do, the run
+    begins again; that shows after the first wanted step, so it costs the steps up to there once more.
 
     Raises:
         BudgetError: when the records of all wanted steps would be larger than the budget; said after the first step.
         ModelError: when not all wanted blocks of all wanted steps were seen; a partial map is never returned.
     """
+    generator = options.get("generator")
+    stood = states(generator)
+    try:
+        return _generate(pipeline, adapter, concepts, recipe, options, keep, keeping)
+    except BudgetError as error:
+        if keeping is None or not keeping.fit or error.fitting < 1:
+            raise
+        wanted = sorted(resolve_steps(recipe.steps, pipeline.num_timesteps))
+        steps = spread(error.fitting, wanted)
+    warnings.warn(
+        f"of {len(wanted)} steps the record has room for {len(steps)}; maps are their mean, and no other step's.",
+        stacklevel=4,
+    )
+    pipeline.maybe_free_model_hooks()  # as the end of a run would have done
+    restore(generator, stood)
+    return _generate(pipeline, adapter, concepts, replace(recipe, steps=steps), options, keep, keeping)
+
+
+def _generate(
+    pipeline: Any,
+    adapter: ModelAdapter,
+    concepts: Concepts,
+    recipe: Recipe,
+    options: Mapping[str, Any],
+    keep: bool,
+    keeping: Keeping | None,
+) -> Generation:
     assert recipe.layers is not None
     probe = probe_for(adapter, concepts, recipe, keep=keep)
     wanted: frozenset[int] | None = None
@@ -76,10 +108,10 @@ def generate(
 
     def finish(block: Any, record: LayerRecord) -> None:
         probe(block, record)
-        if budget is not None:
-            kept.append(record.clone())
+        if keeping is not None:
+            kept.append(keeping.kept(record))
             if len(kept) == last + 1:
-                _check_budget(kept, len(wanted or ()), budget)
+                keeping.check(kept, len(wanted or ()))
 
     recorder = Recorder(
         adapter,
@@ -110,23 +142,9 @@ def generate(
         parts=stack_parts(probe.scores, probe.grid) if keep else None,
         steps=recorder.calls,
         layers=tuple(kept),
+        recipe=recipe,
         references=tuple(references),
     )
-
-
-def _check_budget(first: list[LayerRecord], steps: int, budget: int) -> None:
-    """Judges a whole run by the records of its first wanted step."""
-    if first[0].call.grid.frames is not None:
-        raise RecipeError("record=True keeps a still picture, this model paints videos. Drop record=True.")
-    if len(next(iter(first[0].tensors.values()))) > 1:
-        raise RecipeError("record=True keeps one picture at a time. Paint them one by one.")
-    each = sum(layer.nbytes for layer in first)
-    if each * steps > budget:
-        raise BudgetError(
-            f"a record of {steps} steps takes {each * steps / 1e6:,.0f} MB, the budget is {budget / 1e6:,.0f} MB: "
-            f"{budget // each} steps would fit. Name fewer with steps=, or raise record_budget.",
-            budget // each,
-        )
 
 
 def _run(pipeline: Any, options: Mapping[str, Any]) -> list[Any]:

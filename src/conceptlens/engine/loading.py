@@ -57,9 +57,18 @@ class LoadedModel:
     defaults: Defaults
 
 
+DEMO = "demo"
+"""The name of the embedded model."""
+
+
 def demo_folder() -> Path:
     """The embedded model: an ordinary diffusers folder inside the package."""
     return Path(str(files("conceptlens") / "assets" / "demo"))
+
+
+def is_demo(model: Any) -> bool:
+    """Whether the embedded model is meant: None, or its name where no folder has it."""
+    return model is None or (model == DEMO and not Path(DEMO).is_dir())
 
 
 def load_model(
@@ -72,8 +81,8 @@ def load_model(
     """Loads, or adopts, a pipeline.
 
     Args:
-        model: None (the embedded model), a folder, a hub id, or a loaded diffusers pipeline (used as it is; its device
-            and dtype stay).
+        model: None or "demo" (the embedded model), a folder, a hub id, or a loaded diffusers pipeline (used as it is;
+            its device and dtype stay).
         device: "cuda", "cpu", ...; CUDA where there is one.
         dtype: bfloat16 on CUDA, float32 elsewhere.
         offload: keep on the GPU only the part that runs (`enable_model_cpu_offload`).
@@ -83,10 +92,11 @@ def load_model(
     """
     if isinstance(model, DiffusionPipeline):
         return LoadedModel(model, _adapter(model), pipeline_name(model), Defaults())
+    embedded = is_demo(model)
     found = open_pipeline(
-        demo_folder() if model is None else model, _check_supported, device=device, dtype=dtype, offload=offload
+        demo_folder() if embedded else model, _check_supported, device=device, dtype=dtype, offload=offload
     )
-    name = "demo" if model is None else found.model_id
+    name = DEMO if embedded else found.model_id
     return LoadedModel(found.pipeline, _adapter(found.pipeline), name, folder_defaults(found.folder))
 
 

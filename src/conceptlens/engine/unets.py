@@ -12,6 +12,7 @@ from conceptlens.engine.loading import (
     LOADING_ERRORS,
     Defaults,
     folder_defaults,
+    is_demo,
     open_pipeline,
     pipeline_name,
     quiet_loading,
@@ -68,7 +69,7 @@ def is_unet(model: Any) -> bool:
     """Whether a pipeline, folder or hub id is one that `load_unet` takes; False for what cannot be opened."""
     if isinstance(model, DiffusionPipeline):
         return type(model).__name__ in SUPPORTED
-    if model is None:
+    if is_demo(model):
         return False
     try:
         with quiet_loading(progress=False):

@@ -7,13 +7,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Literal, Protocol, get_args, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
 
 from conceptlens.errors import RecipeError
 from conceptlens.guidance._text import PromptText
+from conceptlens.recipe import check_choice
 
 AlphaSchedule = Literal["constant", "sqrt_linear"]
 GradNorm = Literal["none", "rms"]
@@ -148,9 +149,3 @@ _known: dict[str, type[Guidance]] = {}
 def known() -> Mapping[str, type[Guidance]]:
     """Every guidance by its name."""
     return dict(_known)
-
-
-def check_choice(name: str, value: Any, known: Any) -> None:
-    """Raises a `RecipeError` unless `value` is one of the Literal `known`."""
-    if value not in get_args(known):
-        raise RecipeError(f"{name} must be one of {', '.join(get_args(known))}; got {value!r}.")

@@ -22,7 +22,8 @@ from torch import Tensor
 from conceptlens.errors import RecipeError
 from conceptlens.guidance._losses import TSAMLoss, smooth, target_matrix, tsam_loss
 from conceptlens.guidance._text import PromptText, merged
-from conceptlens.guidance.base import Guidance, Maps, Objective, check_choice
+from conceptlens.guidance.base import Guidance, Maps, Objective
+from conceptlens.recipe import check_choice
 
 TransformerMaps = Literal["output", "joint"]
 TextEncoders = Literal["all", "clip", "t5"]

@@ -12,6 +12,7 @@ from typing import Any
 
 from PIL import Image
 
+from conceptlens.engine.keeping import spread
 from conceptlens.errors import BudgetError, ConceptlensError
 from conceptlens.presence import calibrated_reading
 from conceptlens.session import Session
@@ -127,7 +128,7 @@ def paint(session: Session, job: Job, limits: Limits, prompt: str, seed: int | N
     wanted = min(count, limits.recorded_steps)
     while wanted:
         try:
-            maps = _painted(session, job, prompt, seed, count, spread(wanted, count), limits.picture_bytes)
+            maps = _painted(session, job, prompt, seed, count, spread(wanted, range(count)), limits.picture_bytes)
             how = f"painted with seed {maps.seed}; {wanted} of {count} steps recorded"
             return Picture(job.tab, maps.record, how, calibrated_reading(session, maps.image))
         except BudgetError as error:
@@ -175,11 +176,6 @@ def read(session: Session, job: Job, image: Image.Image, prompt: str) -> Picture
     record = session.read(image, prompt=prompt)
     how = f"read at noise {record.recipe.noise:g}"
     return Picture(job.tab, record, how, calibrated_reading(session, image, record))
-
-
-def spread(wanted: int, count: int) -> tuple[int, ...]:
-    """`wanted` step numbers, evenly spread over `count`, the last one among them."""
-    return tuple(count - 1 - (count * number) // wanted for number in reversed(range(wanted)))
 
 
 def default_steps(session: Session) -> int:

@@ -8,9 +8,13 @@ import subprocess
 import sys
 import threading
 import urllib.request
+import zipfile
 from collections.abc import Iterator
+from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from webdriver import BROWSER, DRIVER, KEYS, Browser, driver
 
 from conceptlens.session import Session
@@ -106,6 +110,27 @@ def test_a_double_click_paints_once(browser_address: str, address: str) -> None:
         assert browser.run("return document.getElementById('error').textContent") == ""
     finally:
         browser.close()
+
+
+@needs_browser
+def test_a_downloaded_mask_is_the_librarys(browser_address: str, address: str, demo: Session, tmp_path: Path) -> None:
+    browser = Browser(browser_address, 1200, 900, downloads=tmp_path)
+    try:
+        paint(browser, address, 6)
+        browser.type("#word", "sky" + KEYS["enter"])
+        browser.wait(lambda: browser.text("#legend").count("0.") == 4 * 2, "the map of a fourth word")
+        prompt = browser.run("return document.getElementById('prompt').value")
+        browser.click(".get[data-kind=masks]")
+        got = browser.wait(lambda: [*tmp_path.glob("*.zip")], "the archive")[0]
+        assert browser.complaints() == []
+    finally:
+        browser.close()
+    words = ["house", "tree", "sun", "sky"]
+    live = demo.generate(prompt, words, seed=17, num_inference_steps=6, steps=(1, 3, 5))
+    with zipfile.ZipFile(got) as archive:
+        for number, word in enumerate(words):
+            mask = np.asarray(Image.open(archive.open(f"mask-{number}-{word}.png"))) > 0
+            assert np.array_equal(mask, live.mask(word)), word
 
 
 @needs_browser

@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -21,10 +22,12 @@ KEYS = {"enter": "\ue007", "escape": "\ue00c", "right": "\ue014", "down": "\ue01
 class Browser:
     """One window of a headless browser."""
 
-    def __init__(self, driver: str, width: int, height: int) -> None:
+    def __init__(self, driver: str, width: int, height: int, downloads: Path | None = None) -> None:
         self._driver = driver
         flags = ["--headless=new", "--no-sandbox", "--disable-gpu", f"--window-size={width},{height}"]
         options: dict[str, Any] = {"binary": BROWSER, "args": flags}
+        if downloads is not None:
+            options["prefs"] = {"download.default_directory": str(downloads)}
         if width < 500:
             metrics = {"width": width, "height": height, "pixelRatio": 2, "touch": True, "mobile": True}
             options["mobileEmulation"] = {"deviceMetrics": metrics}

@@ -59,6 +59,7 @@ def generate(
 
     Raises:
         BudgetError: when the records of all wanted steps would be larger than the budget; said after the first step.
+        RecipeError: for the branch of the negative prompt where there is no such pass; said after the first step.
         ModelError: when not all wanted blocks of all wanted steps were seen; a partial map is never returned.
     """
     assert recipe.layers is not None
@@ -89,9 +90,11 @@ def generate(
         queries=needs_queries(recipe),
         pipeline=pipeline,
         wants_step=wants_step,
+        branch=recipe.branch,
     )
     with recorder, torch.no_grad():
         images = _run(pipeline, options)
+    recorder.check_branch()
     expected = len(wanted or ()) * (last + 1)
     if recorder.captured != expected or expected == 0 or recorder.calls != pipeline.num_timesteps:
         raise ModelError(

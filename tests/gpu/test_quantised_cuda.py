@@ -16,6 +16,7 @@ import conceptlens as cl
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device; run where there is one"),
+    pytest.mark.filterwarnings("ignore:MatMul8bitLt"),  # bitsandbytes computes in float16 and says so
 ]
 PROMPT, CONCEPTS = "a red house under the sun", ["house", "sun", "sky"]
 

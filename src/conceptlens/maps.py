@@ -274,6 +274,7 @@ class ConceptMaps:
             f"layers {','.join(map(str, recipe.layers or ()))}",
             when,
             f"pooling {recipe.pooling}",
+            *([f"{recipe.branch} branch"] if recipe.branch != "prompt" else []),
             *([f"preset {recipe.preset}"] if recipe.preset else []),
         ]
 

@@ -11,6 +11,7 @@ Space = Literal["output", "cross", "value"]
 Normalization = Literal["none", "unit", "linear"]
 Pooling = Literal["mean", "first", "last", "joined"]
 ImageVectors = Literal["model", "concept-pass"]
+Branch = Literal["prompt", "negative"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Recipe:
         pooled: the pooled text vector that modulates the concept stream: "zeros" or the "prompt"'s.
         image_vectors: patches' outputs from the "model"'s own pass, or from a "concept-pass" in which image tokens
             attend to the concepts in place of the prompt (the official SD3 code).
+        branch: the pass that the concepts follow while a picture is painted under classifier-free guidance: the
+            "prompt"'s own or that of the "negative" prompt.
         noise: the noise level sigma in 0..1 at which an existing image is read.
         samples: how many noise draws are averaged when an existing image is read.
         preset: the name of the preset that this recipe started from, if any.
@@ -59,6 +62,7 @@ class Recipe:
     padding: bool = False
     pooled: Literal["zeros", "prompt"] = "zeros"
     image_vectors: ImageVectors = "model"
+    branch: Branch = "prompt"
     noise: float = 0.5
     samples: int = 1
     preset: str | None = None
@@ -99,7 +103,7 @@ class Recipe:
 
 
 RECIPE_FIELDS = frozenset(f.name for f in fields(Recipe))
-_CHOICES = {"space", "normalize", "pooling", "pooled", "image_vectors"}
+_CHOICES = {"space", "normalize", "pooling", "pooled", "image_vectors", "branch"}
 
 
 _KINDS: dict[str, tuple[type, ...]] = {"temperature": (int, float), "noise": (int, float), "samples": (int,)}

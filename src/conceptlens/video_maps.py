@@ -13,8 +13,9 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
-from conceptlens.errors import ConceptError, RecipeError
+from conceptlens.errors import ConceptError, OutputError, RecipeError
 from conceptlens.files import into_folder
+from conceptlens.films import RATE, can_write_mp4, write_gif, write_mp4
 from conceptlens.maps import ConceptMaps
 from conceptlens.recipe import Recipe
 
@@ -110,7 +111,9 @@ class VideoMaps:
         return f"{len(self)} frames in {self.scores.shape[1]} latent ones · {self.at(0).describe()}"
 
     def save(self, folder: str | Path) -> Path:
-        """Writes the overlay of every frame (`overlay-000.png`, ...), all of them as `overlay.gif`, scores, provenance.
+        """Writes the overlay of every frame (`overlay-000.png`, ...), all as `overlay.gif`, scores, provenance.
+
+        Where the extra `conceptlens[video]` is installed there is `overlay.mp4` too; where not, a warning says so once.
 
         Returns:
             The folder.
@@ -119,10 +122,12 @@ class VideoMaps:
             OutputError: when the folder cannot be written.
         """
         with into_folder(folder) as stage:
-            sheets = [self.at(frame).overlay() for frame in range(len(self))]
+            sheets = self._sheets()
             for number, sheet in enumerate(sheets):
                 sheet.save(stage / f"overlay-{number:03d}.png")
-            sheets[0].save(stage / "overlay.gif", save_all=True, append_images=sheets[1:], duration=125, loop=0)
+            write_gif(sheets, stage / "overlay.gif")
+            if can_write_mp4():
+                write_mp4(sheets, stage / "overlay.mp4")
             arrays: dict[str, Any] = {"scores": self.scores.numpy()}
             if self.parts is not None:
                 arrays["parts"] = self.parts.numpy()
@@ -131,6 +136,30 @@ class VideoMaps:
             told = json.dumps({**self.provenance(), "files": names}, indent=2, ensure_ascii=False)
             (stage / "maps.json").write_text(told + "\n", encoding="utf-8")
         return Path(folder)
+
+    def save_mp4(self, file: str | Path, *, rate: int = RATE) -> Path:
+        """Writes the overlays of all frames as one MP4 (H.264).
+
+        Args:
+            file: ends in .mp4; its folder is made.
+            rate: frames per second.
+
+        Returns:
+            The file.
+
+        Raises:
+            LibraryError: when the extra `conceptlens[video]` is not installed.
+            OutputError: for another ending or an impossible rate, or when the file cannot be written.
+        """
+        target = Path(file)
+        if target.suffix.lower() != ".mp4":
+            raise OutputError(f"save_mp4 writes MP4 files; got {target.name!r}. End the name in .mp4.")
+        with into_folder(target.parent) as stage:
+            write_mp4(self._sheets(), stage / target.name, rate)
+        return target
+
+    def _sheets(self) -> list[Image.Image]:
+        return [self.at(frame).overlay() for frame in range(len(self))]
 
 
 def maps_of(picture: Image.Image | Sequence[Image.Image], **settings: Any) -> ConceptMaps | VideoMaps:

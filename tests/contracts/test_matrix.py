@@ -1,13 +1,14 @@
-"""What people do to a model before they ask it: compile it, offload it, store it in eight bits, cache its steps."""
+"""What people do to a model before they ask it: compile it, offload it, store it in fp8, cache its steps."""
 
 from __future__ import annotations
 
-import importlib.util
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate import cpu_offload
 from diffusers import FirstBlockCacheConfig
 from diffusers.hooks import apply_group_offloading
 from test_adapters import COLS, ROWS, concepts_like, full_recipe, live, run, session_of
@@ -19,7 +20,7 @@ from tiny_models import FAMILIES, Family
 
 pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # diffusers on Mochi, without a GPU
 DEVICE = torch.device("cpu")
-EXISTING = ["flux", "sd3.5-large", "sd3.5-medium", "sd3"]
+OFFLOADED = ["flux", "sd3.5-medium", "qwen-image", "cogview4"]
 
 
 def scores(family: Family, change: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -64,16 +65,32 @@ def test_weights_stored_in_eight_bits_follow_the_plain_maps(family: Family) -> N
     assert F.cosine_similarity(plain.flatten(), stored.flatten(), dim=0) > 0.9
 
 
-@pytest.mark.skipif(importlib.util.find_spec("torchao") is None, reason="torchao is not installed")
-@pytest.mark.parametrize("name", EXISTING)
-def test_int8_weights_of_torchao_follow_the_plain_maps(name: str) -> None:
-    def quantize(transformer: Any) -> None:
-        from torchao.quantization import Int8WeightOnlyConfig, quantize_
+@pytest.mark.parametrize("name", OFFLOADED)
+def test_weights_that_are_fetched_as_a_layer_runs_give_the_same_maps(name: str) -> None:
+    def fetch(transformer: Any) -> None:
+        cpu_offload(transformer, DEVICE)
+        assert next(transformer.parameters()).is_meta
 
-        quantize_(transformer, Int8WeightOnlyConfig())
+    plain, fetched = scores(FAMILIES[name], fetch)
+    assert torch.equal(plain, fetched)
 
-    plain, stored = scores(FAMILIES[name], quantize)
-    assert F.cosine_similarity(plain.flatten(), stored.flatten(), dim=0) > 0.98
+
+@pytest.mark.parametrize("name", OFFLOADED)
+def test_a_device_map_with_blocks_on_the_disk_gives_the_same_maps(name: str, tmp_path: Path) -> None:
+    """What the hub's loaders make of a model larger than memory; on GPUs see `tests/gpu`."""
+    family = FAMILIES[name]
+    call, plain = family.call(1, ROWS, COLS), family.transformer()
+    plain.save_pretrained(tmp_path / "plain")
+    places = {part: "cpu" for part, _ in plain.named_children() if part != "transformer_blocks"}
+    places |= {f"transformer_blocks.{number}": "cpu" if number % 2 else "disk" for number in range(4)}
+    spread = type(plain).from_pretrained(tmp_path / "plain", device_map=places, offload_folder=tmp_path / "disk")
+    assert [next(block.parameters()).is_meta for block in spread.transformer_blocks] == [True, False, True, False]
+    with torch.no_grad():
+        found = [
+            live(adapter_for(model), call, concepts_like(call), full_recipe(adapter_for(model)))
+            for model in (plain, spread)
+        ]
+    assert torch.equal(*found)
 
 
 def test_a_first_block_cache_is_refused(family: Family) -> None:

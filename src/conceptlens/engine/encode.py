@@ -16,7 +16,7 @@ from torch import Tensor
 from conceptlens.adapters.base import ModelAdapter
 from conceptlens.engine.recorder import Recorder, StopForward
 from conceptlens.engine.stream import needs_queries
-from conceptlens.errors import ImageError, ModelError, one_line
+from conceptlens.errors import ImageError, ModelError, RecipeError, one_line
 from conceptlens.recipe import Recipe
 from conceptlens.records import LayerRecord, TokenGrid
 
@@ -118,8 +118,13 @@ def read(
 
     Returns:
         The records of all blocks up to the last wanted one (outputs of the wanted ones only), and the patch grid.
+
+    Raises:
+        RecipeError: for the branch of a negative prompt.
     """
     assert recipe.layers is not None
+    if recipe.branch != "prompt":
+        raise RecipeError("branch='negative' is for generate: a reading has one pass, its prompt's. Drop branch.")
     size = working_size(image.size, area, adapter.side_multiple(pipeline))
     try:
         clean, noise = encode_image(pipeline, adapter, image, size, recipe.samples, seed)

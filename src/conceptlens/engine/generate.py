@@ -64,6 +64,7 @@ def generate(
 
     Raises:
         BudgetError: when the records of all wanted steps would be larger than the budget; said after the first step.
+        RecipeError: for the branch of the negative prompt where there is no such pass; said after the first step.
         ModelError: when not all wanted blocks of all wanted steps were seen; a partial map is never returned.
     """
     generator = options.get("generator")
@@ -121,9 +122,11 @@ def _generate(
         queries=needs_queries(recipe),
         pipeline=pipeline,
         wants_step=wants_step,
+        branch=recipe.branch,
     )
     with recorder, torch.no_grad():
         images = _run(pipeline, options)
+    recorder.check_branch()
     expected = len(wanted or ()) * (last + 1)
     if recorder.captured != expected or expected == 0 or recorder.calls != pipeline.num_timesteps:
         raise ModelError(

@@ -13,10 +13,13 @@ from diffusers.hooks.hooks import BaseState, StateManager
 from torch import Tensor, nn
 
 from conceptlens.adapters.base import ModelAdapter, Tap
-from conceptlens.errors import ModelError
+from conceptlens.errors import ModelError, RecipeError
+from conceptlens.recipe import Branch
 from conceptlens.records import CallRecord, LayerRecord
 
 HOOK = "conceptlens"
+CALLS = {"cond": True, "cond_uncond": True, "pred_cond": True, "uncond": False, "pred_uncond": False}
+"""Labels that pipelines give their calls of the transformer: whether the prompt has rows in such a call."""
 OnLayer = Callable[[nn.Module, LayerRecord], None]
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -46,6 +49,7 @@ class Recorder:
         pipeline: the pipeline that makes the calls, to tell conditional from unconditional rows; None if called bare.
         wants_step: which denoising steps are reported.
         stop: end the forward after `last` by raising `StopForward`.
+        branch: whose rows are read under classifier-free guidance.
     """
 
     def __init__(
@@ -59,11 +63,12 @@ class Recorder:
         pipeline: Any = None,
         wants_step: Callable[[int], bool] = lambda step: True,
         stop: bool = False,
+        branch: Branch = "prompt",
     ) -> None:
         _refuse_unreadable(adapter)
         self._adapter, self._on_layer, self._pipeline = adapter, on_layer, pipeline
         self._last, self._outputs, self._queries, self._stop = last, outputs, queries, stop
-        self._wants_step = wants_step
+        self._wants_step, self._branch = wants_step, branch
         self._signature = inspect.signature(type(adapter.transformer).forward)
         self._hooked: list[tuple[Any, str]] = []
         self._tapped: dict[str, Tensor] = {}
@@ -73,6 +78,7 @@ class Recorder:
         self._previous: CallRecord | None = None
         self._timestep: Any = None
         self._busy = False
+        self._own_calls = 0
         self.calls = 0
         self.captured = 0
 
@@ -103,15 +109,36 @@ class Recorder:
             return
         self._arguments = self._signature.bind(self._adapter.transformer, *args, **kwargs).arguments
         self._call = None
-        self._rows = None
-        if context in ("cond", "cond_uncond", "pred_cond") or (context is None and not self._repeats_timestep()):
-            self._rows = self._adapter.conditional_rows(self._pipeline, self._arguments)
+        self._rows = self._rows_of(context)
         if self._rows is None:
             return
         step, self.calls = self.calls, self.calls + 1
         if self._wants_step(step):
             self._call = self._adapter.observe(self._arguments, self._rows, step, self._previous)
             self._previous = self._call
+
+    def _rows_of(self, context: str | None) -> slice | None:
+        """The rows of this call that belong to the branch; None where there are none."""
+        own = not self._repeats_timestep() if context is None else CALLS.get(context)
+        if own is None:
+            return None
+        if self._branch == "prompt":
+            return self._adapter.conditional_rows(self._pipeline, self._arguments) if own else None
+        if own:
+            self._own_calls += 1
+            if self._own_calls > 1:  # a whole step has passed
+                self.check_branch()
+        rows = self._adapter.conditional_rows(self._pipeline, self._arguments)
+        return rows if rows is None or not own else _rest(rows)
+
+    def check_branch(self) -> None:
+        """Raises a `RecipeError` where the negative prompt was asked for and no call had rows of it."""
+        if self._branch == "negative" and self.calls == 0:
+            raise RecipeError(
+                "branch='negative' follows the pass of the negative prompt, and this call paints without one. Turn "
+                "classifier-free guidance on (guidance_scale=, or true_cfg_scale= with negative_prompt=), where the "
+                "model has it."
+            )
 
     def _repeats_timestep(self) -> bool:
         """Pipelines that do not label their calls run the prompt first, then the negative prompt at the same time."""
@@ -177,6 +204,13 @@ class Recorder:
         self._hooked.clear()
         self._previous, self._timestep = None, None
         self.end_call()
+
+
+def _rest(rows: slice) -> slice | None:
+    """The half of a batch that `rows` leaves out; None where it is the whole batch."""
+    if rows.start:
+        return slice(rows.start)
+    return None if rows.stop is None else slice(rows.stop, None)
 
 
 def unhook(module: Any, name: str) -> None:

@@ -22,7 +22,7 @@ def check_recorded(record: ImageRecord, recipe: Recipe) -> None:
     """Refuses a recipe that needs more than the record holds.
 
     Raises:
-        RecipeError: for layers, steps or a space that were not recorded, or another noise level.
+        RecipeError: for layers, steps, a space or a branch that were not recorded, or another noise level.
     """
     again = "Paint it again" if record.steps else "Read the image again"
     recorded = {layer.layer for layer in record.layers if layer.out is not None}
@@ -40,6 +40,11 @@ def check_recorded(record: ImageRecord, recipe: Recipe) -> None:
         )
     if needs_queries(recipe) and not any(layer.query is not None for layer in record.layers):
         raise RecipeError(f"this record holds no image queries. {again} with space='cross'.")
+    if recipe.branch != record.recipe.branch:
+        raise RecipeError(
+            f"this record is of the {record.recipe.branch} branch; got branch={recipe.branch!r}. "
+            "Paint it again with that branch."
+        )
     if replace(recipe, noise=record.recipe.noise, samples=record.recipe.samples) != recipe:
         raise RecipeError("noise and samples are fixed when an image is read. Read the image again.")
 

@@ -58,8 +58,13 @@ def paint_guided(
 
     Returns:
         `GuidedMaps`, or a list of them.
+
+    Raises:
+        RecipeError: for another branch than the prompt's.
     """
     recipe = {name: value for name, value in options.items() if name in RECIPE_FIELDS}
+    if recipe.get("branch", "prompt") != "prompt":
+        raise RecipeError("a guided picture has maps of the prompt's own pass alone. Drop branch, or guide.")
     called = {name: value for name, value in options.items() if name not in RECIPE_FIELDS}
     called = {**session.generate_defaults, **called}
     names = prompt_words([prompt] if isinstance(prompt, str) else prompt) if concepts is None else concepts

@@ -40,7 +40,9 @@ class StreamMethod(SaliencyMethod):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        return self._recipe.to_dict()
+        told = self._recipe.to_dict()
+        del told["branch"]  # of pictures that are painted; runs from before it was a setting can be resumed
+        return told
 
     def explain(self, image: Image.Image, concepts: Sequence[str], *, prompt: str = "", seed: int = 0) -> ConceptMaps:
         record = self._session.read(image, prompt=prompt, seed=seed, preset=self._preset, **self._options)

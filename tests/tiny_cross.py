@@ -17,12 +17,20 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     HunyuanDiT2DModel,
     HunyuanDiTPipeline,
+    LattePipeline,
+    LatteTransformer3DModel,
     LTXPipeline,
     LTXVideoTransformer3DModel,
+    PixArtAlphaPipeline,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
     SanaPipeline,
     SanaTransformer2DModel,
+    SanaVideoPipeline,
+    SanaVideoTransformer3DModel,
+    SkyReelsV2Pipeline,
+    SkyReelsV2Transformer3DModel,
+    UniPCMultistepScheduler,
     WanPipeline,
     WanTransformer3DModel,
 )
@@ -71,6 +79,88 @@ def pixart_pipeline(**changes: Any) -> PixArtSigmaPipeline:
     return quiet(PixArtSigmaPipeline(tokenizers()[1], t5(), tiny_vae((8, 8)), pixart_transformer(**changes), scheduler))
 
 
+def pixart_alpha_pipeline() -> PixArtAlphaPipeline:
+    """With the resolution and the aspect ratio as further conditions, as the one of 1024 pixels has them."""
+    transformer = pixart_transformer(sample_size=128, attention_head_dim=12, use_additional_conditions=True)
+    return quiet(PixArtAlphaPipeline(tokenizers()[1], t5(), tiny_vae(), transformer, DPMSolverMultistepScheduler()))
+
+
+def latte_pipeline() -> LattePipeline:
+    torch.manual_seed(0)
+    transformer = LatteTransformer3DModel(
+        num_attention_heads=HEADS,
+        attention_head_dim=HEAD,
+        in_channels=4,
+        out_channels=8,
+        num_layers=3,
+        cross_attention_dim=HEADS * HEAD,
+        attention_bias=True,
+        sample_size=16,
+        patch_size=2,
+        activation_fn="gelu-approximate",
+        num_embeds_ada_norm=1000,
+        norm_type="ada_norm_single",
+        norm_elementwise_affine=False,
+        caption_channels=TEXT,
+        video_length=2,
+    )
+    scheduler: Any = DDPMScheduler(beta_schedule="linear")
+    return quiet(LattePipeline(tokenizers()[1], t5(), tiny_vae(), louder(transformer), scheduler))
+
+
+def gemma() -> tuple[Any, Gemma2Model]:
+    words = tokenizers()[1]
+    words.model_max_length = 4096  # Sana's instruction comes first
+    torch.manual_seed(3)
+    config = Gemma2Config(
+        vocab_size=len(words),
+        hidden_size=TEXT,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        max_position_embeddings=2048,
+        pad_token_id=0,
+    )
+    return words, Gemma2Model(config).eval()
+
+
+FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
+
+
+def sana_video_pipeline() -> SanaVideoPipeline:
+    torch.manual_seed(0)
+    transformer = SanaVideoTransformer3DModel(
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=HEADS,
+        attention_head_dim=HEAD,
+        num_layers=3,
+        num_cross_attention_heads=HEADS,
+        cross_attention_head_dim=HEAD,
+        cross_attention_dim=HEADS * HEAD,
+        caption_channels=TEXT,
+    )
+    return quiet(SanaVideoPipeline(*gemma(), wan_vae(), louder(transformer), DPMSolverMultistepScheduler(**FLOW)))
+
+
+def sky_reels_pipeline() -> SkyReelsV2Pipeline:
+    torch.manual_seed(0)
+    transformer = SkyReelsV2Transformer3DModel(
+        num_attention_heads=HEADS,
+        attention_head_dim=HEAD,
+        in_channels=4,
+        out_channels=4,
+        text_dim=TEXT,
+        freq_dim=16,
+        ffn_dim=24,
+        num_layers=3,
+    )
+    words: Any = tokenizers()[1]
+    return quiet(SkyReelsV2Pipeline(words, t5(), louder(transformer), wan_vae(), UniPCMultistepScheduler(**FLOW)))
+
+
 def sana_pipeline() -> SanaPipeline:
     torch.manual_seed(0)
     transformer = SanaTransformer2DModel(
@@ -96,22 +186,7 @@ def sana_pipeline() -> SanaPipeline:
         decoder_norm_types="rms_norm",
         **{f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in shape.items()},
     ).eval()
-    words = tokenizers()[1]
-    words.model_max_length = 4096  # Sana's instruction comes first
-    torch.manual_seed(3)
-    gemma = Gemma2Config(
-        vocab_size=len(words),
-        hidden_size=TEXT,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        max_position_embeddings=2048,
-        pad_token_id=0,
-    )
-    scheduler = DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
-    return quiet(SanaPipeline(words, Gemma2Model(gemma).eval(), vae, louder(transformer), scheduler))
+    return quiet(SanaPipeline(*gemma(), vae, louder(transformer), DPMSolverMultistepScheduler(**FLOW)))
 
 
 def hunyuan_dit_pipeline() -> HunyuanDiTPipeline:
@@ -149,6 +224,21 @@ def hunyuan_dit_pipeline() -> HunyuanDiTPipeline:
     return quiet(pipeline)
 
 
+def wan_vae() -> AutoencoderKLWan:
+    torch.manual_seed(0)
+    return AutoencoderKLWan(
+        base_dim=4,
+        z_dim=4,
+        dim_mult=[1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[True],
+        latents_mean=[0.1, -0.1, 0.2, 0.0],
+        latents_std=[1.0, 1.2, 0.8, 1.1],
+        scale_factor_temporal=2,
+        scale_factor_spatial=2,
+    ).eval()
+
+
 def wan_pipeline(**changes: Any) -> WanPipeline:
     torch.manual_seed(0)
     transformer = WanTransformer3DModel(
@@ -162,19 +252,9 @@ def wan_pipeline(**changes: Any) -> WanPipeline:
         num_layers=3,
         **changes,
     )
-    vae = AutoencoderKLWan(
-        base_dim=4,
-        z_dim=4,
-        dim_mult=[1, 1],
-        num_res_blocks=1,
-        temperal_downsample=[True],
-        latents_mean=[0.1, -0.1, 0.2, 0.0],
-        latents_std=[1.0, 1.2, 0.8, 1.1],
-        scale_factor_temporal=2,
-        scale_factor_spatial=2,
-    ).eval()
-    words = tokenizers()[1]
-    return quiet(WanPipeline(words, t5(), vae, FlowMatchEulerDiscreteScheduler(), louder(transformer)))
+    words: Any = tokenizers()[1]
+    text: Any = t5()
+    return quiet(WanPipeline(words, text, wan_vae(), FlowMatchEulerDiscreteScheduler(), louder(transformer)))
 
 
 def ltx_pipeline() -> LTXPipeline:
@@ -200,10 +280,14 @@ def ltx_pipeline() -> LTXPipeline:
 
 PIPELINES: dict[str, Callable[[], Any]] = {
     "pixart": pixart_pipeline,
+    "pixart-alpha": pixart_alpha_pipeline,
     "sana": sana_pipeline,
     "hunyuan-dit": hunyuan_dit_pipeline,
     "wan": wan_pipeline,
     "ltx": ltx_pipeline,
+    "latte": latte_pipeline,
+    "sana-video": sana_video_pipeline,
+    "sky-reels": sky_reels_pipeline,
 }
 """By family."""
 

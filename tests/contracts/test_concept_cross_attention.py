@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from diffusers.models.attention_processor import AttnProcessor
 from diffusers.models.embeddings import apply_rotary_emb
+from diffusers.pipelines.skyreels_v2 import pipeline_skyreels_v2
 from einops import rearrange
 from PIL import Image
 from test_methods import picture
@@ -28,16 +32,28 @@ from conceptlens.engine.cross_attention import (
     watch_cross_layers,
 )
 from conceptlens.engine.doctor import doctor
-from conceptlens.errors import ConceptError, ModelError, RecipeError
+from conceptlens.errors import ConceptError, LibraryError, ModelError, RecipeError
 from conceptlens.methods import method_named
 from conceptlens.methods.concept_cross_attention import ConceptCrossAttention
 from tiny_cross import PIPELINES, saved, wan_pipeline
 from tiny_models import flux_pipeline, word_tokenizer
 
 PROMPT = "a red house"
-PAINTED = {"pixart": (32, 48), "sana": (64, 96), "hunyuan-dit": (64, 96), "wan": (32, 48), "ltx": (256, 192)}
+PAINTED = {
+    **dict.fromkeys(("pixart", "pixart-alpha", "latte", "wan", "sky-reels"), (32, 48)),
+    **dict.fromkeys(("sana", "hunyuan-dit", "sana-video"), (64, 96)),
+    "ltx": (256, 192),
+}
 """(width, height) in pixels: not square, and with tokens to tell apart."""
-NORM_OVER_HEADS = ("sana", "wan", "ltx")
+NORM_OVER_HEADS = ("sana", "sana-video", "wan", "sky-reels", "ltx")
+FLOW = NORM_OVER_HEADS
+ONE_FRAME = {
+    "latte": "video_length",
+    "sana-video": "frames",
+    "wan": "num_frames",
+    "sky-reels": "num_frames",
+    "ltx": "num_frames",
+}
 BARS = {torch.float32: 1e-5, torch.float64: 1e-10}
 
 
@@ -54,10 +70,20 @@ def model(family: str) -> CrossModel:
     return loaded
 
 
+@pytest.fixture(autouse=True, scope="module")
+def no_letters_to_repair() -> Iterator[None]:
+    """SkyReels-V2's pipeline needs the package ftfy, which these tests do without."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline_skyreels_v2, "ftfy", SimpleNamespace(fix_text=lambda text: text), raising=False)
+        yield
+
+
 def painted(model: CrossModel, family: str, **more: Any) -> Tensor:
     """The latents of two guided steps."""
     width, height = PAINTED[family]
-    options = {"use_resolution_binning": False} if family in ("pixart", "sana", "hunyuan-dit") else {"num_frames": 1}
+    options: dict[str, Any] = {ONE_FRAME[family]: 1} if family in ONE_FRAME else {"use_resolution_binning": False}
+    if family == "sana-video":
+        options["use_resolution_binning"] = False
     generator = torch.Generator("cpu").manual_seed(0)
     call: dict[str, Any] = {"generator": generator, **options, **more}
     call |= {"width": width, "height": height, "num_inference_steps": 2, "guidance_scale": 3.0, "output_type": "latent"}
@@ -204,8 +230,7 @@ def test_the_noise_level_reaches_the_model(family: str, model: CrossModel, noise
         handle.remove()
     scale = 0.5 if family == "sana" else 1.0
     assert abs(float(seen["timestep"].flatten()[0]) - 1000 * noise * scale) <= 1
-    flow = family in ("sana", "wan", "ltx")
-    assert torch.equal(one, seen["latents"]) is (flow and noise == 1.0)
+    assert torch.equal(one, seen["latents"]) is (family in FLOW and noise == 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -240,10 +265,15 @@ def test_wrong_use_is_one_clear_line(folder: Path, tmp_path: Path) -> None:
         method.load(str(folder), layers=(0,)).attribute(stored, ["house"])  # type: ignore[attr-defined]
 
 
+def test_a_missing_package_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(pipeline_skyreels_v2, "ftfy")
+    method = ConceptCrossAttention(load_cross(PIPELINES["sky-reels"]()))
+    with pytest.raises(LibraryError, match="SkyReelsV2Pipeline needs the package 'ftfy'.*pip install ftfy"):
+        method.explain(picture(), ["house"])
+
+
 def test_attention_that_cannot_be_seen_is_an_error(folder: Path) -> None:
     method = method_named("concept-cross-attention").load(str(folder), device="cpu")
-    from diffusers.models.attention_processor import AttnProcessor
-
     method._model.pipeline.transformer.set_attn_processor(AttnProcessor())  # type: ignore[attr-defined]
     with pytest.raises(ModelError, match="block 0 was expected to attend to text once .* 0 were seen"):
         method.explain(picture(), ["house"])

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from conceptlens.adapters._first_call import encoded_text, first_call, first_row
 from conceptlens.adapters._tokens import EncodedText, OwnTokens, check_length, tokens_between
+from conceptlens.errors import LibraryError
 from conceptlens.records import TokenGrid
 
 METHOD = "concept-cross-attention"
@@ -52,15 +53,19 @@ class CrossLayout:
 CROSS_LAYOUTS: dict[str, CrossLayout] = {
     "HunyuanDiT2DModel": CrossLayout("HunyuanDiT", blocks="blocks", multiple=16, encoders=("", "_2")),
     "LTXVideoTransformer3DModel": CrossLayout("LTX-Video", multiple=32),
+    "LatteTransformer3DModel": CrossLayout("Latte", multiple=8),
     "PixArtTransformer2DModel": CrossLayout("PixArt", multiple=8),
     "SanaTransformer2DModel": CrossLayout("Sana", multiple=32),
+    "SanaVideoTransformer3DModel": CrossLayout("Sana-Video", multiple=32),
+    "SkyReelsV2Transformer3DModel": CrossLayout("SkyReels-V2", blocks="blocks", multiple=16),
     "WanTransformer3DModel": CrossLayout("Wan", blocks="blocks", multiple=16),
 }
 """By transformer class."""
 
-_PLAIN = {"use_resolution_binning": False, "clean_caption": False, "num_frames": 1, "num_inference_steps": 4}
-"""The size that was asked for and the text as it was given; one frame of a video model; steps of which the first is
-not at timestep 0, as the only one may be."""
+_PLAIN = {"use_resolution_binning": False, "clean_caption": False, "num_inference_steps": 4}
+"""The size that was asked for and the text as it was given; steps of which the first is not at timestep 0, as the only
+one may be."""
+_ONE_FRAME = {"num_frames": 1, "frames": 1, "video_length": 1}
 
 
 @dataclass(frozen=True)
@@ -85,15 +90,22 @@ def text_call(
 
     Raises:
         ModelError: when the pipeline fails before the call.
+        LibraryError: when it lacks a package.
     """
     given: dict[str, dict[str, Any]] = {}
     with ExitStack() as watched:
         for ending in layout.encoders:
             watched.enter_context(_heard(getattr(pipeline, f"text_encoder{ending}", None), given, ending))
-        sized = {**options, **_PLAIN, "width": size[0], "height": size[1]}
+        sized = {**options, **_PLAIN, **_ONE_FRAME, "width": size[0], "height": size[1]}
         watched.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore", DeprecationWarning)  # diffusers hands tensors to NumPy
-        arguments, _ = first_call(pipeline, text, sized)
+        try:
+            arguments, _ = first_call(pipeline, text, sized)
+        except NameError as error:  # what diffusers leaves of an import that is not installed
+            raise LibraryError(
+                f"{type(pipeline).__name__} needs the package {error.name!r}, which is not installed. "
+                f"Run: pip install {error.name}"
+            ) from error
     arguments.pop("self", None)
     return TextCall(arguments, tuple(encoded_text(given[e], tokenizer_of(pipeline, e)) for e in layout.encoders))
 
@@ -177,7 +189,7 @@ def painted_area(pipeline: Any) -> int:
 def clean_latents(pipeline: Any, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch channel ..."]:
     """The autoencoder's mode in the transformer's units; (batch, channel, 1, rows, cols) for a video model."""
     vae = pipeline.vae
-    made = vae.encode(pixels if hasattr(pipeline, "image_processor") else pixels[:, :, None])
+    made = vae.encode(pixels[:, :, None] if "3d" in type(vae.encoder).__name__.lower() else pixels)
     latents = made.latent if hasattr(made, "latent") else made.latent_dist.mode()
     scaling = getattr(vae.config, "scaling_factor", None) or 1.0
     # LTX-Video keeps its statistics as buffers, Wan in its configuration.

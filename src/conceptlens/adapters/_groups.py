@@ -35,7 +35,7 @@ _CROSS = (
     "conceptlens read PHOTO -c WORD --method concept-cross-attention --model MODEL."
 )
 _NO_ENTRY = (
-    "Use a class with an entry for the method concept-cross-attention (PixArt, Sana, HunyuanDiT, Wan, LTX-Video), or "
+    "Use a class with an entry for the method concept-cross-attention (PixArt, Sana, Wan, ...), or "
     "add one to CROSS_LAYOUTS in adapters/_cross_attention.py; this class has none yet."
 )
 _UNETS = "Use maps of its cross attention: the methods daam and ovam, for Stable Diffusion XL and 2."
@@ -112,7 +112,7 @@ KEYS_ONLY = Group(
     "text as keys and values alone",
     False,
     "text is read by the image but asks nothing itself, so there is no text stream for a concept to follow",
-    "Use a class with an entry for the method concept-cross-attention (PixArt, Sana, HunyuanDiT, Wan, LTX-Video); here "
+    "Use a class with an entry for the method concept-cross-attention (PixArt, Sana, Wan, ...); here "
     "image and text stand in one softmax, which no method of this package reads.",
     ("NucleusMoEImageTransformer2DModel", "PRXTransformer2DModel"),
 )
@@ -132,8 +132,11 @@ CROSS = Group(
     (
         "HunyuanDiT2DModel",
         "LTXVideoTransformer3DModel",
+        "LatteTransformer3DModel",
         "PixArtTransformer2DModel",
         "SanaTransformer2DModel",
+        "SanaVideoTransformer3DModel",
+        "SkyReelsV2Transformer3DModel",
         "WanTransformer3DModel",
     ),
 )
@@ -152,11 +155,8 @@ CROSS_WITHOUT_ENTRY = Group(
         "Kandinsky5Transformer3DModel",
         "Kandinsky6Transformer3DModel",
         "LTX2VideoTransformer3DModel",
-        "LatteTransformer3DModel",
         "LuminaNextDiT2DModel",
-        "SanaVideoTransformer3DModel",
         "SanaWMTransformer3DModel",
-        "SkyReelsV2Transformer3DModel",
         "WanAnimate2Transformer3DModel",
         "WanAnimateTransformer3DModel",
         "WanVACETransformer3DModel",

@@ -66,7 +66,7 @@ class ConceptCrossAttention(SaliencyMethod):
     """Cross-attention probabilities of a concept's own tokens, from 0 to 1, on the transformer's token grid."""
 
     name = "concept-cross-attention"
-    summary = "cross attention of any words in transformers of fixed text (PixArt, Sana, HunyuanDiT, Wan, LTX-Video)"
+    summary = "cross attention of any words in transformers of fixed text (PixArt, Sana, Wan, ...)"
     info = MethodInfo(text_conditioned=True, backbone="PixArt-alpha/PixArt-Sigma-XL-2-1024-MS")
 
     def __init__(self, model: Any, **options: Any) -> None:

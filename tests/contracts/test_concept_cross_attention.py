@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 from collections.abc import Iterator
@@ -21,9 +22,12 @@ from test_methods import picture
 from torch import Tensor
 
 import conceptlens as cl
+from command_line import here
 from conceptlens.adapters._cross_attention import CROSS_LAYOUTS, text_call
 from conceptlens.adapters._groups import CROSS
 from conceptlens.adapters._tokens import EncodedText, tokens_between
+from conceptlens.bench.report import Report
+from conceptlens.bench.runs import RunSpec, run
 from conceptlens.engine.cross_attention import (
     CrossModel,
     encode_concepts,
@@ -37,6 +41,7 @@ from conceptlens.methods import method_named
 from conceptlens.methods.concept_cross_attention import ConceptCrossAttention
 from tiny_cross import PIPELINES, saved, wan_pipeline
 from tiny_models import flux_pipeline, word_tokenizer
+from tiny_unets import sd2_pipeline
 
 PROMPT = "a red house"
 PAINTED = {
@@ -240,12 +245,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_wrong_use_is_one_clear_line(folder: Path, tmp_path: Path) -> None:
     flux_pipeline().save_pretrained(tmp_path / "flux")
+    sd2_pipeline().save_pretrained(tmp_path / "sd2")
     method = method_named("concept-cross-attention")
     opened = method.load(str(folder), device="cpu")
     two = wan_pipeline()
     two.register_modules(transformer_2=two.transformer)
+
+    def flux() -> Any:
+        return method.load(str(tmp_path / "flux"))
+
     wrong = [
-        (ModelError, "FluxTransformer2DModel .dual stream.", lambda: method.load(str(tmp_path / "flux"))),
+        (ModelError, "FluxTransformer2DModel .dual stream.*concept-attention", flux),
+        (ModelError, "UNet2DConditionModel .* daam and ovam", lambda: method.load(str(tmp_path / "sd2"))),
+        (ModelError, "UNet2DConditionModel .* daam and ovam", lambda: load_cross(sd2_pipeline())),
         (ModelError, "got a str. Open it with load", lambda: ConceptCrossAttention(str(folder))),
         (ModelError, "two transformers", lambda: load_cross(two)),
         (ConceptError, "does not fit in 300 tokens", lambda: opened.explain(picture(), ["house " * 400])),
@@ -288,6 +300,21 @@ def test_a_template_that_ends_in_a_space_melts_into_the_concept() -> None:
 
     own = tokens_between(words, "house", read("describe", "house"), read("describe", "on"), 8)
     assert (own.positions, own.pieces) == ((1,), ("house",))
+
+
+def test_the_command_line_reads_a_photo(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture(80, 64).save(tmp_path / "photo.png")
+    options = ["--method", "concept-cross-attention", "--model", str(folder), "--out", str(tmp_path / "out"), "--json"]
+    photo = str(tmp_path / "photo.png")
+    assert here(monkeypatch, "read", photo, "-c", "house", "--layers", "0,-1", *options) == 0
+    told = json.loads((tmp_path / "out" / "maps.json").read_text())
+    assert told["settings"] == {"noise": 0.5, "samples": 1, "layers": [0, 2]}
+    assert told["tokens"] == {"house": ["▁house"]}
+
+
+def test_the_bench_scores_it(folder: Path) -> None:
+    report = Report(*run(RunSpec("scenes", "concept-cross-attention", model=str(folder)), limit=1))
+    assert 0 <= report.rows[0]["scores"]["accuracy"] <= 1
 
 
 def test_doctor_names_the_method_for_the_classes_it_serves(folder: Path) -> None:

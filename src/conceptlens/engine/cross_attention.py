@@ -135,12 +135,13 @@ def load_cross(
         ModelError: when it cannot be loaded or is another kind of model.
     """
     if isinstance(model, DiffusionPipeline):
-        part = getattr(model, "transformer", None)
+        part = getattr(model, "transformer", None) or getattr(model, "unet", None)
         name = type(getattr(part, "_orig_mod", part)).__name__
         return _checked(CrossModel(model, _layout(name, type(model).__name__), pipeline_name(model)))
 
     def check(source: str, index: Any) -> None:
-        _layout((index.get("transformer") or (None, None))[1] or str(index.get("_class_name")), source)
+        parts = [index[part][1] for part in ("transformer", "unet") if index.get(part)]
+        _layout((parts or [None])[0] or str(index.get("_class_name")), source)
 
     found = open_pipeline(model, check, device=device, dtype=dtype, offload=offload)
     layout = _layout(type(found.pipeline.transformer).__name__, found.model_id)
@@ -150,10 +151,10 @@ def load_cross(
 def _layout(name: str, source: str) -> CrossLayout:
     if name not in CROSS_LAYOUTS:
         group = group_of(name)
-        why = "" if group.name == "unknown" else f" ({group.name})"
+        next_step = "Use the method concept-attention." if group.applies else group.instead
         raise ModelError(
-            f"{METHOD} reads {', '.join(sorted(CROSS_LAYOUTS))}; {source} has {name}{why}. "
-            "Use the method concept-attention, or daam or ovam for a U-Net."
+            f"{METHOD} reads transformers whose text is only keys and values ({', '.join(sorted(CROSS_LAYOUTS))}); "
+            f"{source} has {name} ({group.name}). {next_step}"
         )
     return CROSS_LAYOUTS[name]
 
@@ -341,8 +342,8 @@ def check_fit(model: CrossModel, names: Sequence[str]) -> None:
 
 
 @torch.no_grad()
-def encode_concepts(model: CrossModel, names: Sequence[str], layers: Sequence[int]) -> tuple[EncodedConcept, ...]:
-    """Concepts as keys of the wanted layers, each read alone as if it were the prompt.
+def encode_concepts(model: CrossModel, names: Sequence[str], layers: Sequence[int]) -> Iterator[EncodedConcept]:
+    """Concepts as keys of the wanted layers, each read alone as if it were the prompt; one at a time, to spare memory.
 
     The transformer runs on the smallest picture it takes: in models of this kind text never reads the image, so its
     keys are those of any picture.
@@ -353,27 +354,22 @@ def encode_concepts(model: CrossModel, names: Sequence[str], layers: Sequence[in
     pipeline, layout, options = model.pipeline, model.layout, model.defaults.generate
     side = side_multiple(pipeline, layout)
     check_fit(model, names)
-    made = []
     try:
         empty = text_call(pipeline, layout, "", (side, side), options)
         for name in names:
             text = text_call(pipeline, layout, name, (side, side), options)
             seen = _called(model, text.arguments, layers)
             rows, pieces = own_rows(pipeline, layout, name, text, empty, seen[0].key.shape[2])
-            made.append(EncodedConcept(seen, rows, pieces))
+            yield EncodedConcept(tuple(replace(layer, query=layer.query[:, :, :0]) for layer in seen), rows, pieces)
     finally:
         pipeline.maybe_free_model_hooks()
-    return tuple(made)
 
 
-def concept_maps(record: CrossRecord, concepts: Sequence[EncodedConcept]) -> Float[Tensor, "concept rows cols"]:
-    """Probabilities of each concept's own tokens: the mean over tokens, heads, layers and draws."""
-    maps = []
-    for concept in concepts:
-        shares = [
-            layer.probabilities(text)[0, :, :, list(concept.rows)].mean(dim=(0, 2))
-            for draw in record.samples
-            for layer, text in zip(draw, concept.layers, strict=True)
-        ]
-        maps.append(torch.stack(shares).mean(dim=0).unflatten(0, (record.grid.rows, record.grid.cols)))
-    return torch.stack(maps)
+def concept_map(record: CrossRecord, concept: EncodedConcept) -> Float[Tensor, "rows cols"]:
+    """Probabilities of a concept's own tokens: the mean over tokens, heads, layers and draws."""
+    shares = [
+        layer.probabilities(text)[0, :, :, list(concept.rows)].mean(dim=(0, 2))
+        for draw in record.samples
+        for layer, text in zip(draw, concept.layers, strict=True)
+    ]
+    return torch.stack(shares).mean(dim=0).unflatten(0, (record.grid.rows, record.grid.cols))

@@ -24,12 +24,13 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from conceptlens.engine.cross_attention import (
     CrossModel,
     CrossRecord,
     check_fit,
-    concept_maps,
+    concept_map,
     encode_concepts,
     load_cross,
     read_queries,
@@ -136,10 +137,13 @@ class ConceptCrossAttention(SaliencyMethod):
         layers = [layer.layer for layer in stored.samples[0]]
         if layers != list(self._layers):
             raise RecipeError(f"the image was stored with layers {layers}; got {list(self._layers)}. Store it again.")
-        encoded = encode_concepts(self._model, names, self._layers)
-        told = {name: list(concept.pieces) for name, concept in zip(names, encoded, strict=True)}
+        maps: list[Tensor] = []
+        told: dict[str, list[str]] = {}
+        for name, concept in zip(names, encode_concepts(self._model, names, self._layers), strict=True):
+            maps.append(concept_map(stored, concept))
+            told[name] = list(concept.pieces)
         where = {"image": stored.image, "prompt": stored.prompt, "seed": stored.seed, "started": started}
-        return maps_of(self, names, concept_maps(stored, encoded), tokens=told, **where)
+        return maps_of(self, names, torch.stack(maps), tokens=told, **where)
 
 
 def _parted(options: Mapping[str, Any]) -> tuple[tuple[int, ...] | None, CrossOptions]:

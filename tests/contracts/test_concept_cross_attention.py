@@ -174,6 +174,7 @@ def test_words_asked_later_are_the_bits_of_words_asked_at_once(model: CrossModel
     at_once = method.explain(picture(), ["house", "sun", "tree"], prompt=PROMPT, seed=3)
     assert later.scores[0].equal(at_once.scores[2])
     assert later.scores[1].equal(at_once.scores[0])
+    assert all(layer.key.untyped_storage().nbytes() == 0 for layer in stored.samples[0])
 
 
 def test_a_partial_forward_leaves_the_queries_of_the_whole_one(model: CrossModel) -> None:

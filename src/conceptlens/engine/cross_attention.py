@@ -327,8 +327,8 @@ def read_queries(
 
 
 def _image_side(layers: Sequence[LayerAttention]) -> tuple[LayerAttention, ...]:
-    """Without the prompt's keys, which nothing asks for later."""
-    return tuple(replace(layer, key=layer.key[:, :, :0], bias=None) for layer in layers)
+    """Without the prompt's keys, which nothing asks for later; a slice alone would keep them in memory."""
+    return tuple(replace(layer, key=layer.key[:, :, :0].clone(), bias=None) for layer in layers)
 
 
 def check_fit(model: CrossModel, names: Sequence[str]) -> None:
@@ -360,7 +360,7 @@ def encode_concepts(model: CrossModel, names: Sequence[str], layers: Sequence[in
             text = text_call(pipeline, layout, name, (side, side), options)
             seen = _called(model, text.arguments, layers)
             rows, pieces = own_rows(pipeline, layout, name, text, empty, seen[0].key.shape[2])
-            yield EncodedConcept(tuple(replace(layer, query=layer.query[:, :, :0]) for layer in seen), rows, pieces)
+            yield EncodedConcept(seen, rows, pieces)
     finally:
         pipeline.maybe_free_model_hooks()
 

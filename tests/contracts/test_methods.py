@@ -15,10 +15,11 @@ from torch import nn
 from conceptlens.errors import ConceptError, ModelError, RecipeError
 from conceptlens.methods import method_named
 from conceptlens.methods.base import SaliencyMethod
+from tiny_cross import METHODS_TINY_CROSS
 from tiny_methods import METHODS_TINY as METHODS_TINY_VIT
 from tiny_unets import METHODS_TINY_UNET
 
-METHODS_TINY = {**METHODS_TINY_VIT, **METHODS_TINY_UNET}
+METHODS_TINY = {**METHODS_TINY_VIT, **METHODS_TINY_UNET, **METHODS_TINY_CROSS}
 
 CONCEPTS = ["house", "tree", "sun"]
 

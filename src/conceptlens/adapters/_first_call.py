@@ -63,11 +63,7 @@ def first_call(pipeline: Any, prompt: str, options: Mapping[str, Any]) -> tuple[
     except _HeardError as heard:
         if "input_ids" not in given:
             raise ModelError(f"{type(encoder).__name__} was not run. Give the pipeline its own text encoder.") from None
-        ids, mask = given["input_ids"][0], given.get("attention_mask")
-        pad = getattr(_tokenizer(pipeline), "pad_token_id", None)
-        real = mask[0].bool() if mask is not None else ids != (-1 if pad is None else pad)
-        start = int(real.nonzero()[0]) if real.any() else 0
-        return heard.arguments, EncodedText(ids, tuple(ids[real].tolist()), start)
+        return heard.arguments, encoded_text(given, _tokenizer(pipeline))
     except ConceptlensError:
         raise
     except (ValueError, TypeError, AttributeError, RuntimeError) as error:
@@ -78,6 +74,15 @@ def first_call(pipeline: Any, prompt: str, options: Mapping[str, Any]) -> tuple[
     raise ModelError(
         f"{type(pipeline).__name__} did not call its transformer. Give a text-to-image or -video pipeline."
     )
+
+
+def encoded_text(given: Mapping[str, Any], tokenizer: Any) -> EncodedText:
+    """The tokens of a text encoder's call, of the first text in it; `states` are all ids with their padding."""
+    ids, mask = given["input_ids"][0], given.get("attention_mask")
+    pad = getattr(tokenizer, "pad_token_id", None)
+    real = mask[0].bool() if mask is not None else ids != (-1 if pad is None else pad)
+    start = int(real.nonzero()[0]) if real.any() else 0
+    return EncodedText(ids, tuple(ids[real].tolist()), start)
 
 
 def concepts_of(
@@ -97,7 +102,7 @@ def concepts_of(
         rows = arguments[layout.text][0]
         check_length(_tokenizer(pipeline), name, len(rows))
         found = own_tokens(_tokenizer(pipeline), name, text, empty, len(rows))
-        first = _first_row(pipeline, len(rows), text)
+        first = first_row(pipeline, len(rows), text)
         places = [place - first for place in found.positions]
         tokens.append(pool_tokens(rows.flatten(1), places, recipe.pooling))
         own.append(found)
@@ -108,7 +113,7 @@ def concepts_of(
     return Concepts(names, torch.stack(tokens), pooled, pieces=tuple(o.pieces for o in own), positions=tuple(ends))
 
 
-def _first_row(pipeline: Any, rows: int, text: EncodedText) -> int:
+def first_row(pipeline: Any, rows: int, text: EncodedText) -> int:
     """The token, as the encoder counts them, that is the first text row of the transformer."""
     if rows == len(text.ids):
         return text.start

@@ -31,9 +31,14 @@ class Group:
 _ADD = "Add an entry to adapters/_layouts.py (CONTRIBUTING.md), or use a family of the same kind that has one."
 _FLOW = "Use FLUX.1, FLUX.2, Stable Diffusion 3, Qwen-Image or another family with an adapter (docs/models.md)."
 _CROSS = (
-    "Use maps of its cross attention, which follow fixed text: the methods daam and ovam do, for the U-Nets of Stable "
-    "Diffusion; for transformers of this kind there is no method in this package."
+    "Use the method concept-cross-attention, which holds words against the image queries of its cross attention: "
+    "conceptlens read PHOTO -c WORD --method concept-cross-attention --model MODEL."
 )
+_NO_ENTRY = (
+    "Use a class with an entry for the method concept-cross-attention (PixArt, Sana, Wan, ...), or "
+    "add one to CROSS_LAYOUTS in adapters/_cross_attention.py; this class has none yet."
+)
+_UNETS = "Use maps of its cross attention: the methods daam and ovam, for Stable Diffusion XL and 2."
 
 DUAL = Group(
     "dual stream",
@@ -107,7 +112,8 @@ KEYS_ONLY = Group(
     "text as keys and values alone",
     False,
     "text is read by the image but asks nothing itself, so there is no text stream for a concept to follow",
-    _CROSS,
+    "Use a class with an entry for the method concept-cross-attention (PixArt, Sana, Wan, ...); here "
+    "image and text stand in one softmax, which no method of this package reads.",
     ("NucleusMoEImageTransformer2DModel", "PRXTransformer2DModel"),
 )
 BLIND_TEXT = Group(
@@ -117,11 +123,28 @@ BLIND_TEXT = Group(
     _FLOW,
     ("Cosmos3OmniTransformer", "OmniGenTransformer2DModel", "QwenImage21Transformer2DModel"),
 )
+_FIXED = "text is fixed and only read, block by block; no text stream is updated with the image"
 CROSS = Group(
     "plain cross attention",
     False,
-    "text is fixed and only read, block by block; no text stream is updated with the image",
+    _FIXED,
     _CROSS,
+    (
+        "HunyuanDiT2DModel",
+        "LTXVideoTransformer3DModel",
+        "LatteTransformer3DModel",
+        "PixArtTransformer2DModel",
+        "SanaTransformer2DModel",
+        "SanaVideoTransformer3DModel",
+        "SkyReelsV2Transformer3DModel",
+        "WanTransformer3DModel",
+    ),
+)
+CROSS_WITHOUT_ENTRY = Group(
+    "plain cross attention without an entry",
+    False,
+    _FIXED,
+    _NO_ENTRY,
     (
         "AllegroTransformer3DModel",
         "AnyFlowTransformer3DModel",
@@ -129,25 +152,17 @@ CROSS = Group(
         "CosmosTransformer3DModel",
         "DreamLiteTransformer2DModel",
         "HeliosTransformer3DModel",
-        "HunyuanDiT2DModel",
         "Kandinsky5Transformer3DModel",
         "Kandinsky6Transformer3DModel",
         "LTX2VideoTransformer3DModel",
-        "LTXVideoTransformer3DModel",
-        "LatteTransformer3DModel",
         "LuminaNextDiT2DModel",
-        "PixArtTransformer2DModel",
-        "SanaTransformer2DModel",
-        "SanaVideoTransformer3DModel",
         "SanaWMTransformer3DModel",
-        "SkyReelsV2Transformer3DModel",
-        "UNet2DConditionModel",
         "WanAnimate2Transformer3DModel",
         "WanAnimateTransformer3DModel",
-        "WanTransformer3DModel",
         "WanVACETransformer3DModel",
     ),
 )
+UNET = Group("cross attention of a U-Net", False, _FIXED, _UNETS, ("UNet2DConditionModel",))
 NO_TEXT = Group(
     "no text",
     False,
@@ -156,7 +171,7 @@ NO_TEXT = Group(
     ("DiTTransformer2DModel",),
 )
 UNKNOWN = Group("unknown", False, "nobody has looked at this class yet", _ADD)
-GROUPS = (DUAL, LAYERED_TEXT, SHARED, SINGLE, GIST, KEYS_ONLY, BLIND_TEXT, CROSS, NO_TEXT)
+GROUPS = (DUAL, LAYERED_TEXT, SHARED, SINGLE, GIST, KEYS_ONLY, BLIND_TEXT, CROSS, CROSS_WITHOUT_ENTRY, UNET, NO_TEXT)
 
 
 def group_of(name: str) -> Group:

@@ -111,6 +111,26 @@ def own_tokens(tokenizer: Any, name: str, text: EncodedText, empty: EncodedText,
     return OwnTokens(tuple(text.start + i for i in kept), pieces)
 
 
+def tokens_between(tokenizer: Any, name: str, text: EncodedText, empty: EncodedText, length: int) -> OwnTokens:
+    """As `own_tokens`, for templates that end in a space, which melts into the concept's first token.
+
+    Raises:
+        ConceptError: when the concept is longer than the encoder reads, or has no token at all.
+    """
+    check_length(tokenizer, name, length)
+    before = _common(text.ids, empty.ids)
+    after = _common(text.ids[before:][::-1], empty.ids[before:][::-1])
+    special = set(tokenizer.all_special_ids)
+    kept = [i for i in range(before, len(text.ids) - after) if text.ids[i] not in special]
+    alone = tokenizer(name, add_special_tokens=False, truncation=False).input_ids
+    if len(text.ids) == len(text.states) and len(kept) < len(alone):
+        raise _too_long(name, length)
+    if not kept:
+        raise ConceptError(f"concept {name!r} has no token that the model's tokenizer knows. Use another word.")
+    pieces = tuple(tokenizer.convert_ids_to_tokens([text.ids[i] for i in kept]))
+    return OwnTokens(tuple(text.start + i for i in kept), pieces)
+
+
 def check_length(tokenizer: Any, name: str, length: int) -> None:
     """Refuses a concept that alone has more tokens than there is room for. Raises `ConceptError`."""
     if len(tokenizer(name, truncation=False).input_ids) > length:

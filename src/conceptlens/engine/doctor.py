@@ -16,6 +16,7 @@ from PIL import Image
 from torch import nn
 
 from conceptlens.adapters import adapter_for, registered
+from conceptlens.adapters._cross_attention import CROSS_LAYOUTS, METHOD
 from conceptlens.adapters._groups import group_of
 from conceptlens.adapters._specimens import SPECIMENS
 from conceptlens.adapters.base import DiTAdapter, ModelAdapter
@@ -56,6 +57,7 @@ class Diagnosis:
         tried_on: what the dry run ran on.
         own_text_error: how far the model's own text, sent through as concepts, came out from what the model made of it,
             relative to its largest value; None where that was not tried.
+        method: another method that makes maps of it, for `read --method`; None where there is none.
         captured: blocks that the dry run saw, of `expected`.
         expected: see `captured`.
         size: (height, width) in pixels that the memory figures are for.
@@ -82,6 +84,7 @@ class Diagnosis:
     record_bytes: int = 0
     tier: str | None = None
     own_text_error: float | None = None
+    method: str | None = None
 
     @property
     def ok(self) -> bool:
@@ -91,7 +94,8 @@ class Diagnosis:
 
     def describe(self) -> str:
         """A few lines for people."""
-        lines = [f"{self.model}: {'maps work' if self.ok else 'no maps'}", f"transformer  {self.transformer}"]
+        other = "" if self.method is None else f" of concept attention, but of the method {self.method}"
+        lines = [f"{self.model}: {'maps work' if self.ok else 'no maps' + other}", f"transformer  {self.transformer}"]
         lines.append(f"group        {self.group}: {self.reason}")
         layers = () if self.recipe is None else self.recipe.layers or ()
         if layers:
@@ -128,7 +132,10 @@ def doctor(model: Any, *, height: int = 1024, width: int = 1024, frames: int = 1
     group, known = group_of(transformer_name), registered().get(transformer_name)
     if known is None:
         reason = f"{group.reason}; no adapter" if group.applies else group.reason
-        return Diagnosis(name, transformer_name, None, group.name, group.applies, reason, group.instead)
+        method = METHOD if transformer_name in CROSS_LAYOUTS else None
+        return Diagnosis(
+            *(name, transformer_name, None, group.name, group.applies, reason, group.instead), method=method
+        )
     adapter = adapter_for(_skeleton(transformer_name, subject.config) if pipeline is None else pipeline.transformer)
     depth = len(adapter.blocks())
     recipe = adapter.recipe(depth).override(dict(subject.recipe)).resolve(depth)

@@ -18,6 +18,7 @@ from diffusers import DiffusionPipeline
 from safetensors import SafetensorError
 
 from conceptlens.adapters import adapter_for, registered
+from conceptlens.adapters._cross_attention import CROSS_LAYOUTS, METHOD
 from conceptlens.adapters.base import ModelAdapter
 from conceptlens.errors import ModelError, one_line
 
@@ -203,10 +204,20 @@ def _check_supported(source: str, index: Any) -> None:
             f"{source} ({index.get('_class_name', 'no pipeline')}) has no diffusion transformer. "
             "Use a FLUX.1 or Stable Diffusion 3 model, or another family with an adapter."
         )
+    _refuse_cross(transformer, source)
     if transformer not in registered():
         raise ModelError(
             f"no adapter for {transformer} of {source}. Supported: {', '.join(sorted(registered()))}. "
             f"conceptlens.doctor({transformer!r}) tells why."
+        )
+
+
+def _refuse_cross(transformer: str, source: str) -> None:
+    """Refuses a class whose text is fixed, and names the method that reads it."""
+    if transformer in CROSS_LAYOUTS:
+        raise ModelError(
+            f"no adapter for {transformer} of {source}: its text is fixed and only read, so concept attention cannot "
+            f"follow it. Use read --method {METHOD}, which reads its cross attention."
         )
 
 
@@ -229,6 +240,7 @@ def _adapter(pipeline: Any) -> ModelAdapter:
         raise ModelError(
             f"{type(pipeline).__name__} has no diffusion transformer. Use a FLUX.1 model, or another with an adapter."
         )
+    _refuse_cross(type(getattr(transformer, "_orig_mod", transformer)).__name__, type(pipeline).__name__)
     return adapter_for(transformer)
 
 

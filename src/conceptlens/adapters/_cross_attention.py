@@ -1,0 +1,242 @@
+"""Transformers whose text is only keys and values of cross attention: where those layers are, and what feeds them.
+
+What a layer does with its queries and keys is not written here: it is observed (`engine.cross_attention`). To serve
+another class, add an entry to `CROSS_LAYOUTS` and its tiny pipeline to `tests/tiny_cross.py`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from conceptlens.adapters._first_call import encoded_text, first_call, first_row
+from conceptlens.adapters._tokens import EncodedText, OwnTokens, check_length, tokens_between
+from conceptlens.errors import LibraryError
+from conceptlens.records import TokenGrid
+
+METHOD = "concept-cross-attention"
+"""The method that reads these classes."""
+
+
+@dataclass(frozen=True)
+class CrossLayout:
+    """Where the cross attention of a transformer class is.
+
+    Attributes:
+        name: of the family, for people.
+        blocks: the module list of the blocks.
+        attention: a block's attention module from image to text.
+        multiple: sides in pixels that the pipeline takes are multiples of this, and of a token's side.
+        encoders: the endings of the pipeline's text encoders and tokenizers whose rows make the text, in this order.
+    """
+
+    name: str
+    blocks: str = "transformer_blocks"
+    attention: str = "attn2"
+    multiple: int = 1
+    encoders: tuple[str, ...] = ("",)
+
+    def layers(self, transformer: nn.Module) -> list[nn.Module]:
+        """The cross-attention modules, first block first."""
+        return [block.get_submodule(self.attention) for block in transformer.get_submodule(self.blocks).children()]
+
+
+CROSS_LAYOUTS: dict[str, CrossLayout] = {
+    "HunyuanDiT2DModel": CrossLayout("HunyuanDiT", blocks="blocks", multiple=16, encoders=("", "_2")),
+    "LTXVideoTransformer3DModel": CrossLayout("LTX-Video", multiple=32),
+    "LatteTransformer3DModel": CrossLayout("Latte", multiple=8),
+    "PixArtTransformer2DModel": CrossLayout("PixArt", multiple=8),
+    "SanaTransformer2DModel": CrossLayout("Sana", multiple=32),
+    "SanaVideoTransformer3DModel": CrossLayout("Sana-Video", multiple=32),
+    "SkyReelsV2Transformer3DModel": CrossLayout("SkyReels-V2", blocks="blocks", multiple=16),
+    "WanTransformer3DModel": CrossLayout("Wan", blocks="blocks", multiple=16),
+}
+"""By transformer class."""
+
+_PLAIN = {"use_resolution_binning": False, "clean_caption": False, "num_inference_steps": 4}
+"""The size that was asked for and the text as it was given; steps of which the first is not at timestep 0, as the only
+one may be."""
+_ONE_FRAME = {"num_frames": 1, "frames": 1, "video_length": 1}
+
+
+@dataclass(frozen=True)
+class TextCall:
+    """A text on its way into the transformer: the arguments of the call, and its tokens for each encoder."""
+
+    arguments: Mapping[str, Any]
+    tokens: tuple[EncodedText, ...]
+
+
+def text_call(
+    pipeline: Any, layout: CrossLayout, text: str, size: tuple[int, int], options: Mapping[str, Any]
+) -> TextCall:
+    """What the pipeline would ask of its transformer for a text, without guidance.
+
+    Args:
+        pipeline: of a class in `CROSS_LAYOUTS`.
+        layout: of its transformer.
+        text: a prompt or a concept.
+        size: (width, height) in pixels of the picture that would be painted.
+        options: further keywords of the pipeline call.
+
+    Raises:
+        ModelError: when the pipeline fails before the call.
+        LibraryError: when it lacks a package.
+    """
+    given: dict[str, dict[str, Any]] = {}
+    with ExitStack() as watched:
+        for ending in layout.encoders:
+            watched.enter_context(_heard(getattr(pipeline, f"text_encoder{ending}", None), given, ending))
+        sized = {**options, **_PLAIN, **_ONE_FRAME, "width": size[0], "height": size[1]}
+        watched.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore", DeprecationWarning)  # diffusers hands tensors to NumPy
+        try:
+            arguments, _ = first_call(pipeline, text, sized)
+        except NameError as error:  # what diffusers leaves of an import that is not installed
+            raise LibraryError(
+                f"{type(pipeline).__name__} needs the package {error.name!r}, which is not installed. "
+                f"Run: pip install {error.name}"
+            ) from error
+    arguments.pop("self", None)
+    return TextCall(arguments, tuple(encoded_text(given[e], tokenizer_of(pipeline, e)) for e in layout.encoders))
+
+
+@contextmanager
+def _heard(encoder: Any, given: dict[str, dict[str, Any]], ending: str) -> Iterator[None]:
+    """Keeps the first call of a text encoder under its ending; a missing encoder is told by `first_call`."""
+
+    def hear(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given.setdefault(ending, {**dict(zip(("input_ids", "attention_mask"), args, strict=False)), **kwargs})
+
+    handle = None if encoder is None else encoder.register_forward_pre_hook(hear, with_kwargs=True)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            handle.remove()
+
+
+def tokenizer_of(pipeline: Any, ending: str = "") -> Any:
+    """The tokenizer with an ending; the inner one of a processor."""
+    tokenizer = getattr(pipeline, f"tokenizer{ending}")
+    return getattr(tokenizer, "tokenizer", tokenizer)
+
+
+def own_rows(
+    pipeline: Any, layout: CrossLayout, name: str, text: TextCall, empty: TextCall, rows: int
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Which of the text's `rows`, as cross attention gets them, are a concept's own, and the pieces they stand for.
+
+    Raises:
+        ConceptError: when the concept is longer than an encoder reads, or has no token.
+    """
+    positions: list[int] = []
+    pieces: list[str] = []
+    start = 0
+    for ending, read, none in zip(layout.encoders, text.tokens, empty.tokens, strict=True):
+        length = rows if len(layout.encoders) == 1 else len(read.states)
+        own: OwnTokens = tokens_between(tokenizer_of(pipeline, ending), name, read, none, length)
+        first = first_row(pipeline, length, read)
+        positions += [start + place - first for place in own.positions]
+        pieces += own.pieces
+        start += length
+    return tuple(positions), tuple(pieces)
+
+
+def check_room(pipeline: Any, name: str, options: Mapping[str, Any]) -> None:
+    """Refuses, before anything is run, a concept that the pipeline's own length cannot hold. Raises `ConceptError`."""
+    known = inspect.signature(pipeline.__call__).parameters
+    length = options.get("max_sequence_length") or getattr(known.get("max_sequence_length"), "default", None)
+    if isinstance(length, int):
+        check_length(tokenizer_of(pipeline), name, length)
+
+
+def vae_side(pipeline: Any) -> int:
+    """Pixels of a latent's side."""
+    names = ("vae_scale_factor_spatial", "vae_spatial_compression_ratio", "vae_scale_factor")
+    return next(getattr(pipeline, name) for name in names if hasattr(pipeline, name))
+
+
+def token_side(pipeline: Any) -> int:
+    """Pixels of a token's side."""
+    patch = pipeline.transformer.config.patch_size
+    return vae_side(pipeline) * (patch if isinstance(patch, int) else patch[-1])
+
+
+def side_multiple(pipeline: Any, layout: CrossLayout) -> int:
+    """Sides of a picture must be a multiple of this many pixels."""
+    return math.lcm(token_side(pipeline), layout.multiple)
+
+
+def painted_area(pipeline: Any) -> int:
+    """Pixels of the picture that the pipeline paints unless told otherwise."""
+    known = inspect.signature(pipeline.__call__).parameters
+    height, width = known["height"].default, known["width"].default
+    if height and width:
+        return height * width
+    return (pipeline.transformer.config.sample_size * vae_side(pipeline)) ** 2
+
+
+def clean_latents(pipeline: Any, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch channel ..."]:
+    """The autoencoder's mode in the transformer's units; (batch, channel, 1, rows, cols) for a video model."""
+    vae = pipeline.vae
+    made = vae.encode(pixels[:, :, None] if "3d" in type(vae.encoder).__name__.lower() else pixels)
+    latents = made.latent if hasattr(made, "latent") else made.latent_dist.mode()
+    scaling = getattr(vae.config, "scaling_factor", None) or 1.0
+    # LTX-Video keeps its statistics as buffers, Wan in its configuration.
+    kept = {**vae.config, **dict(vae.named_buffers(recurse=False))}
+    mean, std = kept.get("latents_mean"), kept.get("latents_std")
+    if mean is None or std is None:
+        return (latents - (getattr(vae.config, "shift_factor", None) or 0.0)) * scaling
+    mean, std = (torch.as_tensor(part).to(latents).view(1, -1, 1, 1, 1) for part in (mean, std))
+    return (latents - mean) / std * scaling
+
+
+def noised(
+    scheduler: Any, clean: Float[Tensor, "batch channel ..."], noise: Float[Tensor, "batch channel ..."], sigma: float
+) -> tuple[Tensor, float]:
+    """Latents at a noise level in 0..1, and the training timestep of that level.
+
+    On the straight path for flow models; sqrt(a) x0 + sqrt(1 - a) noise along the training timesteps of others.
+    """
+    last = scheduler.config.num_train_timesteps
+    told = (getattr(scheduler.config, "prediction_type", ""), getattr(scheduler.config, "use_flow_sigmas", False))
+    if "FlowMatch" in type(scheduler).__name__ or told[0] == "flow_prediction" or told[1]:
+        return torch.lerp(clean, noise, sigma), sigma * last
+    timestep = round(sigma * (last - 1))
+    kept = float(scheduler.alphas_cumprod[timestep])
+    return kept**0.5 * clean + (1 - kept) ** 0.5 * noise, float(timestep)
+
+
+def at_timestep(pipeline: Any, arguments: Mapping[str, Any], timestep: float) -> dict[str, Any]:
+    """The arguments of the pipeline's first call, moved to another timestep.
+
+    The call's own value is scaled, since pipelines multiply the scheduler's timestep before they hand it on.
+    """
+    own, first = arguments["timestep"], float(pipeline.scheduler.timesteps[0])
+    moved = own.double() * (timestep / first)
+    return {**arguments, "timestep": moved.to(own.dtype) if own.is_floating_point() else moved.round().to(own.dtype)}
+
+
+def with_latents(pipeline: Any, arguments: Mapping[str, Any], latents: Tensor) -> dict[str, Any]:
+    """The arguments with other latents, laid out as the call's own."""
+    own = arguments["hidden_states"]
+    if own.ndim == 3 and latents.ndim > 3:
+        config = pipeline.transformer.config
+        latents = pipeline._pack_latents(latents, config.patch_size, config.patch_size_t)
+    return {**arguments, "hidden_states": latents.reshape(own.shape).to(own)}
+
+
+def grid_of_size(pipeline: Any, size: tuple[int, int]) -> TokenGrid:
+    """The token grid of a picture of (width, height) pixels."""
+    side = token_side(pipeline)
+    return TokenGrid(size[1] // side, size[0] // side)

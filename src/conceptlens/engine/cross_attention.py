@@ -1,0 +1,375 @@
+"""Cross attention as a transformer computes it: image queries of a noised picture, keys of any text.
+
+The model's own attention processors run untouched. Inside a cross-attention layer the arguments of
+`scaled_dot_product_attention` are looked at and handed on, so queries and keys come with whatever the family does to
+them (norms before or after the heads are split, rotation, masks), and nothing of that is written a second time here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import DiffusionPipeline
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from conceptlens.adapters._cross_attention import (
+    CROSS_LAYOUTS,
+    METHOD,
+    CrossLayout,
+    at_timestep,
+    check_room,
+    clean_latents,
+    grid_of_size,
+    noised,
+    own_rows,
+    painted_area,
+    side_multiple,
+    text_call,
+    with_latents,
+)
+from conceptlens.adapters._groups import group_of
+from conceptlens.engine.encode import working_size
+from conceptlens.engine.loading import Defaults, folder_defaults, open_pipeline, pipeline_name
+from conceptlens.engine.recorder import StopForward
+from conceptlens.errors import ModelError, RecipeError
+from conceptlens.records import TokenGrid
+
+
+@dataclass(frozen=True)
+class LayerAttention:
+    """One cross-attention layer in one call, as it goes into the softmax.
+
+    Attributes:
+        layer: the block's number.
+        query: of the image, with norms and rotation.
+        key: of the text, likewise.
+        bias: added to the scores before the softmax; None where the layer has no mask.
+        scale: of the scores.
+    """
+
+    layer: int
+    query: Float[Tensor, "batch head image head_dim"]
+    key: Float[Tensor, "batch kv_head token head_dim"]
+    bias: Float[Tensor, "#batch #head #image token"] | None
+    scale: float
+
+    def probabilities(self, text: LayerAttention | None = None) -> Float[Tensor, "batch head image token"]:
+        """What the image attends to, in float32 or better: softmax(q k / sqrt(d) + bias) over all rows of a text.
+
+        Args:
+            text: the same layer in a call with another text; its own text when None.
+        """
+        text = self if text is None else text
+        precise = torch.promote_types(self.query.dtype, torch.float32)
+        key = text.key.repeat_interleave(self.query.shape[1] // text.key.shape[1], dim=1)
+        scores = self.query.to(precise) @ key.to(precise).transpose(-1, -2) * self.scale
+        return (scores if text.bias is None else scores + text.bias.to(precise)).softmax(dim=-1)
+
+
+@dataclass(frozen=True)
+class EncodedConcept:
+    """A concept as keys of each wanted layer, which of their rows are its own tokens, and the pieces of those."""
+
+    layers: tuple[LayerAttention, ...]
+    rows: tuple[int, ...]
+    pieces: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CrossRecord:
+    """What one picture left behind: the image queries of each wanted layer, for each noise draw.
+
+    Attributes:
+        samples: for each draw the layers, in order.
+        grid: the token grid.
+        noise: the level at which it was read, in 0..1.
+        prompt: what the model was told.
+        seed: of the noise.
+        image: the picture.
+    """
+
+    samples: tuple[tuple[LayerAttention, ...], ...]
+    grid: TokenGrid
+    noise: float
+    prompt: str
+    seed: int
+    image: Image.Image
+
+
+@dataclass(frozen=True)
+class CrossModel:
+    """A pipeline whose transformer is in `CROSS_LAYOUTS`, its id, and its defaults."""
+
+    pipeline: Any
+    layout: CrossLayout
+    model_id: str
+    defaults: Defaults = field(default_factory=Defaults)
+
+    @property
+    def depth(self) -> int:
+        """The number of cross-attention layers."""
+        return len(self.layout.layers(self.pipeline.transformer))
+
+
+def load_cross(
+    model: Any, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None, offload: bool = False
+) -> CrossModel:
+    """Loads, or adopts, a pipeline whose text is only keys and values of cross attention.
+
+    Args:
+        model: a folder, a hub id, or a loaded pipeline (used as it is; its device and dtype stay).
+        device: "cuda", "cpu", ...; CUDA where there is one.
+        dtype: bfloat16 on CUDA, float32 elsewhere.
+        offload: keep on the GPU only the part that runs (`enable_model_cpu_offload`).
+
+    Raises:
+        ModelError: when it cannot be loaded or is another kind of model.
+    """
+    if isinstance(model, DiffusionPipeline):
+        part = getattr(model, "transformer", None) or getattr(model, "unet", None)
+        name = type(getattr(part, "_orig_mod", part)).__name__
+        return _checked(CrossModel(model, _layout(name, type(model).__name__), pipeline_name(model)))
+
+    def check(source: str, index: Any) -> None:
+        parts = [index[part][1] for part in ("transformer", "unet") if index.get(part)]
+        _layout((parts or [None])[0] or str(index.get("_class_name")), source)
+
+    found = open_pipeline(model, check, device=device, dtype=dtype, offload=offload)
+    layout = _layout(type(found.pipeline.transformer).__name__, found.model_id)
+    return _checked(CrossModel(found.pipeline, layout, found.model_id, folder_defaults(found.folder)))
+
+
+def _layout(name: str, source: str) -> CrossLayout:
+    if name not in CROSS_LAYOUTS:
+        group = group_of(name)
+        next_step = "Use the method concept-attention." if group.applies else group.instead
+        raise ModelError(
+            f"{METHOD} reads transformers whose text is only keys and values ({', '.join(sorted(CROSS_LAYOUTS))}); "
+            f"{source} has {name} ({group.name}). {next_step}"
+        )
+    return CROSS_LAYOUTS[name]
+
+
+def _checked(model: CrossModel) -> CrossModel:
+    if getattr(model.pipeline, "transformer_2", None) is not None:
+        raise ModelError(
+            f"{model.model_id} paints with two transformers, one for each half of the noise; {METHOD} reads one. "
+            "Use a model with a single transformer."
+        )
+    return model
+
+
+class _Look(TorchFunctionMode):
+    """Looks at the arguments of each attention inside a watched layer, and hands them on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer: int | None = None
+        self.seen: dict[int, list[LayerAttention]] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if self.layer is not None and func is F.scaled_dot_product_attention:
+            self.seen.setdefault(self.layer, []).append(_attention(self.layer, *args, **kwargs))
+        return func(*args, **kwargs)
+
+
+def _attention(
+    layer: int,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> LayerAttention:
+    """The arguments of `scaled_dot_product_attention` as a record; a mask of truth values becomes a bias."""
+    bias = attn_mask
+    if bias is not None and bias.dtype == torch.bool:
+        bias = torch.zeros_like(bias, dtype=query.dtype).masked_fill(~bias, -math.inf)
+    return LayerAttention(layer, query, key, bias, 1 / math.sqrt(query.shape[-1]) if scale is None else scale)
+
+
+@contextmanager
+def watch_cross_layers(
+    layout: CrossLayout, transformer: Any, layers: Sequence[int], *, stop: bool = False
+) -> Iterator[dict[int, list[LayerAttention]]]:
+    """Inside it, every call of the transformer leaves what its cross attention computes with, by layer.
+
+    The model computes the same bits: hooks return nothing, and attention gets the arguments it was given.
+
+    Args:
+        layout: of the transformer's class.
+        transformer: the model.
+        layers: the wanted ones.
+        stop: end the forward after the last of them, with `StopForward`.
+    """
+    transformer = getattr(transformer, "_orig_mod", transformer)
+    look, handles = _Look(), []
+    modules = layout.layers(transformer)
+
+    def enter(number: int) -> Any:
+        def hook(module: Any, given: Any) -> None:
+            look.layer = number
+
+        return hook
+
+    def leave(number: int) -> Any:
+        def hook(module: Any, given: Any, output: Any) -> None:
+            look.layer = None
+            if stop and number == max(layers):
+                raise StopForward
+
+        return hook
+
+    try:
+        for number in layers:
+            handles.append(modules[number].register_forward_pre_hook(enter(number)))
+            handles.append(modules[number].register_forward_hook(leave(number)))
+        with look:
+            yield look.seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def wanted_layers(model: CrossModel, layers: Sequence[int] | None) -> tuple[int, ...]:
+    """Block numbers, the negative ones counted from the last block; all of them for None.
+
+    Raises:
+        RecipeError: for a block that the model lacks, or none at all.
+    """
+    depth = model.depth
+    if layers is None:
+        return tuple(range(depth))
+    if not layers or not all(-depth <= layer < depth for layer in layers):
+        raise RecipeError(f"layers must be some of 0 to {depth - 1} for this model; got {list(layers)}.")
+    return tuple(sorted({layer % depth for layer in layers}))
+
+
+def _called(model: CrossModel, arguments: Mapping[str, Any], layers: Sequence[int]) -> tuple[LayerAttention, ...]:
+    """One partial forward; what each wanted layer computed with.
+
+    Raises:
+        ModelError: for a layer whose attention passed unseen, or that attends twice.
+    """
+    transformer = model.pipeline.transformer
+    with suppress(StopForward), watch_cross_layers(model.layout, transformer, layers, stop=True) as seen:
+        transformer(**arguments)
+    for layer in layers:
+        if len(seen.get(layer, ())) != 1:
+            found = len(seen.get(layer, ()))
+            raise ModelError(
+                f"block {layer} was expected to attend to text once in PyTorch's own attention; {found} were seen. "
+                "Load the model without torch.compile, another attention backend or an image as a condition."
+            )
+    return tuple(seen[layer][0] for layer in layers)
+
+
+@torch.no_grad()
+def read_queries(
+    model: CrossModel,
+    image: Image.Image,
+    prompt: str,
+    *,
+    noise: float,
+    samples: int,
+    seed: int,
+    layers: Sequence[int],
+) -> CrossRecord:
+    """One forward for each noise draw, which ends after the last wanted layer; the image's queries are kept.
+
+    Args:
+        model: from `load_cross`.
+        image: RGB.
+        prompt: what the model is told; "" for nothing.
+        noise: the noise level, from 0 (clean) to 1.
+        samples: noise draws.
+        seed: draws the noise, on the CPU.
+        layers: from `wanted_layers`.
+    """
+    pipeline, options = model.pipeline, model.defaults.generate
+    side = side_multiple(pipeline, model.layout)
+    area = options["width"] * options["height"] if {"width", "height"} <= set(options) else painted_area(pipeline)
+    size = working_size(image.size, area, side)
+    grid, draws = grid_of_size(pipeline, size), []
+    generator = torch.Generator("cpu").manual_seed(seed)
+    try:
+        arguments = text_call(pipeline, model.layout, prompt, size, options).arguments
+        processor = getattr(pipeline, "image_processor", None) or pipeline.video_processor
+        pixels = processor.preprocess(image, height=size[1], width=size[0])
+        clean = clean_latents(pipeline, pixels.to(device=pipeline._execution_device, dtype=pipeline.vae.dtype))
+        clean = clean.to(torch.promote_types(pipeline.transformer.dtype, torch.float32))
+        for _ in range(samples):
+            drawn = torch.randn(clean.shape, generator=generator).to(clean)
+            latents, timestep = noised(pipeline.scheduler, clean, drawn, noise)
+            call = with_latents(pipeline, at_timestep(pipeline, arguments, timestep), latents)
+            draws.append(_called(model, call, layers))
+    finally:
+        pipeline.maybe_free_model_hooks()
+    if draws[0][0].query.shape[2] != grid.tokens:
+        raise ModelError(
+            f"{draws[0][0].query.shape[2]} image tokens were seen where {grid.rows}x{grid.cols} were expected. "
+            "Load the pipeline with its own autoencoder."
+        )
+    return CrossRecord(tuple(map(_image_side, draws)), grid, noise, prompt, seed, image)
+
+
+def _image_side(layers: Sequence[LayerAttention]) -> tuple[LayerAttention, ...]:
+    """Without the prompt's keys, which nothing asks for later; a slice alone would keep them in memory."""
+    return tuple(replace(layer, key=layer.key[:, :, :0].clone(), bias=None) for layer in layers)
+
+
+def check_fit(model: CrossModel, names: Sequence[str]) -> None:
+    """Refuses concepts that the text encoder cannot hold, as far as that is known before it runs.
+
+    Raises:
+        ConceptError: for the first one that is too long.
+    """
+    for name in names:
+        check_room(model.pipeline, name, model.defaults.generate)
+
+
+@torch.no_grad()
+def encode_concepts(model: CrossModel, names: Sequence[str], layers: Sequence[int]) -> Iterator[EncodedConcept]:
+    """Concepts as keys of the wanted layers, each read alone as if it were the prompt; one at a time, to spare memory.
+
+    The transformer runs on the smallest picture it takes: in models of this kind text never reads the image, so its
+    keys are those of any picture.
+
+    Raises:
+        ConceptError: for one that is too long or has no token.
+    """
+    pipeline, layout, options = model.pipeline, model.layout, model.defaults.generate
+    side = side_multiple(pipeline, layout)
+    check_fit(model, names)
+    try:
+        empty = text_call(pipeline, layout, "", (side, side), options)
+        for name in names:
+            text = text_call(pipeline, layout, name, (side, side), options)
+            seen = _called(model, text.arguments, layers)
+            rows, pieces = own_rows(pipeline, layout, name, text, empty, seen[0].key.shape[2])
+            yield EncodedConcept(seen, rows, pieces)
+    finally:
+        pipeline.maybe_free_model_hooks()
+
+
+def concept_map(record: CrossRecord, concept: EncodedConcept) -> Float[Tensor, "rows cols"]:
+    """Probabilities of a concept's own tokens: the mean over tokens, heads, layers and draws."""
+    shares = [
+        layer.probabilities(text)[0, :, :, list(concept.rows)].mean(dim=(0, 2))
+        for draw in record.samples
+        for layer, text in zip(draw, concept.layers, strict=True)
+    ]
+    return torch.stack(shares).mean(dim=0).unflatten(0, (record.grid.rows, record.grid.cols))

@@ -1,0 +1,155 @@
+"""Cross attention of any words in transformers whose text is only keys and values (PixArt, Sana, Wan and others).
+
+The definition is that of OVAM (Marcos-Manchon et al., CVPR 2024, arXiv 2403.14291), carried from U-Nets to
+transformers: image queries are recorded once, words that need not be in the prompt are held against them. Per layer and
+head, P = softmax over the rows t of the concept's own encoded text of q_x k_t / sqrt(d) + mask; a concept's map is the
+mean of P over its content tokens, heads, layers and noise draws.
+
+Why the softmax runs over the concept's own text, special and padding rows included, and not over the concepts: it is
+the model's own. With the prompt as the concept the maps are the very probabilities with which the model reads its
+prompt (tested to 1e-10), so they have a meaning before any choice of ours; rows that the model masks are masked, rows
+that it lets the image read (Wan's padding) take their share as they do while painting, and a map does not depend on
+what else is asked for. A softmax over the concepts would always find one of them everywhere.
+
+Text never reads the image in these models. So a concept's keys are the same for every image, and words asked for later
+give the bits that they would have given at once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from conceptlens.engine.cross_attention import (
+    CrossModel,
+    CrossRecord,
+    check_fit,
+    concept_map,
+    encode_concepts,
+    load_cross,
+    read_queries,
+    wanted_layers,
+)
+from conceptlens.engine.encode import open_image
+from conceptlens.errors import ModelError, RecipeError
+from conceptlens.maps import ConceptMaps
+from conceptlens.methods import register
+from conceptlens.methods._options import check_range, maps_of, options_of, plain
+from conceptlens.methods.base import MethodInfo, SaliencyMethod
+from conceptlens.words import check_concepts
+
+
+@dataclass(frozen=True)
+class CrossOptions:
+    """How an image is shown to the transformer.
+
+    Attributes:
+        noise: the noise level, from 0 (clean) to 1 (pure noise).
+        samples: noise draws whose maps are averaged.
+    """
+
+    noise: float = 0.5
+    samples: int = 1
+
+    def __post_init__(self) -> None:
+        check_range("noise", self.noise, 0, 1)
+        check_range("samples", self.samples, 1, 1000)
+
+
+@register
+class ConceptCrossAttention(SaliencyMethod):
+    """Cross-attention probabilities of a concept's own tokens, from 0 to 1, on the transformer's token grid."""
+
+    name = "concept-cross-attention"
+    summary = "cross attention of any words in transformers of fixed text (PixArt, Sana, Wan, ...)"
+    info = MethodInfo(text_conditioned=True, backbone="PixArt-alpha/PixArt-Sigma-XL-2-1024-MS")
+
+    def __init__(self, model: Any, **options: Any) -> None:
+        """On an open model.
+
+        Args:
+            model: from `engine.cross_attention.load_cross`.
+            **options: the fields of `CrossOptions`, and `layers`, block numbers (negative ones from the last block).
+
+        Raises:
+            ModelError: for anything but such a model.
+            RecipeError: for impossible settings.
+        """
+        if not isinstance(model, CrossModel):
+            raise ModelError(
+                f"{self.name} runs on a transformer with cross attention; got a {type(model).__name__}. "
+                "Open it with load."
+            )
+        layers, self._options = _parted(options)
+        self._model, self._layers = model, wanted_layers(model, layers)
+
+    @classmethod
+    def load(
+        cls, model: Any = None, *, device: str | None = None, dtype: torch.dtype | None = None, **options: Any
+    ) -> ConceptCrossAttention:
+        _parted(options)  # before any weight is fetched
+        return cls(load_cross(model or cls.info.backbone, device=device, dtype=dtype), **options)
+
+    @property
+    def model_id(self) -> str:
+        return self._model.model_id
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return {**plain(self._options), "layers": list(self._layers)}
+
+    def explain(self, image: Image.Image, concepts: Sequence[str], *, prompt: str = "", seed: int = 0) -> ConceptMaps:
+        """Maps of concepts, which need not be in the prompt.
+
+        Raises:
+            ConceptError: for an unusable list of concepts, or one that the text encoder cannot hold.
+        """
+        started, names = time.perf_counter(), check_concepts(concepts)
+        check_fit(self._model, names)  # before the image, which takes longer
+        return self.attribute(self.store(image, prompt=prompt, seed=seed), names, started=started)
+
+    def store(self, image: Image.Image, *, prompt: str = "", seed: int = 0) -> CrossRecord:
+        """Shows the image to the transformer, once per noise draw, and keeps the image queries of every layer."""
+        noise, samples = self._options.noise, self._options.samples
+        read = {"noise": noise, "samples": samples, "seed": seed, "layers": self._layers}
+        return read_queries(self._model, open_image(image), prompt, **read)
+
+    @torch.no_grad()
+    def attribute(self, stored: CrossRecord, concepts: Sequence[str], *, started: float | None = None) -> ConceptMaps:
+        """Maps of any concepts out of a stored image; the transformer sees the words, not the image.
+
+        Args:
+            stored: from `store` of a method with the same layers.
+            concepts: words; each is encoded by itself.
+            started: `time.perf_counter()` at the beginning of the work; now when None.
+
+        Raises:
+            ConceptError: for an unusable list of concepts, or one that the text encoder cannot hold.
+            RecipeError: for an image that was stored with other layers.
+        """
+        started, names = time.perf_counter() if started is None else started, check_concepts(concepts)
+        layers = [layer.layer for layer in stored.samples[0]]
+        if layers != list(self._layers):
+            raise RecipeError(f"the image was stored with layers {layers}; got {list(self._layers)}. Store it again.")
+        maps: list[Tensor] = []
+        told: dict[str, list[str]] = {}
+        for name, concept in zip(names, encode_concepts(self._model, names, self._layers), strict=True):
+            maps.append(concept_map(stored, concept))
+            told[name] = list(concept.pieces)
+        where = {"image": stored.image, "prompt": stored.prompt, "seed": stored.seed, "started": started}
+        return maps_of(self, names, torch.stack(maps), tokens=told, **where)
+
+
+def _parted(options: Mapping[str, Any]) -> tuple[tuple[int, ...] | None, CrossOptions]:
+    """The layers, and the other settings."""
+    layers = options.get("layers")
+    if layers is not None and not (isinstance(layers, (list, tuple)) and all(type(layer) is int for layer in layers)):
+        raise RecipeError(f"layers must be a list of whole numbers; got {layers!r}.")
+    rest = {name: value for name, value in options.items() if name != "layers"}
+    return None if layers is None else tuple(layers), options_of(CrossOptions, rest)

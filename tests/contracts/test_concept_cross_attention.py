@@ -1,0 +1,329 @@
+"""Cross attention of words in transformers of fixed text, against the layers' own outputs and against formulas."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention_processor import AttnProcessor
+from diffusers.models.embeddings import apply_rotary_emb
+from diffusers.pipelines.skyreels_v2 import pipeline_skyreels_v2
+from einops import rearrange
+from PIL import Image
+from test_methods import picture
+from torch import Tensor
+
+import conceptlens as cl
+from command_line import here
+from conceptlens.adapters._cross_attention import CROSS_LAYOUTS, text_call
+from conceptlens.adapters._groups import CROSS
+from conceptlens.adapters._tokens import EncodedText, tokens_between
+from conceptlens.bench.report import Report
+from conceptlens.bench.runs import RunSpec, run
+from conceptlens.engine.cross_attention import (
+    CrossModel,
+    encode_concepts,
+    load_cross,
+    read_queries,
+    watch_cross_layers,
+)
+from conceptlens.engine.doctor import doctor
+from conceptlens.errors import ConceptError, LibraryError, ModelError, RecipeError
+from conceptlens.methods import method_named
+from conceptlens.methods.concept_cross_attention import ConceptCrossAttention
+from tiny_cross import PIPELINES, saved, wan_pipeline
+from tiny_models import flux_pipeline, word_tokenizer
+from tiny_unets import sd2_pipeline
+
+PROMPT = "a red house"
+PAINTED = {
+    **dict.fromkeys(("pixart", "pixart-alpha", "latte", "wan", "sky-reels"), (32, 48)),
+    **dict.fromkeys(("sana", "hunyuan-dit", "sana-video"), (64, 96)),
+    "ltx": (256, 192),
+}
+"""(width, height) in pixels: not square, and with tokens to tell apart."""
+NORM_OVER_HEADS = ("sana", "sana-video", "wan", "sky-reels", "ltx")
+FLOW = NORM_OVER_HEADS
+ONE_FRAME = {
+    "latte": "video_length",
+    "sana-video": "frames",
+    "wan": "num_frames",
+    "sky-reels": "num_frames",
+    "ltx": "num_frames",
+}
+BARS = {torch.float32: 1e-5, torch.float64: 1e-10}
+
+
+@pytest.fixture(scope="module", params=PIPELINES, ids=str)
+def family(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def model(family: str) -> CrossModel:
+    loaded = load_cross(PIPELINES[family]())
+    width, height = PAINTED[family]
+    loaded.defaults.generate.update(width=width, height=height)  # type: ignore[attr-defined]
+    return loaded
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_letters_to_repair() -> Iterator[None]:
+    """SkyReels-V2's pipeline needs the package ftfy, which these tests do without."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline_skyreels_v2, "ftfy", SimpleNamespace(fix_text=lambda text: text), raising=False)
+        yield
+
+
+def painted(model: CrossModel, family: str, **more: Any) -> Tensor:
+    """The latents of two guided steps."""
+    width, height = PAINTED[family]
+    options: dict[str, Any] = {ONE_FRAME[family]: 1} if family in ONE_FRAME else {"use_resolution_binning": False}
+    if family == "sana-video":
+        options["use_resolution_binning"] = False
+    generator = torch.Generator("cpu").manual_seed(0)
+    call: dict[str, Any] = {"generator": generator, **options, **more}
+    call |= {"width": width, "height": height, "num_inference_steps": 2, "guidance_scale": 3.0, "output_type": "latent"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # diffusers hands tensors to NumPy
+        return model.pipeline(prompt=PROMPT, return_dict=False, **call)[0]
+
+
+def expected(family: str, attn: Any, hidden: Tensor, text: Tensor, mask: Tensor | None, rotary: Any) -> Tensor:
+    """softmax(q k / sqrt(d) + mask) written out from the paper of the family, (batch, head, image, token)."""
+    query, key = attn.to_q(hidden), attn.to_k(text)
+    if family in NORM_OVER_HEADS:
+        query, key = attn.norm_q(query), attn.norm_k(key)
+    query, key = (rearrange(part, "b n (h d) -> b h n d", h=attn.heads) for part in (query, key))
+    if family == "hunyuan-dit":
+        query, key = apply_rotary_emb(attn.norm_q(query), rotary), attn.norm_k(key)
+    scores = torch.einsum("bhqd,bhkd->bhqk", query, key) / math.sqrt(query.shape[-1])
+    return (scores if mask is None else scores + mask.unsqueeze(1)).softmax(dim=-1)
+
+
+@pytest.mark.parametrize("dtype", BARS, ids=str)
+def test_with_the_prompt_as_the_concept_it_is_the_models_own_attention(family: str, dtype: torch.dtype) -> None:
+    model = load_cross(PIPELINES[family]().to(dtype))
+    layers = tuple(range(model.depth))
+    calls: dict[int, tuple[Any, ...]] = {}
+
+    def keep(number: int) -> Any:
+        def hook(module: Any, args: Any, kwargs: Any, output: Tensor) -> None:
+            named = {**dict(zip(("hidden_states", "encoder_hidden_states"), args, strict=False)), **kwargs}
+            rotary = named.get("image_rotary_emb")
+            given = (named["hidden_states"], named["encoder_hidden_states"], named.get("attention_mask"), rotary)
+            calls[number] = (*given, output)
+
+        return hook
+
+    attention = model.layout.layers(model.pipeline.transformer)
+    arguments = text_call(model.pipeline, model.layout, PROMPT, PAINTED[family], {}).arguments
+    handles = [attention[n].register_forward_hook(keep(n), with_kwargs=True) for n in layers]
+    with torch.no_grad(), watch_cross_layers(model.layout, model.pipeline.transformer, layers) as seen:
+        model.pipeline.transformer(**arguments)
+    for handle in handles:
+        handle.remove()
+    (concept,) = encode_concepts(model, [PROMPT], layers)
+    for n in layers:
+        hidden, text, mask, rotary, output = calls[n]
+        attn: Any = attention[n]
+        found = seen[n][0].probabilities(concept.layers[n])
+        with torch.no_grad():
+            wanted = expected(family, attn, hidden, text, mask, rotary)
+            value = rearrange(attn.to_v(text), "b n (h d) -> b h n d", h=attn.heads)
+            own = attn.to_out[0](rearrange(found @ value, "b h n d -> b n (h d)"))
+        assert found.dtype == dtype
+        assert (found - wanted).abs().max() < BARS[dtype]
+        assert (own - output).abs().max() < BARS[dtype] * max(1.0, float(output.abs().max()))
+        assert concept.layers[n].key.equal(seen[n][0].key)
+
+
+def test_the_maps_are_the_mean_over_own_tokens_heads_layers_and_draws(family: str, model: CrossModel) -> None:
+    method = ConceptCrossAttention(model, samples=2, noise=0.3)
+    stored = method.store(picture(), seed=5)
+    maps = method.attribute(stored, ["red house"])
+    (concept,) = encode_concepts(model, ["red house"], range(model.depth))
+    shares = [
+        F.softmax(
+            layer.query @ text.key.mT / math.sqrt(layer.query.shape[-1]) + (0 if text.bias is None else text.bias),
+            dim=-1,
+        )[..., list(concept.rows)]
+        for draw in stored.samples
+        for layer, text in zip(draw, concept.layers, strict=True)
+    ]
+    wanted = torch.stack(shares).mean(dim=(0, 1, 2, 4)).view(stored.grid.rows, stored.grid.cols)
+    assert torch.allclose(maps.scores[0], wanted, atol=1e-6)
+    pieces = ["▁red", "▁house"]
+    assert maps.details["tokens"]["red house"] == (["red", "house", *pieces] if family == "hunyuan-dit" else pieces)
+    assert not stored.samples[0][0].query.equal(stored.samples[1][0].query)
+
+
+def test_words_asked_later_are_the_bits_of_words_asked_at_once(model: CrossModel) -> None:
+    method = ConceptCrossAttention(model)
+    stored = method.store(picture(), prompt=PROMPT, seed=3)
+    method.attribute(stored, ["sky"])
+    later = method.attribute(stored, ["tree", "house"])
+    at_once = method.explain(picture(), ["house", "sun", "tree"], prompt=PROMPT, seed=3)
+    assert later.scores[0].equal(at_once.scores[2])
+    assert later.scores[1].equal(at_once.scores[0])
+    assert all(layer.key.untyped_storage().nbytes() == 0 for layer in stored.samples[0])
+
+
+def test_a_partial_forward_leaves_the_queries_of_the_whole_one(model: CrossModel) -> None:
+    whole = ConceptCrossAttention(model).store(picture())
+    part = ConceptCrossAttention(model, layers=(1, -2)).store(picture())
+    chosen = sorted({1, model.depth - 2})
+    assert [layer.layer for layer in part.samples[0]] == chosen
+    for layer in part.samples[0]:
+        assert layer.query.equal(whole.samples[0][layer.layer].query)
+
+
+def test_the_picture_is_the_same_bit_for_bit(family: str, model: CrossModel) -> None:
+    transformer = model.pipeline.transformer
+    attention = model.layout.layers(transformer)
+    processors = [module.processor for module in attention]
+    before = painted(model, family)
+    with watch_cross_layers(model.layout, transformer, range(model.depth)) as seen:
+        watched = painted(model, family)
+    assert len(seen[0]) >= 2
+    ConceptCrossAttention(model).explain(picture(), ["house"])
+    after = painted(model, family)
+    assert before.equal(watched)
+    assert before.equal(after)
+    assert all(module.processor is own for module, own in zip(attention, processors, strict=True))
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in transformer.modules())
+
+
+def test_the_grid_is_that_of_the_picture_the_right_way_round(family: str, model: CrossModel) -> None:
+    width, height = PAINTED[family]
+    plain = Image.new("RGB", (width, height), (90, 120, 60))
+    marked = plain.copy()
+    marked.paste((255, 255, 255), (3 * width // 4, 0, width, height // 4))
+    read = {"noise": 0.0, "samples": 1, "seed": 0, "layers": (0,)}
+    one, other = (read_queries(model, image, "", **read) for image in (plain, marked))
+    assert one.grid.rows * width == one.grid.cols * height
+    change = (one.samples[0][0].query - other.samples[0][0].query).norm(dim=-1).mean(dim=(0, 1))
+    row, col = divmod(int(change.argmax()), one.grid.cols)
+    assert row < one.grid.rows / 2
+    assert col >= one.grid.cols / 2
+
+
+@pytest.mark.parametrize("noise", [0.25, 1.0])
+def test_the_noise_level_reaches_the_model(family: str, model: CrossModel, noise: float) -> None:
+    """The timestep as the pipeline would hand it on, and the noise itself where it is all there is."""
+    seen: dict[str, Tensor] = {}
+
+    def hear(module: Any, args: Any, kwargs: Any) -> None:
+        named = dict(zip(("hidden_states", "timestep"), args, strict=False)) | kwargs
+        seen.update(timestep=named["timestep"], latents=named["hidden_states"])
+
+    transformer = model.pipeline.transformer
+    method = ConceptCrossAttention(model, noise=noise)
+    handle = transformer.register_forward_pre_hook(hear, with_kwargs=True)
+    try:
+        method.store(picture())
+        one = seen["latents"]
+        method.store(picture().transpose(Image.Transpose.ROTATE_180))
+    finally:
+        handle.remove()
+    scale = 0.5 if family == "sana" else 1.0
+    assert abs(float(seen["timestep"].flatten()[0]) - 1000 * noise * scale) <= 1
+    assert torch.equal(one, seen["latents"]) is (family in FLOW and noise == 1.0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved("pixart", tmp_path_factory.mktemp("cross") / "pixart")
+
+
+def test_wrong_use_is_one_clear_line(folder: Path, tmp_path: Path) -> None:
+    flux_pipeline().save_pretrained(tmp_path / "flux")
+    sd2_pipeline().save_pretrained(tmp_path / "sd2")
+    method = method_named("concept-cross-attention")
+    opened = method.load(str(folder), device="cpu")
+    two = wan_pipeline()
+    two.register_modules(transformer_2=two.transformer)
+
+    def flux() -> Any:
+        return method.load(str(tmp_path / "flux"))
+
+    wrong = [
+        (ModelError, "FluxTransformer2DModel .dual stream.*concept-attention", flux),
+        (ModelError, "UNet2DConditionModel .* daam and ovam", lambda: method.load(str(tmp_path / "sd2"))),
+        (ModelError, "UNet2DConditionModel .* daam and ovam", lambda: load_cross(sd2_pipeline())),
+        (ModelError, "got a str. Open it with load", lambda: ConceptCrossAttention(str(folder))),
+        (ModelError, "two transformers", lambda: load_cross(two)),
+        (ConceptError, "does not fit in 300 tokens", lambda: opened.explain(picture(), ["house " * 400])),
+        (ConceptError, "given twice", lambda: opened.explain(picture(), ["house", "house"])),
+        (RecipeError, "layers must be some of 0 to 2", lambda: method.load(str(folder), layers=(3,))),
+        (RecipeError, "list of whole numbers", lambda: method.load(str(folder), layers=1)),
+        (RecipeError, "noise must be from 0 to 1", lambda: method.load(str(folder), noise=2.0)),
+        (ModelError, "Use read --method concept-cross-attention", lambda: cl.load(folder)),
+        (ModelError, "Use read --method concept-cross-attention", lambda: cl.load(wan_pipeline())),
+    ]
+    for kind, says, asked in wrong:
+        with pytest.raises(kind, match=says) as failed:
+            asked()
+        assert "\n" not in str(failed.value)
+    stored = opened.store(picture())  # type: ignore[attr-defined]
+    with pytest.raises(RecipeError, match="Store it again"):
+        method.load(str(folder), layers=(0,)).attribute(stored, ["house"])  # type: ignore[attr-defined]
+
+
+def test_a_missing_package_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(pipeline_skyreels_v2, "ftfy")
+    method = ConceptCrossAttention(load_cross(PIPELINES["sky-reels"]()))
+    with pytest.raises(LibraryError, match="SkyReelsV2Pipeline needs the package 'ftfy'.*pip install ftfy"):
+        method.explain(picture(), ["house"])
+
+
+def test_attention_that_cannot_be_seen_is_an_error(folder: Path) -> None:
+    method = method_named("concept-cross-attention").load(str(folder), device="cpu")
+    method._model.pipeline.transformer.set_attn_processor(AttnProcessor())  # type: ignore[attr-defined]
+    with pytest.raises(ModelError, match="block 0 was expected to attend to text once .* 0 were seen"):
+        method.explain(picture(), ["house"])
+
+
+def test_a_template_that_ends_in_a_space_melts_into_the_concept() -> None:
+    words = word_tokenizer()
+
+    def read(*pieces: str) -> EncodedText:
+        ids = tuple(words.convert_tokens_to_ids(list(pieces)))
+        return EncodedText(torch.tensor([*ids, 1, 1]), ids, 0)
+
+    own = tokens_between(words, "house", read("describe", "house"), read("describe", "on"), 8)
+    assert (own.positions, own.pieces) == ((1,), ("house",))
+
+
+def test_the_command_line_reads_a_photo(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture(80, 64).save(tmp_path / "photo.png")
+    options = ["--method", "concept-cross-attention", "--model", str(folder), "--out", str(tmp_path / "out"), "--json"]
+    photo = str(tmp_path / "photo.png")
+    assert here(monkeypatch, "read", photo, "-c", "house", "--layers", "0,-1", *options) == 0
+    told = json.loads((tmp_path / "out" / "maps.json").read_text())
+    assert told["settings"] == {"noise": 0.5, "samples": 1, "layers": [0, 2]}
+    assert told["tokens"] == {"house": ["▁house"]}
+
+
+def test_the_bench_scores_it(folder: Path) -> None:
+    report = Report(*run(RunSpec("scenes", "concept-cross-attention", model=str(folder)), limit=1))
+    assert 0 <= report.rows[0]["scores"]["accuracy"] <= 1
+
+
+def test_doctor_names_the_method_for_the_classes_it_serves(folder: Path) -> None:
+    assert set(CROSS.classes) == set(CROSS_LAYOUTS)
+    for name in CROSS_LAYOUTS:
+        found = doctor(name)
+        assert found.method == "concept-cross-attention"
+        assert "--method concept-cross-attention" in found.instead
+    assert "but of the method concept-cross-attention" in doctor(folder).describe()
+    for name in ("CosmosTransformer3DModel", "UNet2DConditionModel", "PRXTransformer2DModel"):
+        assert doctor(name).method is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import warnings
@@ -358,6 +359,9 @@ def _plain_errors() -> Iterator[None]:
 def main() -> None:
     """Entry point of the `conceptlens` command."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    # What these say of themselves when they are imported.
+    for chatty in ("torchao", "torch.utils._pytree", "transformers", "diffusers.quantizers"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
     warnings.showwarning = lambda message, *_, **__: console.print(f"note: {message}", soft_wrap=True, markup=False)
     with _plain_errors():
         app()

@@ -12,7 +12,7 @@ from conceptlens.guidance import TSAM, AttendAndExcite, Conform, Guidance, SynGe
 from conceptlens.guidance._capture import MapSink, StopForward, capturing, frozen
 from conceptlens.guidance._driver import _Run
 from conceptlens.guidance._text import TextAttentionReader
-from conceptlens.guidance._unet import GuidedUnet
+from conceptlens.guidance._unet import GuidedUnet, layers_of_size
 from conceptlens.guidance.tsam import PRESETS
 from tiny_sd import SCHEDULERS, sd_pipeline, sdxl_pipeline
 
@@ -206,10 +206,11 @@ def test_an_early_exit_changes_nothing() -> None:
     run, latents = started(pipeline, TSAM(attention_size=(8, 8)))
     timestep, forwards = pipeline.scheduler.timesteps[0], []
     handle = pipeline.unet.conv_out.register_forward_hook(lambda *_: forwards.append(1))
+    short = run.gradient(latents, timestep)
+    assert not forwards  # it ended before its last layer
+    run.model.sink.early_exit = False
     whole = run.gradient(latents, timestep)
     assert len(forwards) == 1
-    short = run.gradient(latents, timestep)
-    assert len(forwards) == 1  # the second forward ended before its last layer
     handle.remove()
     for a, b in zip(whole, short, strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-6)
@@ -217,6 +218,32 @@ def test_an_early_exit_changes_nothing() -> None:
     sink.expected = 1
     with pytest.raises(StopForward), torch.no_grad(), capturing(pipeline.unet, sink):
         one_forward(pipeline)
+
+
+LEVELS = {
+    "block_out_channels": (8, 8, 16),
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D", "CrossAttnUpBlock2D"),
+}
+
+
+@pytest.mark.parametrize("latents", [(16, 16), (8, 12), (10, 6)], ids=str)
+@pytest.mark.parametrize("changes", [{}, LEVELS, {"mid_block_type": None}], ids=["two", "three", "no middle"])
+def test_the_layers_of_a_size_are_known_beforehand(changes: dict[str, Any], latents: tuple[int, int]) -> None:
+    unet = sd_pipeline(**changes).unet
+    sinks = {level: MapSink(tuple(-(-side // 2**level) for side in latents), early_exit=False) for level in range(4)}
+    for sink in sinks.values():
+        with torch.no_grad(), capturing(unet, sink):
+            text = torch.randn(1, 7, unet.config.cross_attention_dim)
+            unet(torch.randn(1, unet.config.in_channels, *latents), 10, encoder_hidden_states=text)
+        assert layers_of_size(unet, latents, sink.size) == (len(sink.maps) or None)
+    assert sum(len(sink.maps) for sink in sinks.values()) == sum("attn2" in n[-5:] for n, _ in unet.named_modules())
+
+
+def test_a_unet_of_another_shape_tells_by_itself() -> None:
+    unet = sd_pipeline().unet
+    unet.register_to_config(down_block_types=("KDownBlock2D",))
+    assert layers_of_size(unet, (16, 16), (8, 8)) is None
 
 
 def test_gradient_checkpointing_changes_nothing() -> None:

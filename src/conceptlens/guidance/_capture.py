@@ -25,14 +25,14 @@ class MapSink:
         size: (rows, cols).
         maps: (batch, pixel, key) by layer, in float32 or better, with graph.
         seen: the numbers of image positions that were met.
-        expected: how many layers have this size, once a whole forward has told; then forwards end early.
+        expected: how many layers have this size, if that is known or once a whole forward has told; then forwards end
+            early.
     """
 
-    def __init__(self, size: tuple[int, int], *, early_exit: bool = True) -> None:
-        self.size, self.early_exit = size, early_exit
+    def __init__(self, size: tuple[int, int], *, early_exit: bool = True, expected: int | None = None) -> None:
+        self.size, self.early_exit, self.expected = size, early_exit, expected
         self.maps: dict[str, Tensor] = {}
         self.seen: set[int] = set()
-        self.expected: int | None = None
 
     def wants(self, pixels: int) -> bool:
         self.seen.add(pixels)

@@ -15,6 +15,9 @@ from conceptlens.guidance._capture import MapSink, StopForward, capturing
 from conceptlens.guidance._text import PromptText, TextAttentionReader, read_prompt, warn_of_lost_words
 from conceptlens.guidance.base import Guidance, Maps
 
+USUAL_BLOCKS = {"CrossAttnDownBlock2D", "DownBlock2D", "UNetMidBlock2DCrossAttn", "CrossAttnUpBlock2D", "UpBlock2D"}
+"""The parts of Stable Diffusion's U-Nets."""
+
 
 class GuidedUnet:
     """A U-Net before its first step.
@@ -47,7 +50,8 @@ class GuidedUnet:
             or bool(start.arguments["cross_attention_kwargs"])
         )
         size = guidance.attention_size or attention_size(self.module, start.latents.shape[-2:])
-        self.sink = MapSink(size, early_exit=not whole)
+        expected = layers_of_size(self.module, start.latents.shape[-2:], size)
+        self.sink = MapSink(size, early_exit=not whole, expected=expected)
 
     def maps(self, latents: Tensor, timestep: Tensor) -> list[Maps]:
         """One forward with the prompt alone: (key, rows, cols) of each image, with graph."""
@@ -71,6 +75,24 @@ def attention_size(unet: Any, latents: Sequence[int]) -> tuple[int, int]:
     level = 2 if 2 in levels or not levels else levels[0]
     rows, cols = (math.ceil(side / 2**level) for side in latents)
     return rows, cols
+
+
+def layers_of_size(unet: Any, latents: Sequence[int], size: tuple[int, int]) -> int | None:
+    """How many cross-attention layers have so many positions; None for a U-Net without the usual levels, or if none.
+
+    Each level halves the one before, and the way up mirrors the way down.
+    """
+    config = unet.config
+    middle = () if config.mid_block_type is None else (config.mid_block_type,)
+    if not {*config.down_block_types, *config.up_block_types, *middle} <= USUAL_BLOCKS:
+        return None
+    deepest, found = len(config.down_block_types) - 1, 0
+    for name, _ in unet.named_modules():
+        side, number, *_ = [*name.split("."), "", ""]
+        if name.split(".")[-1] == "attn2":
+            level = deepest if side == "mid_block" else int(number) if side == "down_blocks" else deepest - int(number)
+            found += math.prod(math.ceil(length / 2**level) for length in latents) == math.prod(size)
+    return found or None
 
 
 @dataclass(frozen=True)

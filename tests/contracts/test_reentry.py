@@ -53,7 +53,7 @@ def _is_list(value: Any) -> bool:
 
 
 def concepts_like(adapter: ReentryAdapter, call: dict[str, Any], count: int = 3) -> Concepts:
-    width = call[adapter.layout.text][0].flatten(1).shape[1]
+    width = adapter.layout.text_rows(call)[0].flatten(1).shape[1]
     tokens = torch.randn(count, width, generator=torch.Generator().manual_seed(2))
     return Concepts(tuple(f"c{number}" for number in range(count)), tokens, None)
 

@@ -15,7 +15,7 @@ from conceptlens.records import CallRecord
 
 _WHOLE = ("img_ids", "txt_ids", "position_ids")
 _PLAIN = (bool, int, float, str, list, tuple)
-_OWN = ("images", "latents", "text", "parts", "masks", "leading")
+_OWN = ("images", "latents", "text", "parts", "masks", "leading", "widths")
 _LEFT_OUT = ("self", "return_dict", "kv_caches")
 
 
@@ -30,7 +30,7 @@ def observed(layout: Layout, config: Any, arguments: Mapping[str, Any], rows: sl
     Raises:
         ModelError: for prompts of several lengths in one batch where that shifts the image rows.
     """
-    latents, text = arguments[layout.latents], arguments[layout.text]
+    latents, text = arguments[layout.latents], layout.text_rows(arguments)
     masks = {name: arguments[name] for name in layout.masks if arguments.get(name) is not None}
     lengths = {int(count) for mask in masks.values() for count in mask[rows].sum(dim=-1)}
     if layout.joint == "text first" and len(lengths) > 1:
@@ -47,7 +47,9 @@ def observed(layout: Layout, config: Any, arguments: Mapping[str, Any], rows: sl
         "parts": {},
         "masks": {name: str(mask.dtype).removeprefix("torch.") for name, mask in masks.items()},
     }
-    dropped = (layout.latents, layout.text, *layout.masks, *layout.lengths, *_LEFT_OUT)
+    if layout.layered is not None:
+        settings["widths"] = [part.shape[-1] for part in (arguments[layout.text], *arguments[layout.layered])]
+    dropped = (layout.latents, layout.text, layout.layered, *layout.masks, *layout.lengths, *_LEFT_OUT)
     for name, value in arguments.items():
         if value is None or name in dropped or "controlnet" in name:
             continue
@@ -91,6 +93,8 @@ def entered(
     if length is not None:
         text = torch.cat([text, text.new_zeros(max(0, length - count), *text.shape[1:])])
     made[layout.text] = repeat_rows(text, batch).to(device, dtype)
+    if layout.layered is not None:
+        made[layout.text], *made[layout.layered] = made[layout.text].split(settings["widths"], dim=-1)
     for name, kind in settings["masks"].items():
         made[name] = torch.ones(batch, count, device=device, dtype=getattr(torch, kind))
     for name in layout.lengths:

@@ -99,7 +99,7 @@ def concepts_of(
     own: list[OwnTokens] = []
     ends: list[int] = []
     for name, (arguments, text) in zip(names, calls, strict=True):
-        rows = arguments[layout.text][0]
+        rows = layout.text_rows(arguments)[0]
         check_length(_tokenizer(pipeline), name, len(rows))
         found = own_tokens(_tokenizer(pipeline), name, text, empty, len(rows))
         first = first_row(pipeline, len(rows), text)

@@ -34,6 +34,7 @@ class Layout:
         shared: see `text_out`.
         latents: the argument of the transformer that holds the noised image; likewise `text`, `timestep`, `pooled`.
         text: see `latents`.
+        layered: an argument with further states of the same text rows, one tensor for each block.
         timestep: see `latents`.
         pooled: see `latents`.
         masks: arguments that say which rows of the text are real; ones for the concepts.
@@ -63,6 +64,7 @@ class Layout:
     shared: Order = "text first"
     latents: str = "hidden_states"
     text: str = "encoder_hidden_states"
+    layered: str | None = None
     timestep: str = "timestep"
     pooled: str | None = None
     masks: tuple[str, ...] = ()
@@ -77,6 +79,13 @@ class Layout:
     counted: bool = False
     listed: tuple[str, ...] = ()
     guidance: Literal["calls", "first half", "second half"] = "calls"
+
+    def text_rows(self, arguments: Arguments) -> list[Tensor]:
+        """All that a call says of each picture's text rows, (row, ...); `layered` states follow on the last axis."""
+        text = list(arguments[self.text])
+        if self.layered is None:
+            return text
+        return [torch.cat([rows, *(layer[n] for layer in arguments[self.layered])], -1) for n, rows in enumerate(text)]
 
     def patch_side(self, config: Any) -> int:
         """Latent pixels of a token's side."""
@@ -131,6 +140,12 @@ _MASK, _MASK_2 = ("encoder_attention_mask",), ("encoder_attention_mask_2",)
 
 DUAL_LAYOUTS: dict[str, Layout] = {
     "BriaTransformer2DModel": Layout("Bria", **_FLUX_LIKE, counted=True, guidance="second half"),
+    "BriaFiboTransformer2DModel": Layout(
+        "BRIA FIBO",
+        **{**_FLUX_LIKE, "patch": 1},
+        layered="text_encoder_layers",
+        guidance="second half",
+    ),
     "LongCatImageTransformer2DModel": Layout("LongCat-Image", **_FLUX_LIKE),
     "OvisImageTransformer2DModel": Layout("Ovis-Image", **_FLUX_LIKE),
     "HunyuanImageTransformer2DModel": Layout("HunyuanImage", by_latents(), masks=_MASK, silent=_MASK_2),

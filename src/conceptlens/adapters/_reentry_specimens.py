@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from diffusers import (
+    BriaFiboTransformer2DModel,
     BriaTransformer2DModel,
     CogView3PlusTransformer2DModel,
     ConsisIDTransformer3DModel,
@@ -67,6 +68,11 @@ def _placed(batch: int, rows: int, cols: int) -> dict[str, Any]:
     call = _packed(batch, rows, cols)
     call["txt_ids"][:, 1] = call["txt_ids"][:, 2] = torch.arange(7)
     return call
+
+
+def _layered(batch: int, rows: int, cols: int) -> dict[str, Any]:
+    """Text with states of its own for each block."""
+    return {**_packed(batch, rows, cols), "text_encoder_layers": [text_rows(batch, 12) + n for n in range(4)]}
 
 
 def _plane(batch: int, rows: int, cols: int, patch: int = 2, channels: int = 4) -> dict[str, Any]:
@@ -181,6 +187,10 @@ def _without(call: Any, *names: str) -> Any:
 
 REENTRY_SPECIMENS: dict[str, Specimen] = {
     "BriaTransformer2DModel": (lambda: _model(BriaTransformer2DModel, **_FLUX), _packed),
+    "BriaFiboTransformer2DModel": (
+        lambda: _model(BriaFiboTransformer2DModel, **_FLUX, text_encoder_dim=12),
+        _layered,
+    ),
     "LongCatImageTransformer2DModel": (
         lambda: _model(LongCatImageTransformer2DModel, **_FLUX, pooled_projection_dim=12),
         _placed,

@@ -59,7 +59,7 @@ def _stream_errors(adapter: DiTAdapter, call: Mapping[str, Any]) -> list[float]:
 
 def _reentry_errors(adapter: ReentryAdapter, call: Mapping[str, Any]) -> list[float]:
     depth = len(adapter.blocks())
-    own, wanted = own_text(call[adapter.layout.text][0]), frozenset(range(depth))
+    own, wanted = own_text(adapter.layout.text_rows(call)[0]), frozenset(range(depth))
     records: list[LayerRecord] = []
     truth: list[Tensor] = []
     handles = [

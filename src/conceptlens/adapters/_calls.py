@@ -36,7 +36,7 @@ def observed(layout: Layout, config: Any, arguments: Mapping[str, Any], rows: sl
     if layout.joint == "text first" and len(lengths) > 1:
         raise ModelError("prompts of different lengths shift this model's image rows. Paint them one by one.")
     grid = layout.grid(config, arguments)
-    packed = torch.is_tensor(latents) and latents.ndim == 3
+    packed = torch.is_tensor(latents) and latents.ndim == 3 and layout.roles is None
     images = latents.shape[1] if packed else -(-grid.tokens // layout.multiple) * layout.multiple
     kept: dict[str, Tensor] = {}
     settings: dict[str, Any] = {
@@ -111,9 +111,29 @@ def entered(
         made[layout.joint_ids] = torch.cat([_rows(texts, places), images])
     if layout.pooled is not None and concepts.pooled is not None:
         made[layout.pooled] = concepts.pooled.to(given[layout.pooled]).expand_as(given[layout.pooled])
+    if layout.roles is not None:
+        made |= _one_sequence(layout, made, given, settings["images"], places)
     for name in layout.listed:
         made[name] = list(made[name].unbind(dim=0))
     return made
+
+
+def _one_sequence(
+    layout: Layout, made: Mapping[str, Any], given: Mapping[str, Tensor], images: int, places: list[int]
+) -> dict[str, Tensor]:
+    """Arguments of one sequence: the concepts, then the image, and no padding."""
+    assert layout.roles is not None
+    name, words, painted = layout.roles
+    text, latents, count = made[layout.text], made[layout.latents], len(places)
+    ids, role = given["position_ids"][0], given[name][0]
+    roles = torch.cat([role.new_full((count,), words), role.new_full((images,), painted)]).expand(len(text), -1)
+    return {
+        layout.text: torch.cat([text, text.new_zeros(len(text), images, text.shape[-1])], dim=1),
+        layout.latents: latents.new_zeros(len(text), count + images, latents.shape[-1]),
+        "position_ids": torch.cat([_rows(ids[role == words], places), ids[role == painted]]).expand(len(text), -1, -1),
+        "segment_ids": torch.ones_like(roles),
+        name: roles,
+    }
 
 
 def _rows(ids: Tensor, places: list[int]) -> Tensor:

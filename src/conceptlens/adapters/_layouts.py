@@ -37,6 +37,8 @@ class Layout:
         layered: an argument with further states of the same text rows, one tensor for each block.
         timestep: see `latents`.
         pooled: see `latents`.
+        roles: where text, image and padding are rows of one sequence, in `latents` and `text` alike: the argument that
+            tells them apart, and what it says of text and of image.
         masks: arguments that say which rows of the text are real; ones for the concepts.
         lengths: arguments that count the real rows of the text.
         silent: masks of a second text encoder, which says nothing while concepts are followed.
@@ -67,6 +69,7 @@ class Layout:
     layered: str | None = None
     timestep: str = "timestep"
     pooled: str | None = None
+    roles: tuple[str, int, int] | None = None
     masks: tuple[str, ...] = ()
     lengths: tuple[str, ...] = ()
     silent: tuple[str, ...] = ()
@@ -83,6 +86,8 @@ class Layout:
     def text_rows(self, arguments: Arguments) -> list[Tensor]:
         """All that a call says of each picture's text rows, (row, ...); `layered` states follow on the last axis."""
         text = list(arguments[self.text])
+        if self.roles is not None:
+            return [rows[role == self.roles[1]] for rows, role in zip(text, arguments[self.roles[0]], strict=True)]
         if self.layered is None:
             return text
         return [torch.cat([rows, *(layer[n] for layer in arguments[self.layered])], -1) for n, rows in enumerate(text)]
@@ -121,6 +126,10 @@ def _krea(config: Any, arguments: Arguments) -> TokenGrid:
     return grid_of(arguments["position_ids"][-arguments["hidden_states"].shape[1] :])
 
 
+def _ideogram(config: Any, arguments: Arguments) -> TokenGrid:
+    return grid_of(arguments["position_ids"][0][arguments["indicator"][0] == _IDEOGRAM_IMAGE])
+
+
 def _joy(config: Any, arguments: Arguments) -> TokenGrid:
     """A picture; the pictures it is made from follow it as further frames."""
     *_, frames, height, width = arguments["hidden_states"].shape
@@ -133,6 +142,7 @@ def _joy_plus(config: Any, arguments: Arguments) -> TokenGrid:
     return TokenGrid(rows, cols, frames if frames > 1 else None)
 
 
+_IDEOGRAM_TEXT, _IDEOGRAM_IMAGE = 3, 2
 _FLUX_LIKE: dict[str, Any] = {"grid": by_ids("img_ids"), "text_ids": "txt_ids", "patch": 2}
 _SHARED: dict[str, Any] = {"attention": "attn1", "text_out": None}
 _VIDEO = by_latents(frames=1)
@@ -202,6 +212,16 @@ SINGLE_LAYOUTS: dict[str, Layout] = {
     ),
     "Krea2Transformer2DModel": Layout(
         "Krea 2", _krea, joint="text first", text_out=None, masks=_MASK, joint_ids="position_ids", patch=2
+    ),
+    "Ideogram4Transformer2DModel": Layout(
+        "Ideogram 4",
+        _ideogram,
+        blocks="layers",
+        joint="text first",
+        attention="attention",
+        text_out=None,
+        roles=("indicator", _IDEOGRAM_TEXT, _IDEOGRAM_IMAGE),
+        patch=2,
     ),
     "ErnieImageTransformer2DModel": Layout(
         "ERNIE-Image",

@@ -108,7 +108,8 @@ class ReentryAdapter(ModelAdapter):
         if self.layout.text_out is None:
             assert record.hidden is not None
             out = joined_rows(out, self.layout.shared, record.hidden.shape[1])[1]
-        first = record.call.settings["leading"]
+        # Padding of one sequence stands in front of its text.
+        first = record.call.settings["leading"] if self.layout.roles is None else out.shape[1] - count
         return out[:, first : first + count]
 
     def conditional_rows(self, pipeline: Any, arguments: Mapping[str, Any]) -> slice | None:

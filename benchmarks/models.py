@@ -13,6 +13,7 @@ from conceptlens.engine.doctor import doctor, served
 PIPELINES = (
     "BriaTransformer2DModel",
     "CogView3PlusTransformer2DModel",
+    "HiDreamImageTransformer2DModel",
     "Lumina2Transformer2DModel",
     "OvisImageTransformer2DModel",
     "ZImageTransformer2DModel",

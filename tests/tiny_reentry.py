@@ -12,19 +12,23 @@ from diffusers import (
     CogVideoXDDIMScheduler,
     CogView3PlusPipeline,
     FlowMatchEulerDiscreteScheduler,
+    HiDreamImagePipeline,
     Lumina2Pipeline,
     OvisImagePipeline,
     ZImagePipeline,
 )
 from transformers import (
+    CLIPTextModelWithProjection,
     Gemma2Config,
     Gemma2Model,
+    LlamaConfig,
+    LlamaForCausalLM,
     Qwen3Config,
     Qwen3Model,
 )
 
 from conceptlens.adapters._reentry_specimens import REENTRY_SPECIMENS
-from tiny_models import _LLM, _t5, quiet, tiny_vae, tokenizers, word_tokenizer
+from tiny_models import _LLM, _clip, _t5, quiet, tiny_vae, tokenizers, word_tokenizer
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,24 @@ def cogview3_pipeline() -> CogView3PlusPipeline:
     return quiet(CogView3PlusPipeline(t5, _t5(len(t5)), tiny_vae((8, 8, 8, 8)), transformer, scheduler))
 
 
+def hidream_pipeline() -> HiDreamImagePipeline:
+    clip, t5 = tokenizers()
+    words = word_tokenizer()
+    words.eos_token = "<|im_end|>"  # the pipeline pads with it
+    clips = [_clip(CLIPTextModelWithProjection, width, len(clip)) for width in (8, 10)]
+    torch.manual_seed(3)
+    config = {**_LLM, "hidden_size": 12, "head_dim": 6, "num_hidden_layers": 4, "attn_implementation": "eager"}
+    llama = LlamaForCausalLM(LlamaConfig(**config, vocab_size=len(words))).eval()
+    scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+    transformer = _transformer("HiDreamImageTransformer2DModel")
+    encoders = (clips[0], clip, clips[1], clip, _t5(len(t5)), t5, llama, words)
+    pipeline = quiet(HiDreamImagePipeline(scheduler, tiny_vae(), *encoders, transformer))
+    pipeline.default_sample_size = 9.8  # it paints this area whatever it is asked for: here that of the 4 x 6 grid
+    return pipeline
+
+
 TINY = {
+    "hidream": Tiny(hidream_pipeline),
     "bria": Tiny(bria_pipeline, packed=True),
     "ovis-image": Tiny(ovis_pipeline, packed=True),
     "z-image": Tiny(z_image_pipeline),

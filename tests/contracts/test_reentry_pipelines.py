@@ -18,7 +18,7 @@ from conceptlens.engine.loading import Defaults, LoadedModel
 from conceptlens.recipe import Recipe
 from conceptlens.session import Session
 from conftest import hooks_left
-from tiny_reentry import TINY, Tiny, bria_pipeline, z_image_pipeline
+from tiny_reentry import TINY, Tiny, bria_pipeline, hidream_pipeline, z_image_pipeline
 
 LENGTH = {"max_sequence_length": 64}
 pytestmark = pytest.mark.filterwarnings("ignore:.*CPU autocast")
@@ -137,3 +137,31 @@ def test_a_missing_text_encoder_is_one_clear_line() -> None:
     pipeline.text_encoder = None
     with pytest.raises(cl.ModelError, match="no text encoder, so words cannot be read"):
         session.generate("a red house", ["house", "sky"], num_inference_steps=1)
+
+
+def test_each_text_encoder_says_its_part_of_a_concept() -> None:
+    """HiDream: a row of T5, then every layer of a Llama, whose tokens are counted apart."""
+    pipeline = hidream_pipeline()
+    adapter = adapter_for(pipeline.transformer)
+    found = adapter.embed(pipeline, ("user house",), Recipe(pooling="last"), LENGTH)
+    t5, llama = (tokenizer("user house") for tokenizer in (pipeline.tokenizer_3, pipeline.tokenizer_4))
+    with torch.no_grad():
+        rows = pipeline._get_t5_prompt_embeds("user house", 64)[0]
+        layers = pipeline._get_llama3_prompt_embeds("user house", 64)[:, 0]
+    house, own = len(t5.input_ids) - 2, len(llama.input_ids) - 1  # T5 ends every text with a mark
+    assert house != own
+    torch.testing.assert_close(found.tokens[0], torch.cat([rows[house], layers[:, own].flatten()]), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (90, 50), (300, 41), (40, 300), (70, 49)])
+def test_a_picture_is_fitted_into_the_one_area_of_a_model(size: tuple[int, int]) -> None:
+    session = session_of(hidream_pipeline())
+    record = session.read(Image.new("RGB", size))
+    assert 0.6 * 24 < record.grid.tokens <= 24 or min(record.grid.rows, record.grid.cols) == 1
+
+
+def test_more_than_the_one_area_of_a_model_is_one_clear_line() -> None:
+    pipeline = hidream_pipeline()
+    adapter = adapter_for(pipeline.transformer)
+    with pytest.raises(cl.ModelError, match="HiDream-I1 takes 384 pixels at most; got 40 x 24. Ask for a smaller size"):
+        adapter.prepare(pipeline, torch.randn(1, 4, 12, 20), "a red house", 0.5, sized(pipeline))

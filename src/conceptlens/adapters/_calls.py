@@ -30,7 +30,7 @@ def observed(layout: Layout, config: Any, arguments: Mapping[str, Any], rows: sl
     Raises:
         ModelError: for prompts of several lengths in one batch where that shifts the image rows.
     """
-    latents, text = arguments[layout.latents], layout.text_rows(arguments)
+    latents, text = arguments[layout.latents], layout.encoded_rows(arguments)
     masks = {name: arguments[name] for name in layout.masks if arguments.get(name) is not None}
     lengths = {int(count) for mask in masks.values() for count in mask[rows].sum(dim=-1)}
     if layout.joint == "text first" and len(lengths) > 1:
@@ -42,7 +42,7 @@ def observed(layout: Layout, config: Any, arguments: Mapping[str, Any], rows: sl
     settings: dict[str, Any] = {
         "images": images,
         "latents": list(stacked(latents)[rows].shape),
-        "text": list(text[0].shape[1:]),
+        "text": list(text[0][0].shape[1:]) if len(text) == 1 else [sum(rows[0].shape[-1] for rows in text)],
         "leading": _leading(layout, arguments),
         "parts": {},
         "masks": {name: str(mask.dtype).removeprefix("torch.") for name, mask in masks.items()},

@@ -31,39 +31,48 @@ class _HeardError(Exception):
         self.arguments = arguments
 
 
-def first_call(pipeline: Any, prompt: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], EncodedText]:
-    """Arguments of the transformer's first call for a prompt without guidance, and what its text encoder was given.
+def first_call(
+    pipeline: Any, prompt: str, options: Mapping[str, Any], encoders: tuple[str, ...] = ("",)
+) -> tuple[dict[str, Any], list[EncodedText]]:
+    """Arguments of the transformer's first call for a prompt without guidance, and what its text encoders were given.
+
+    Args:
+        pipeline: with a transformer.
+        prompt: the text.
+        options: further keywords of the pipeline call.
+        encoders: endings of the text encoders to listen to, as in text_encoder_2.
 
     Raises:
-        ModelError: when the pipeline fails before that call, or has no text encoder.
+        ModelError: when the pipeline fails before that call, or lacks such a text encoder.
     """
-    transformer, encoder = pipeline.transformer, getattr(pipeline, "text_encoder", None)
-    if encoder is None:
+    transformer, given = pipeline.transformer, dict[str, dict[str, Any]]()
+    read: dict[str, Any] = {ending: getattr(pipeline, f"text_encoder{ending}", None) for ending in encoders}
+    if any(encoder is None for encoder in read.values()):
         raise ModelError("this pipeline has no text encoder, so words cannot be read. Load it with its text_encoder.")
-    given: dict[str, Any] = {}
 
     def hear(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         raise _HeardError(dict(inspect.signature(type(module).forward).bind(module, *args, **kwargs).arguments))
 
-    def watch(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not given:
-            given.update(zip(("input_ids", "attention_mask"), args, strict=False), **kwargs)
+    def watch(ending: str) -> Any:
+        def keep(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            given.setdefault(ending, {**dict(zip(("input_ids", "attention_mask"), args, strict=False)), **kwargs})
+
+        return keep
 
     known = inspect.signature(pipeline.__call__).parameters
     usual = {"num_inference_steps": 1, "guidance_scale": 1.0, "generator": torch.Generator("cpu").manual_seed(0)}
     asked = {n: v for n, v in {**usual, **options, "guidance_scale": 1.0}.items() if n in known}
     asked.pop("negative_prompt", None)
-    handles = [
-        transformer.register_forward_pre_hook(hear, with_kwargs=True),
-        encoder.register_forward_pre_hook(watch, with_kwargs=True),
-    ]
+    handles = [encoder.register_forward_pre_hook(watch(ending), with_kwargs=True) for ending, encoder in read.items()]
+    handles.append(transformer.register_forward_pre_hook(hear, with_kwargs=True))
     try:
         with torch.no_grad():
             pipeline(prompt=prompt, **asked)
     except _HeardError as heard:
-        if "input_ids" not in given:
-            raise ModelError(f"{type(encoder).__name__} was not run. Give the pipeline its own text encoder.") from None
-        return heard.arguments, encoded_text(given, _tokenizer(pipeline))
+        silent = [type(read[ending]).__name__ for ending in encoders if "input_ids" not in given.get(ending, {})]
+        if silent:
+            raise ModelError(f"{silent[0]} was not run. Give the pipeline its own text encoder.") from None
+        return heard.arguments, [encoded_text(given[e], tokenizer_of(pipeline, e)) for e in encoders]
     except ConceptlensError:
         raise
     except (ValueError, TypeError, AttributeError, RuntimeError) as error:
@@ -94,23 +103,38 @@ def concepts_of(
         ConceptError: for one that is too long or has no token.
     """
     kept = {name: value for name, value in options.items() if name not in ("num_images_per_prompt", "latents")}
-    (_, empty), *calls = (first_call(pipeline, text, kept) for text in ("", *names))
+    (_, empty), *calls = (first_call(pipeline, text, kept, layout.encoders) for text in ("", *names))
     tokens: list[Tensor] = []
     own: list[OwnTokens] = []
     ends: list[int] = []
-    for name, (arguments, text) in zip(names, calls, strict=True):
-        rows = layout.text_rows(arguments)[0]
-        check_length(_tokenizer(pipeline), name, len(rows))
-        found = own_tokens(_tokenizer(pipeline), name, text, empty, len(rows))
-        first = first_row(pipeline, len(rows), text)
-        places = [place - first for place in found.positions]
-        tokens.append(pool_tokens(rows.flatten(1), places, recipe.pooling))
-        own.append(found)
-        ends.append(places[-1])
+    for name, (arguments, texts) in zip(names, calls, strict=True):
+        parts = [rows[0] for rows in layout.encoded_rows(arguments)]
+        if len(layout.encoders) == 1:
+            parts = [torch.cat(parts, dim=-1)]
+        found = [
+            _own_rows(pipeline, ending, name, len(rows), text, nothing)
+            for ending, rows, text, nothing in zip(layout.encoders, parts, texts, empty, strict=True)
+        ]
+        pooled_parts = [
+            pool_tokens(rows.flatten(1), kept.positions, recipe.pooling)
+            for rows, kept in zip(parts, found, strict=True)
+        ]
+        tokens.append(torch.cat(pooled_parts))
+        own.append(found[0])
+        ends.append(found[0].positions[-1])
     pooled = None
     if recipe.pooled == "zeros" and layout.pooled is not None:
         pooled = torch.zeros_like(calls[0][0][layout.pooled][0])
     return Concepts(names, torch.stack(tokens), pooled, pieces=tuple(o.pieces for o in own), positions=tuple(ends))
+
+
+def _own_rows(pipeline: Any, ending: str, name: str, rows: int, text: EncodedText, empty: EncodedText) -> OwnTokens:
+    """A concept's own tokens by their text rows of the transformer."""
+    tokenizer = tokenizer_of(pipeline, ending)
+    check_length(tokenizer, name, rows)
+    found = own_tokens(tokenizer, name, text, empty, rows)
+    first = first_row(pipeline, rows, text)
+    return OwnTokens(tuple(place - first for place in found.positions), found.pieces)
 
 
 def first_row(pipeline: Any, rows: int, text: EncodedText) -> int:
@@ -121,8 +145,10 @@ def first_row(pipeline: Any, rows: int, text: EncodedText) -> int:
     return told if told is not None else max(0, len(text.states) - rows)
 
 
-def _tokenizer(pipeline: Any) -> Any:
-    return getattr(pipeline.tokenizer, "tokenizer", pipeline.tokenizer)
+def tokenizer_of(pipeline: Any, ending: str = "") -> Any:
+    """The tokenizer of a text encoder; a processor's own."""
+    tokenizer = getattr(pipeline, f"tokenizer{ending}")
+    return getattr(tokenizer, "tokenizer", tokenizer)
 
 
 def clean_latents(pipeline: Any, pixels: Tensor) -> Tensor:
@@ -153,25 +179,34 @@ def side_of(pipeline: Any, layout: Layout) -> int:
 def noised_call(
     pipeline: Any, layout: Layout, latents: Tensor, prompt: str, sigma: float, options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Arguments of one transformer call on noised latents: the pipeline's first call at that noise level."""
+    """Arguments of one transformer call on noised latents: the pipeline's first call at that noise level.
+
+    Raises:
+        ModelError: for a size that the model cannot take.
+    """
     batch, channels, rows, cols = latents.shape
     patch, side = layout.patch_side(pipeline.transformer.config), side_of(pipeline, layout)
     if hasattr(pipeline, "_pack_latents"):
         latents = pipeline._pack_latents(latents, batch, channels, rows, cols)
     known = inspect.signature(pipeline.__call__).parameters
     several = "num_images_per_prompt" if "num_images_per_prompt" in known else "num_videos_per_prompt"
-    asked = {
-        **options,
-        "height": rows // patch * side,
-        "width": cols // patch * side,
-        several: batch,
-        "latents": latents,
-    }
+    height, width = rows // patch * side, cols // patch * side
+    asked = {**options, several: batch}
+    if not layout.one_area:
+        asked |= {"height": height, "width": width, "latents": latents}
     if "num_frames" in known:
         asked |= {"num_frames": 1, "latents": latents[:, :, None]}
     with _one_noise_level(pipeline, sigma):
         arguments, _ = first_call(pipeline, prompt, asked)
     arguments.pop("self")
+    if layout.one_area:
+        own = arguments[layout.latents]
+        if latents[0].numel() > own[0].numel():
+            most = own.shape[-2] * own.shape[-1] * (side // patch) ** 2
+            raise ModelError(
+                f"{layout.name} takes {most} pixels at most; got {width} x {height}. Ask for a smaller size."
+            )
+        arguments[layout.latents] = latents.to(own)
     return arguments
 
 

@@ -34,7 +34,8 @@ class Layout:
         shared: see `text_out`.
         latents: the argument of the transformer that holds the noised image; likewise `text`, `timestep`, `pooled`.
         text: see `latents`.
-        layered: an argument with further states of the same text rows, one tensor for each block.
+        layered: an argument with further states of the same text, one tensor for each block.
+        encoders: endings of the pipeline's text encoders: of `text`, and of `layered` where another one writes it.
         timestep: see `latents`.
         pooled: see `latents`.
         roles: where text, image and padding are rows of one sequence, in `latents` and `text` alike: the argument that
@@ -49,6 +50,8 @@ class Layout:
         length: the setting of a model that takes texts of one length only; surplus rows are cut off before block 0.
         patch: latent pixels of a token's side; None for the patch size of the configuration.
         counted: whether the pipeline's scale factor counts the patch.
+        one_area: the pipeline paints one area only, though the transformer takes less; nothing in a call but its
+            latents tells the size.
         listed: arguments that are a list with one tensor for each picture.
         guidance: how pipelines call the model with guidance: "calls", or which part of the batch is the prompt's.
     """
@@ -67,6 +70,7 @@ class Layout:
     latents: str = "hidden_states"
     text: str = "encoder_hidden_states"
     layered: str | None = None
+    encoders: tuple[str, ...] = ("",)
     timestep: str = "timestep"
     pooled: str | None = None
     roles: tuple[str, int, int] | None = None
@@ -80,17 +84,29 @@ class Layout:
     length: str | None = None
     patch: int | None = None
     counted: bool = False
+    one_area: bool = False
     listed: tuple[str, ...] = ()
     guidance: Literal["calls", "first half", "second half"] = "calls"
 
     def text_rows(self, arguments: Arguments) -> list[Tensor]:
-        """All that a call says of each picture's text rows, (row, ...); `layered` states follow on the last axis."""
+        """All that a call says of each picture's text rows, (row, ...); `layered` states follow on the last axis.
+
+        Raises:
+            RuntimeError: where two encoders gave texts of different lengths.
+        """
+        if self.layered is None:
+            return self.encoded_rows(arguments)[0]
+        return [torch.cat(parts, -1) for parts in zip(*self.encoded_rows(arguments), strict=True)]
+
+    def encoded_rows(self, arguments: Arguments) -> list[list[Tensor]]:
+        """`text_rows`, with `text` and `layered` states apart, whose lengths may differ."""
         text = list(arguments[self.text])
         if self.roles is not None:
-            return [rows[role == self.roles[1]] for rows, role in zip(text, arguments[self.roles[0]], strict=True)]
+            role, words, _ = self.roles
+            return [[rows[told == words] for rows, told in zip(text, arguments[role], strict=True)]]
         if self.layered is None:
-            return text
-        return [torch.cat([rows, *(layer[n] for layer in arguments[self.layered])], -1) for n, rows in enumerate(text)]
+            return [text]
+        return [text, [torch.cat(layers, -1) for layers in zip(*arguments[self.layered], strict=True)]]
 
     def patch_side(self, config: Any) -> int:
         """Latent pixels of a token's side."""
@@ -154,6 +170,21 @@ DUAL_LAYOUTS: dict[str, Layout] = {
         "BRIA FIBO",
         **{**_FLUX_LIKE, "patch": 1},
         layered="text_encoder_layers",
+        guidance="second half",
+    ),
+    "HiDreamImageTransformer2DModel": Layout(
+        "HiDream-I1",
+        by_latents(),
+        blocks="double_stream_blocks",
+        attention="block.attn1",
+        out="to_out",
+        text_out="to_out_t",
+        text="encoder_hidden_states_t5",
+        layered="encoder_hidden_states_llama3",
+        encoders=("_3", "_4"),
+        timestep="timesteps",
+        pooled="pooled_embeds",
+        one_area=True,
         guidance="second half",
     ),
     "LongCatImageTransformer2DModel": Layout("LongCat-Image", **_FLUX_LIKE),

@@ -44,6 +44,18 @@ def layered(batch: int, rows: int, cols: int) -> dict[str, Any]:
     return {**packed(batch, rows, cols), "text_encoder_layers": [text_rows(batch, 12) + n for n in range(4)]}
 
 
+def hidream(batch: int, rows: int, cols: int) -> dict[str, Any]:
+    """Text of two encoders: T5, and four layers of a Llama, of which each block is given one."""
+    call = plane(batch, rows, cols)
+    return {
+        "hidden_states": call["hidden_states"],
+        "timesteps": call["timestep"],
+        "encoder_hidden_states_t5": call["encoder_hidden_states"],
+        "encoder_hidden_states_llama3": torch.stack([text_rows(batch, 12) + n for n in range(4)]),
+        "pooled_embeds": text_rows(batch, 12, 1)[:, 0],
+    }
+
+
 def one_sequence(batch: int, rows: int, cols: int) -> dict[str, Any]:
     """Two rows of padding, seven of text, then the image, in one sequence."""
     images, ids = rows * cols, torch.zeros(9, 3)

@@ -14,6 +14,7 @@ from diffusers import (
     ErnieImageTransformer2DModel,
     Flux3Transformer2DModel,
     GlmImageTransformer2DModel,
+    HiDreamImageTransformer2DModel,
     HunyuanImageTransformer2DModel,
     HunyuanVideoFramepackTransformer3DModel,
     Ideogram4Transformer2DModel,
@@ -48,6 +49,21 @@ REENTRY_SPECIMENS: dict[str, Specimen] = {
     "BriaFiboTransformer2DModel": (
         lambda: _model(BriaFiboTransformer2DModel, **_FLUX, text_encoder_dim=12),
         calls.layered,
+    ),
+    "HiDreamImageTransformer2DModel": (
+        lambda: _model(
+            HiDreamImageTransformer2DModel,
+            **_HEADS,
+            num_single_layers=1,
+            patch_size=2,
+            in_channels=4,
+            caption_channels=[TEXT, 12],
+            text_emb_dim=12,
+            axes_dims_rope=(8, 8, 8),
+            max_resolution=(16, 16),
+            llama_layers=[0, 1, 3, 3],
+        ),
+        calls.hidream,
     ),
     "LongCatImageTransformer2DModel": (
         lambda: _model(LongCatImageTransformer2DModel, **_FLUX, pooled_projection_dim=12),

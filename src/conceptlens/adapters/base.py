@@ -76,6 +76,8 @@ class ModelAdapter(ABC):
     """What users should know about these maps before they trust them; stands in every result."""
     timestep: str = "timestep"
     """The argument of the transformer that says how noisy the image is."""
+    one_area: bool = False
+    """Whether the area that the pipeline paints is the most that the transformer takes."""
 
     def __init__(self, transformer: Any) -> None:
         self.transformer = transformer  # diffusers modules are read by attribute; they carry no types

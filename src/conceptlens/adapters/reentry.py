@@ -37,7 +37,7 @@ class ReentryAdapter(ModelAdapter):
         kind = type(transformer).__name__
         self.layout = _LAYOUTS[kind]
         self.name = self.layout.name
-        self.timestep = self.layout.timestep
+        self.timestep, self.one_area = self.layout.timestep, self.layout.one_area
         if kind in SINGLE_LAYOUTS:
             self.caveat = (
                 "experimental: text and image share all weights; the mechanism is proven (the prompt's own text is "

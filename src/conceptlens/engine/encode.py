@@ -78,11 +78,15 @@ def _check_size(name: str, size: tuple[int, int]) -> None:
         )
 
 
-def working_size(size: tuple[int, int], area: int, multiple: int) -> tuple[int, int]:
-    """(width, height) near the model's own `area` in pixels, same aspect, sides rounded to `multiple`."""
+def working_size(size: tuple[int, int], area: int, multiple: int, *, within: bool = False) -> tuple[int, int]:
+    """(width, height) near the model's own `area` in pixels, same aspect, sides rounded to `multiple`.
+
+    With `within` no larger than the area, whatever the aspect.
+    """
     width, height = size
-    scale = math.sqrt(area / (width * height))
-    return tuple(max(multiple, round(side * scale / multiple) * multiple) for side in (width, height))  # type: ignore[return-value]
+    scale = math.sqrt(area / (width * height)) / multiple
+    counts = (int(side * scale + (1e-6 if within else 0.5)) for side in (width, height))
+    return tuple(max(1, count) * multiple for count in counts)  # type: ignore[return-value]
 
 
 def encode_image(
@@ -125,7 +129,7 @@ def read(
     assert recipe.layers is not None
     if recipe.branch != "prompt":
         raise RecipeError("branch='negative' is for generate: a reading has one pass, its prompt's. Drop branch.")
-    size = working_size(image.size, area, adapter.side_multiple(pipeline))
+    size = working_size(image.size, area, adapter.side_multiple(pipeline), within=adapter.one_area)
     try:
         clean, noise = encode_image(pipeline, adapter, image, size, recipe.samples, seed)
         noised = adapter.add_noise(pipeline, clean.expand_as(noise).float(), noise.float(), recipe.noise)

@@ -38,9 +38,18 @@ def test_a_class_with_an_adapter_is_tried_on_a_specimen(name: str) -> None:
 def found_blocks(name: str) -> list[str]:
     """The blocks of the class in its default depth, counted by their names."""
     with torch.device("meta"):
-        open_ = {"patch_size": 2, "in_channels": 16, "out_channels": 16} if "EasyAnimate" in name else {}
+        open_ = {"EasyAnimate": {"patch_size": 2, "in_channels": 16, "out_channels": 16}}
+        open_["HiDreamImage"] = {"patch_size": 2, "caption_channels": [16, 16]}
+        open_ = open_.get(name.partition("Transformer")[0], {})
         model = getattr(diffusers, name)(**open_)
-    parts = ("joint_transformer_blocks", "transformer_blocks", "double_blocks", "single_transformer_blocks", "layers")
+    parts = (
+        "joint_transformer_blocks",
+        "transformer_blocks",
+        "double_blocks",
+        "double_stream_blocks",
+        "single_transformer_blocks",
+        "layers",
+    )
     part = next(p for p in parts if hasattr(model, p))
     return [key for key, _ in getattr(model, part).named_children()]
 
@@ -87,12 +96,12 @@ def test_a_folder_is_read_without_opening_big_weights(tmp_path: Path, monkeypatc
 
 def test_where_the_method_cannot_apply_the_doctor_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    wan, blind, dual = (
-        doctor(n) for n in ("WanTransformer3DModel", "QwenImage21Transformer2DModel", "HiDreamImageTransformer2DModel")
-    )
+    wan, blind = (doctor(name) for name in ("WanTransformer3DModel", "QwenImage21Transformer2DModel"))
     assert not wan.applies
     assert "cross attention" in wan.describe()
     assert "causal mask" in blind.describe()
+    monkeypatch.setattr(engine_doctor, "registered", dict)
+    dual = doctor("BriaTransformer2DModel")
     assert dual.applies
     assert not dual.ok
     assert "Add an entry" in dual.instead

@@ -38,6 +38,8 @@ def observed(layout: Layout, config: Any, arguments: Mapping[str, Any], rows: sl
     grid = layout.grid(config, arguments)
     packed = torch.is_tensor(latents) and latents.ndim == 3 and layout.roles is None
     images = latents.shape[1] if packed else -(-grid.tokens // layout.multiple) * layout.multiple
+    if layout.indices:
+        images = len(arguments[layout.rowwise[0]]) - len(arguments[layout.indices[0]])
     kept: dict[str, Tensor] = {}
     settings: dict[str, Any] = {
         "images": images,
@@ -54,7 +56,8 @@ def observed(layout: Layout, config: Any, arguments: Mapping[str, Any], rows: sl
         if value is None or name in dropped or "controlnet" in name:
             continue
         if torch.is_tensor(value):
-            whole = name in _WHOLE or value.ndim == 0 or len(value) != len(latents)
+            shared = bool(layout.indices) and value.ndim < latents.ndim  # one sequence for all pictures
+            whole = shared or name in _WHOLE or value.ndim == 0 or len(value) != len(latents)
             kept[name] = value if whole else take(value, rows)
         elif isinstance(value, (list, tuple)) and value and all(torch.is_tensor(part) for part in value):
             kept |= {f"{name}.{number}": part for number, part in enumerate(value)}
@@ -105,10 +108,13 @@ def entered(
     places = list(concepts.positions or range(count))
     if layout.text_ids is not None:
         made[layout.text_ids] = _rows(given[layout.text_ids], places)
-    if layout.joint_ids is not None:
-        ids = given[layout.joint_ids]
-        texts, images = ids[: len(ids) - settings["images"]], ids[len(ids) - settings["images"] :]
-        made[layout.joint_ids] = torch.cat([_rows(texts, places), images])
+    for name in layout.rowwise:
+        words, others = given[name].split([len(given[name]) - settings["images"], settings["images"]])
+        made[name] = torch.cat([_rows(words, places), others])
+    for name in layout.indices:
+        made[name] = given[name] + count - len(given[layout.indices[0]])
+    if layout.indices:
+        made[layout.indices[0]] = torch.arange(count, device=device)
     if layout.pooled is not None and concepts.pooled is not None:
         made[layout.pooled] = concepts.pooled.to(given[layout.pooled]).expand_as(given[layout.pooled])
     if layout.roles is not None:
@@ -137,6 +143,6 @@ def _one_sequence(
 
 
 def _rows(ids: Tensor, places: list[int]) -> Tensor:
-    """The position ids of some text rows, (row, axis); beyond the prompt's end the last row's."""
-    flat = ids if ids.ndim == 2 else ids[0]
+    """What stands at some text rows, (row, ...); beyond the prompt's end the last row's."""
+    flat = ids[0] if ids.ndim == 3 else ids
     return flat[[min(place, len(flat) - 1) for place in places]]

@@ -44,7 +44,8 @@ class Layout:
         lengths: arguments that count the real rows of the text.
         silent: masks of a second text encoder, which says nothing while concepts are followed.
         text_ids: the positions of the text rows.
-        joint_ids: positions of text and image rows in one argument, text first.
+        rowwise: arguments with an entry for each row of a sequence of text and image, text first.
+        indices: arguments that count out the rows of that sequence: of the text, then of all else.
         pictures: an argument with pictures whose rows stand in front of those of the text.
         last: the painted rows are the last of the image rows, behind those of other pictures; else the first.
         length: the setting of a model that takes texts of one length only; surplus rows are cut off before block 0.
@@ -78,7 +79,8 @@ class Layout:
     lengths: tuple[str, ...] = ()
     silent: tuple[str, ...] = ()
     text_ids: str | None = None
-    joint_ids: str | None = None
+    rowwise: tuple[str, ...] = ()
+    indices: tuple[str, ...] = ()
     pictures: str | None = None
     last: bool = False
     length: str | None = None
@@ -144,6 +146,13 @@ def _krea(config: Any, arguments: Arguments) -> TokenGrid:
 
 def _ideogram(config: Any, arguments: Arguments) -> TokenGrid:
     return grid_of(arguments["position_ids"][0][arguments["indicator"][0] == _IDEOGRAM_IMAGE])
+
+
+def _minimax(config: Any, arguments: Arguments) -> TokenGrid:
+    """The painted video stands behind the sound; its ids are times and places, not counts."""
+    ids = arguments["position_ids"][int(arguments["audio_indices"][-1]) + 1 :]
+    frames, rows, cols = (len(axis.unique()) for axis in ids.unbind(dim=-1))
+    return TokenGrid(rows, cols, frames if frames > 1 else None)
 
 
 def _joy(config: Any, arguments: Arguments) -> TokenGrid:
@@ -242,7 +251,7 @@ SINGLE_LAYOUTS: dict[str, Layout] = {
         "Lumina-Image 2", by_latents(), blocks="layers", joint="text first", text_out=None, masks=_MASK
     ),
     "Krea2Transformer2DModel": Layout(
-        "Krea 2", _krea, joint="text first", text_out=None, masks=_MASK, joint_ids="position_ids", patch=2
+        "Krea 2", _krea, joint="text first", text_out=None, masks=_MASK, rowwise=("position_ids",), patch=2
     ),
     "Ideogram4Transformer2DModel": Layout(
         "Ideogram 4",
@@ -253,6 +262,15 @@ SINGLE_LAYOUTS: dict[str, Layout] = {
         text_out=None,
         roles=("indicator", _IDEOGRAM_TEXT, _IDEOGRAM_IMAGE),
         patch=2,
+    ),
+    "MiniMaxH3Transformer3DModel": Layout(
+        "MiniMax-H3",
+        _minimax,
+        joint="text first",
+        text_out=None,
+        rowwise=("position_ids", "token_tags", "timestep_indices"),
+        indices=("text_indices", "video_indices", "audio_indices"),
+        last=True,
     ),
     "ErnieImageTransformer2DModel": Layout(
         "ERNIE-Image",

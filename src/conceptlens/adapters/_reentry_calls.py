@@ -71,6 +71,30 @@ def one_sequence(batch: int, rows: int, cols: int) -> dict[str, Any]:
     }
 
 
+def video_and_sound(batch: int, rows: int, cols: int) -> dict[str, Any]:
+    """Seven rows of text, a frame given as a condition, four of sound, two painted frames; two levels of noise."""
+    frame = image_ids(rows, cols).double()
+    text, sound = (torch.zeros(count, 3, dtype=torch.float64) for count in (7, 4))
+    text[:, 0], sound[:, 0] = torch.arange(7), 7 + torch.arange(4)
+    frames = [frame + torch.tensor([7 + time, 0.25, 0.5]).double() for time in (0.0, 0.0, 5 / 3)]
+    parts = [text, frames[0], sound, *frames[1:]]
+    tags, levels = (1, 0, 2, 0, 0), (0, 0, 1, 1, 1)
+    counts = torch.tensor([len(part) for part in parts])
+    places = torch.arange(int(counts.sum())).split(counts.tolist())
+    return {
+        "hidden_states": random_latents(batch, 3 * rows * cols, 16),
+        "audio_hidden_states": random_latents(batch, 4, 6),
+        "encoder_hidden_states": text_rows(batch),
+        "timestep": torch.tensor([0.0, 0.6]),
+        "position_ids": torch.cat(parts),
+        "token_tags": torch.tensor(tags).repeat_interleave(counts),
+        "timestep_indices": torch.tensor(levels).repeat_interleave(counts),
+        "text_indices": places[0],
+        "video_indices": torch.cat([places[1], *places[3:]]),
+        "audio_indices": places[2],
+    }
+
+
 def plane(batch: int, rows: int, cols: int, patch: int = 2, channels: int = 4) -> dict[str, Any]:
     return {
         "hidden_states": random_latents(batch, channels, patch * rows, patch * cols),

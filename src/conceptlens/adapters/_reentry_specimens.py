@@ -23,6 +23,7 @@ from diffusers import (
     Krea2Transformer2DModel,
     LongCatImageTransformer2DModel,
     Lumina2Transformer2DModel,
+    MiniMaxH3Transformer3DModel,
     MotifVideoTransformer3DModel,
     OvisImageTransformer2DModel,
     ZImageTransformer2DModel,
@@ -258,6 +259,25 @@ REENTRY_SPECIMENS: dict[str, Specimen] = {
             mrope_section=(4, 4, 4),
         ),
         calls.one_sequence,
+    ),
+    "MiniMaxH3Transformer3DModel": (
+        lambda: _model(
+            MiniMaxH3Transformer3DModel,
+            num_attention_heads=2,
+            attention_head_dim=24,
+            hidden_size=32,
+            num_layers=3,
+            num_refiner_layers=1,
+            ffn_dim=24,
+            in_channels=4,
+            audio_in_channels=6,
+            text_dim=TEXT,
+            freq_dim=16,
+            time_embed_hidden_dim=16,
+            time_embed_dim=12,
+            rope_freq_dim=4,
+        ),
+        calls.video_and_sound,
     ),
     "ErnieImageTransformer2DModel": (
         lambda: _model(

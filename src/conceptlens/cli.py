@@ -41,6 +41,7 @@ from conceptlens.cli_options import (
     Samples,
     Seed,
     Settings,
+    SingleStream,
     Space,
     console,
     given,
@@ -75,7 +76,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 @app.command()
 def demo(out: Out = Path("out/demo"), seed: Seed = DEMO_SEED, json_: Json = False) -> None:
     """Paint a picture with the embedded model and show where each concept is. No download."""
-    session = _open(None, None, False, quiet=json_)
+    session = _open(None, quiet=json_)
     maps = session.generate(DEMO_PROMPT, DEMO_CONCEPTS, seed=seed)
     _finish(_judged(session, maps), out, json_)
 
@@ -105,13 +106,14 @@ def generate(
     set_: Settings = None,
     device: Device = None,
     offload: Offload = False,
+    single_stream: SingleStream = False,
     json_: Json = False,
 ) -> None:
     """Paint PROMPT and map the concepts while at it; with --guide, so that the maps say what the prompt says."""
     options = recipe_options(space, raw, layers, isolate)
     options |= given(num_inference_steps=steps, height=height, width=width) | settings(set_)
     options |= given(guide=guidance_of(guide, options), compare=compare or None, preset=preset)
-    session = _open(model, device, offload, quiet=json_)
+    session = _open(model, device, offload, single_stream, quiet=json_)
     made = session.generate(prompt, concept or None, seed=seed, **options)
     several = made if isinstance(made, list) else [made]
     told = [_refined(_judged(session, maps), edges, abstain) for maps in several]
@@ -140,6 +142,7 @@ def read(
     set_: Settings = None,
     device: Device = None,
     offload: Offload = False,
+    single_stream: SingleStream = False,
     json_: Json = False,
 ) -> None:
     """Map concepts in an existing IMAGE."""
@@ -151,7 +154,7 @@ def read(
         _finish(_refined(explained, edges, abstain), out, json_)
         return
     options = recipe_options(space, raw, layers, isolate) | given(noise=noise, samples=samples) | settings(set_)
-    session = _open(model, device, offload, quiet=json_)
+    session = _open(model, device, offload, single_stream, quiet=json_)
     seen = session.read(image, prompt=prompt, seed=seed, preset=preset, **options)
     maps = _judged(session, session.probe(seen, concept), seen)
     if record is not None:
@@ -172,11 +175,12 @@ def probe(
     edges: Edges = False,
     abstain: Abstain = 0.0,
     device: Device = None,
+    single_stream: SingleStream = False,
     json_: Json = False,
 ) -> None:
     """Ask a RECORD, kept by `read --record`, for other concepts, without running the model."""
     options = recipe_options(space, raw, layers, isolate)
-    session = _open(model, device, False, quiet=json_)
+    session = _open(model, device, single_stream=single_stream, quiet=json_)
     seen = session.load_record(record)
     maps = _judged(session, session.probe(seen, concept, **options), seen)
     _finish(_refined(maps, edges, abstain), out, json_)
@@ -263,11 +267,12 @@ def app_(
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page.")] = True,
     device: Device = None,
     offload: Offload = False,
+    single_stream: SingleStream = False,
 ) -> None:
     """Open a page: paint or drop a picture, type any word, see its map at once."""
     from conceptlens.web import serve
 
-    session = _open(model, device, offload, quiet=True)
+    session = _open(model, device, offload, single_stream, quiet=True)
     if not session.depth:
         raise ModelError(
             f"{session.model_id} is a U-Net, which cannot be asked again; the page needs a diffusion transformer. "
@@ -295,12 +300,14 @@ def _explain(
     return opened.explain(picture, concepts, prompt=prompt, seed=seed)
 
 
-def _open(model: str | None, device: str | None, offload: bool, *, quiet: bool) -> Any:
+def _open(
+    model: str | None, device: str | None = None, offload: bool = False, single_stream: bool = False, *, quiet: bool
+) -> Any:
     """Opens the model; the heavy imports happen here, so that `--help` and `--version` are quick."""
     from conceptlens.session import load
 
     with console.status("opening the model"):
-        session = load(model, device=device, offload=offload)
+        session = load(model, device=device, offload=offload, single_stream=single_stream)
     session.pipeline.set_progress_bar_config(disable=quiet or not console.is_terminal, leave=False, desc="painting")
     return session
 

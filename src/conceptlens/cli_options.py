@@ -28,6 +28,10 @@ Isolate = Annotated[bool, typer.Option("--isolate", help="Concepts do not see ea
 Prompt = Annotated[str, typer.Option(help="What to tell the model about the image.")]
 Device = Annotated[str | None, typer.Option(help="cuda, cpu, ...")]
 Offload = Annotated[bool, typer.Option("--offload", help="Keep on the GPU only the part that runs.")]
+SingleStream = Annotated[
+    bool,
+    typer.Option("--single-stream", help="Follow the single-stream blocks too; their layers count on. Experimental."),
+]
 Guide = Annotated[
     str | None,
     typer.Option(

@@ -58,7 +58,9 @@ def rerun(file: str | Path, *, session: Session | None = None, device: str | Non
     if recipe is not None:
         settings["background"] = background
     if session is None:
-        session = load(None if model == "demo" else model, device=device)
+        session = load(
+            None if model == "demo" else model, device=device, single_stream=told.get("single_stream", False)
+        )
     elif session.model_id != model:
         raise RerunError(f"{path} was made by {model}, this session has {session.model_id}. Open {model}.")
     if task == "generate":

@@ -15,6 +15,7 @@ from PIL import Image
 
 from conceptlens._version import package_version
 from conceptlens.adapters.base import Concepts
+from conceptlens.adapters.single_stream import SingleStreamAdapter
 from conceptlens.engine.encode import open_image, read
 from conceptlens.engine.generate import generate, on_grid, stack_parts
 from conceptlens.engine.keeping import RECORD_BUDGET, Keeping, Store
@@ -278,7 +279,7 @@ class Session:
         adapter = self._model.adapter
         recipe = record.recipe.override(options).resolve(len(adapter.blocks()))
         adapter.check(recipe)
-        check_recorded(record, recipe)
+        check_recorded(self._model.adapter, record, recipe)
         asked, added = self._with_background(concepts, background, recipe)
         embedded = self._embed((*asked, *added), recipe, {**self._model.defaults.generate, **record.options})
         self._note_unknown(asked)
@@ -364,6 +365,7 @@ class Session:
         return {
             "task": task,
             "family": self.family,
+            **({"single_stream": True} if isinstance(self._model.adapter, SingleStreamAdapter) else {}),
             **({"caveat": self._model.adapter.caveat} if self._model.adapter.caveat else {}),
             "tokens": pieces,
             "dtype": str(transformer.dtype).removeprefix("torch."),
@@ -380,7 +382,7 @@ def load(model: Any = None, **options: Any) -> Session:
     Args:
         model: None or "demo" for the embedded demo model, "demo-unet" for the embedded U-Net; a hub id such as
             "black-forest-labs/FLUX.1-schnell"; a folder in diffusers' format; or a loaded diffusers pipeline.
-        **options: `device`, `dtype`, `offload`; see `conceptlens.engine.loading.load_model`.
+        **options: `device`, `dtype`, `offload`, `single_stream`; see `conceptlens.engine.loading.load_model`.
 
     Raises:
         ModelError: when it cannot be loaded, or no adapter serves it.
@@ -391,6 +393,8 @@ def load(model: Any = None, **options: Any) -> Session:
     if is_unet(model):
         from conceptlens.unet_session import UnetSession
 
+        if options.pop("single_stream", False):
+            raise ModelError("a U-Net has no single-stream blocks. Leave single_stream out.")
         found = load_unet(model, precise_vae=False, **options)
         return UnetSession(replace(found, model_id=name or found.model_id))
     return Session(load_model(model, **options))

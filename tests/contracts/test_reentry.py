@@ -12,9 +12,9 @@ from torch import Tensor
 
 import conceptlens as cl
 from conceptlens.adapters import adapter_for
+from conceptlens.adapters._reentry import ReentryAdapter
 from conceptlens.adapters._reentry_specimens import REENTRY_SPECIMENS
 from conceptlens.adapters.base import Concepts
-from conceptlens.adapters.reentry import ReentryAdapter
 from conceptlens.engine.encode import record_call
 from conceptlens.engine.recorder import Recorder, StopForward
 from conceptlens.engine.reentry import ReentryProbe, concept_outputs
@@ -36,11 +36,16 @@ def built(kind: str, dtype: torch.dtype = torch.float32, batch: int = 1) -> tupl
     arguments = call(batch, ROWS, COLS)
     transformer = make()
     if dtype == torch.float64:
-        transformer, arguments = transformer.double(), doubled(arguments)
-        for name, module in transformer.named_modules():
-            if name.endswith("time_proj"):  # some classes leave its float32 as it is
-                module.register_forward_hook(lambda module, args, output: output.double())
+        transformer, arguments = in_double(transformer, arguments)
     return adapter_for(transformer), arguments
+
+
+def in_double(transformer: Any, arguments: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    transformer = transformer.double()
+    for name, module in transformer.named_modules():
+        if name.endswith("time_proj"):  # some classes leave its float32 as it is
+            module.register_forward_hook(lambda module, args, output: output.double())
+    return transformer, doubled(arguments)
 
 
 def doubled(call: dict[str, Any]) -> dict[str, Any]:

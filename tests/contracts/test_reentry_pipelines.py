@@ -98,7 +98,7 @@ def test_a_concept_is_its_own_words_of_the_prompt(tiny: Tiny) -> None:
     one, other = last(("red house",)), last(("red boat",))
     assert one.positions == other.positions
     assert one.pieces[0][0].strip("▁") == "red"
-    first = adapter.embed(pipeline, ("red house",), Recipe(pooling="first"), session.generate_defaults)
+    first = adapter.embed(pipeline, ("red house",), Recipe(pooling="first", pooled="prompt"), session.generate_defaults)
     assert not torch.allclose(one.tokens, other.tokens)
     assert not torch.allclose(one.tokens, first.tokens)
     with pytest.raises(cl.ConceptError, match="does not fit in"):
@@ -143,7 +143,7 @@ def test_each_text_encoder_says_its_part_of_a_concept() -> None:
     """HiDream: a row of T5, then every layer of a Llama, whose tokens are counted apart."""
     pipeline = hidream_pipeline()
     adapter = adapter_for(pipeline.transformer)
-    found = adapter.embed(pipeline, ("user house",), Recipe(pooling="last"), LENGTH)
+    found = adapter.embed(pipeline, ("user house",), Recipe(pooling="last", pooled="prompt"), LENGTH)
     t5, llama = (tokenizer("user house") for tokenizer in (pipeline.tokenizer_3, pipeline.tokenizer_4))
     with torch.no_grad():
         rows = pipeline._get_t5_prompt_embeds("user house", 64)[0]

@@ -24,8 +24,18 @@ def stacked(value: Any) -> Tensor:
     return value if torch.is_tensor(value) else torch.stack(list(value))
 
 
-def observed(layout: Layout, config: Any, arguments: Mapping[str, Any], rows: slice, step: int) -> CallRecord:
+def observed(
+    layout: Layout, config: Any, arguments: Mapping[str, Any], rows: slice, step: int, registers: int = 0
+) -> CallRecord:
     """What is kept of a call: all but image and text, for the given rows of the batch.
+
+    Args:
+        layout: of the class.
+        config: of the transformer.
+        arguments: of the call.
+        rows: of the batch.
+        step: of the run.
+        registers: learned rows that the model puts in front of the text.
 
     Raises:
         ModelError: for prompts of several lengths in one batch where that shifts the image rows.
@@ -37,7 +47,7 @@ def observed(layout: Layout, config: Any, arguments: Mapping[str, Any], rows: sl
         raise ModelError("prompts of different lengths shift this model's image rows. Paint them one by one.")
     grid = layout.grid(config, arguments)
     packed = torch.is_tensor(latents) and latents.ndim == 3 and layout.roles is None
-    images = latents.shape[1] if packed else -(-grid.tokens // layout.multiple) * layout.multiple
+    images = latents.shape[1] if packed else layout.padded(config, grid)
     if layout.indices:
         images = len(arguments[layout.rowwise[0]]) - len(arguments[layout.indices[0]])
     kept: dict[str, Tensor] = {}
@@ -45,15 +55,15 @@ def observed(layout: Layout, config: Any, arguments: Mapping[str, Any], rows: sl
         "images": images,
         "latents": list(stacked(latents)[rows].shape),
         "text": list(text[0][0].shape[1:]) if len(text) == 1 else [sum(rows[0].shape[-1] for rows in text)],
-        "leading": _leading(layout, arguments),
+        "leading": registers + _leading(layout, arguments),
         "parts": {},
         "masks": {name: str(mask.dtype).removeprefix("torch.") for name, mask in masks.items()},
     }
     if layout.layered is not None:
         settings["widths"] = [part.shape[-1] for part in (arguments[layout.text], *arguments[layout.layered])]
-    dropped = (layout.latents, layout.text, layout.layered, *layout.masks, *layout.lengths, *_LEFT_OUT)
+    own = (layout.latents, layout.text, layout.layered, *layout.masks, *layout.joint_masks, *layout.lengths)
     for name, value in arguments.items():
-        if value is None or name in dropped or "controlnet" in name:
+        if value is None or name in own + _LEFT_OUT or "controlnet" in name:
             continue
         if torch.is_tensor(value):
             shared = bool(layout.indices) and value.ndim < latents.ndim  # one sequence for all pictures
@@ -115,8 +125,6 @@ def entered(
         made[name] = given[name] + count - len(given[layout.indices[0]])
     if layout.indices:
         made[layout.indices[0]] = torch.arange(count, device=device)
-    if layout.pooled is not None and concepts.pooled is not None:
-        made[layout.pooled] = concepts.pooled.to(given[layout.pooled]).expand_as(given[layout.pooled])
     if layout.roles is not None:
         made |= _one_sequence(layout, made, given, settings["images"], places)
     for name in layout.listed:

@@ -115,17 +115,14 @@ def concepts_of(
             _own_rows(pipeline, ending, name, len(rows), text, nothing)
             for ending, rows, text, nothing in zip(layout.encoders, parts, texts, empty, strict=True)
         ]
-        pooled_parts = [
+        means = [
             pool_tokens(rows.flatten(1), kept.positions, recipe.pooling)
             for rows, kept in zip(parts, found, strict=True)
         ]
-        tokens.append(torch.cat(pooled_parts))
+        tokens.append(torch.cat(means))
         own.append(found[0])
         ends.append(found[0].positions[-1])
-    pooled = None
-    if recipe.pooled == "zeros" and layout.pooled is not None:
-        pooled = torch.zeros_like(calls[0][0][layout.pooled][0])
-    return Concepts(names, torch.stack(tokens), pooled, pieces=tuple(o.pieces for o in own), positions=tuple(ends))
+    return Concepts(names, torch.stack(tokens), None, pieces=tuple(o.pieces for o in own), positions=tuple(ends))
 
 
 def _own_rows(pipeline: Any, ending: str, name: str, rows: int, text: EncodedText, empty: EncodedText) -> OwnTokens:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -27,26 +28,29 @@ class Layout:
         image: the argument of a block that holds the image rows.
         joint: how text and image stand in that argument; None where text has an argument of its own.
         axis: of the rows in that argument.
-        multiple: image rows of a joint argument are padded to a multiple of this.
+        padded: how many image rows a model makes of a grid, padding included.
         attention: the attention module of a block; "" for the block itself.
         out: its output projection of the image.
         text_out: its output projection of the text; None where one projection takes both, in the order `shared`.
         shared: see `text_out`.
-        latents: the argument of the transformer that holds the noised image; likewise `text`, `timestep`, `pooled`.
+        fused: that one projection takes the output of the MLP as well, behind the attention's.
+        latents: the argument of the transformer that holds the noised image; likewise `text`, `timestep`.
         text: see `latents`.
         layered: an argument with further states of the same text, one tensor for each block.
         encoders: endings of the pipeline's text encoders: of `text`, and of `layered` where another one writes it.
         timestep: see `latents`.
-        pooled: see `latents`.
+        pooled: whether the model takes a pooled vector of the prompt.
         roles: where text, image and padding are rows of one sequence, in `latents` and `text` alike: the argument that
             tells them apart, and what it says of text and of image.
         masks: arguments that say which rows of the text are real; ones for the concepts.
+        joint_masks: arguments that say it of text and image; left out for the concepts, which have no padding.
         lengths: arguments that count the real rows of the text.
         silent: masks of a second text encoder, which says nothing while concepts are followed.
         text_ids: the positions of the text rows.
         rowwise: arguments with an entry for each row of a sequence of text and image, text first.
         indices: arguments that count out the rows of that sequence: of the text, then of all else.
         pictures: an argument with pictures whose rows stand in front of those of the text.
+        registers: the model's learned rows in front of the text.
         last: the painted rows are the last of the image rows, behind those of other pictures; else the first.
         length: the setting of a model that takes texts of one length only; surplus rows are cut off before block 0.
         patch: latent pixels of a token's side; None for the patch size of the configuration.
@@ -63,25 +67,28 @@ class Layout:
     image: str = "hidden_states"
     joint: Order | None = None
     axis: int = 1
-    multiple: int = 1
+    padded: Callable[[Any, TokenGrid], int] = lambda config, grid: grid.tokens
     attention: str = "attn"
     out: str = "to_out.0"
     text_out: str | None = "to_add_out"
     shared: Order = "text first"
+    fused: bool = False
     latents: str = "hidden_states"
     text: str = "encoder_hidden_states"
     layered: str | None = None
     encoders: tuple[str, ...] = ("",)
     timestep: str = "timestep"
-    pooled: str | None = None
+    pooled: bool = False
     roles: tuple[str, int, int] | None = None
     masks: tuple[str, ...] = ()
+    joint_masks: tuple[str, ...] = ()
     lengths: tuple[str, ...] = ()
     silent: tuple[str, ...] = ()
     text_ids: str | None = None
     rowwise: tuple[str, ...] = ()
     indices: tuple[str, ...] = ()
     pictures: str | None = None
+    registers: str | None = None
     last: bool = False
     length: str | None = None
     patch: int | None = None
@@ -109,6 +116,14 @@ class Layout:
         if self.layered is None:
             return [text]
         return [text, [torch.cat(layers, -1) for layers in zip(*arguments[self.layered], strict=True)]]
+
+    def part(self, block: Any, name: str) -> Any:
+        """A module of a block's attention."""
+        return block.get_submodule(self.attention).get_submodule(name)
+
+    def attended(self, block: Any, rows: Tensor) -> Tensor:
+        """The attention's part of what enters a block's output projection, which is as wide as what leaves it."""
+        return rows[..., : self.part(block, self.out).out_features].clone() if self.fused else rows
 
     def patch_side(self, config: Any) -> int:
         """Latent pixels of a token's side."""
@@ -162,6 +177,11 @@ def _joy(config: Any, arguments: Arguments) -> TokenGrid:
     return TokenGrid(height // rows, width // cols, frames // deep if frames > deep else None)
 
 
+def _hidream_rows(config: Any, grid: TokenGrid) -> int:
+    """A grid that is not square is padded to the largest one."""
+    return grid.tokens if grid.rows == grid.cols else math.prod(config.max_resolution) // config.patch_size**2
+
+
 def _joy_plus(config: Any, arguments: Arguments) -> TokenGrid:
     frames, rows, cols = arguments["shape_list"][0][0]
     return TokenGrid(rows, cols, frames if frames > 1 else None)
@@ -192,8 +212,9 @@ DUAL_LAYOUTS: dict[str, Layout] = {
         layered="encoder_hidden_states_llama3",
         encoders=("_3", "_4"),
         timestep="timesteps",
-        pooled="pooled_embeds",
+        pooled=True,
         one_area=True,
+        padded=_hidream_rows,
         guidance="second half",
     ),
     "LongCatImageTransformer2DModel": Layout("LongCat-Image", **_FLUX_LIKE),
@@ -203,7 +224,7 @@ DUAL_LAYOUTS: dict[str, Layout] = {
         "HunyuanVideo Framepack",
         _VIDEO,
         masks=_MASK,
-        pooled="pooled_projections",
+        pooled=True,
         pictures="image_embeds",
         last=True,
     ),
@@ -236,7 +257,7 @@ SINGLE_LAYOUTS: dict[str, Layout] = {
         blocks="layers",
         image="x",
         joint="image first",
-        multiple=32,
+        padded=lambda config, grid: -(-grid.tokens // 32) * 32,
         attention="attention",
         text_out=None,
         shared="image first",
@@ -287,6 +308,17 @@ SINGLE_LAYOUTS: dict[str, Layout] = {
         guidance="second half",
     ),
 }
+
+FAMILY_LAYOUTS: dict[str, Layout] = {
+    "AuraFlowTransformer2DModel": Layout(
+        "AuraFlow", by_latents(), blocks="joint_transformer_blocks", registers="register_tokens"
+    ),
+    "ChromaTransformer2DModel": Layout("Chroma", **_FLUX_LIKE, joint_masks=("attention_mask",)),
+    "Flux2Transformer2DModel": Layout("FLUX.2", **_FLUX_LIKE),
+    "FluxTransformer2DModel": Layout("FLUX.1", **_FLUX_LIKE, pooled=True),
+    "HunyuanVideoTransformer3DModel": Layout("HunyuanVideo", _VIDEO, masks=_MASK, pooled=True),
+}
+"""Dual-stream blocks of families with an adapter of their own, for `single_stream`."""
 
 
 def joined_rows(tensor: Tensor, order: Order, images: int) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from conceptlens.adapters import adapter_for, registered
 from conceptlens.adapters._cross_attention import CROSS_LAYOUTS, METHOD
 from conceptlens.adapters.base import ModelAdapter
+from conceptlens.adapters.single_stream import SingleStreamAdapter
 from conceptlens.errors import ModelError, one_line
 
 DEFAULTS_FILE = "conceptlens.json"
@@ -78,6 +79,7 @@ def load_model(
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     offload: bool = False,
+    single_stream: bool = False,
 ) -> LoadedModel:
     """Loads, or adopts, a pipeline.
 
@@ -87,18 +89,20 @@ def load_model(
         device: "cuda", "cpu", ...; CUDA where there is one.
         dtype: bfloat16 on CUDA, float32 elsewhere.
         offload: keep on the GPU only the part that runs (`enable_model_cpu_offload`).
+        single_stream: follow the single-stream blocks behind the dual-stream ones too, through the model's own code, as
+            an experiment. Layers are counted through: of FLUX.1, 0 to 18 are dual-stream and 19 to 56 single-stream.
 
     Raises:
-        ModelError: when it cannot be loaded or its family is not supported.
+        ModelError: when it cannot be loaded or its family is not supported, or has no such blocks.
     """
     if isinstance(model, DiffusionPipeline):
-        return LoadedModel(model, _adapter(model), pipeline_name(model), Defaults())
+        return LoadedModel(model, _adapter(model, single_stream), pipeline_name(model), Defaults())
     embedded = is_demo(model)
     found = open_pipeline(
         demo_folder() if embedded else model, _check_supported, device=device, dtype=dtype, offload=offload
     )
     name = DEMO if embedded else found.model_id
-    return LoadedModel(found.pipeline, _adapter(found.pipeline), name, folder_defaults(found.folder))
+    return LoadedModel(found.pipeline, _adapter(found.pipeline, single_stream), name, folder_defaults(found.folder))
 
 
 @dataclass(frozen=True)
@@ -234,14 +238,14 @@ def resident(pipeline: Any) -> Iterator[None]:
             pipeline.maybe_free_model_hooks()
 
 
-def _adapter(pipeline: Any) -> ModelAdapter:
+def _adapter(pipeline: Any, single_stream: bool = False) -> ModelAdapter:
     transformer = getattr(pipeline, "transformer", None)
     if transformer is None:
         raise ModelError(
             f"{type(pipeline).__name__} has no diffusion transformer. Use a FLUX.1 model, or another with an adapter."
         )
     _refuse_cross(type(getattr(transformer, "_orig_mod", transformer)).__name__, type(pipeline).__name__)
-    return adapter_for(transformer)
+    return SingleStreamAdapter(transformer) if single_stream else adapter_for(transformer)
 
 
 def folder_defaults(folder: Path | None) -> Defaults:

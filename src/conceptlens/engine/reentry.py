@@ -11,8 +11,8 @@ from diffusers.hooks import HookRegistry
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from conceptlens.adapters._reentry import ReentryAdapter
 from conceptlens.adapters.base import Concepts, DiTAdapter, ModelAdapter
-from conceptlens.adapters.reentry import ReentryAdapter
 from conceptlens.engine.recorder import HOOK, NamedHook, StopForward, input_of, unhook, with_input
 from conceptlens.engine.stream import ConceptProbe
 from conceptlens.errors import ModelError
@@ -117,7 +117,7 @@ def concept_outputs(
             block = blocks[record.layer]
             assert record.hidden is not None
             if record.layer in wanted:
-                hook(adapter.text_tap(block).module, _ListenHook(found, record, adapter, len(concepts.tokens)))
+                hook(adapter.text_tap(block).module, _ListenHook(found, block, record, adapter, len(concepts.tokens)))
             count = len(concepts.tokens) if record.layer == 0 and adapter.layout.length else None
             hook(block, _EnterHook(adapter, record.hidden, last=record is records[-1], cut=count))
         with suppress(StopForward):
@@ -143,8 +143,8 @@ class _EnterHook(NamedHook):
         self._adapter, self._hidden, self._last, self._cut = adapter, hidden, last, cut
 
     def pre_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        name = self._adapter.layout.image
-        rows = self._adapter.with_image(input_of(module, name, args, kwargs), self._hidden)
+        name = self._adapter.layout_of(module).image
+        rows = self._adapter.with_image(input_of(module, name, args, kwargs), module, self._hidden)
         args, kwargs = with_input(module, name, rows, args, kwargs)
         if self._cut is not None:
             text = input_of(module, BLOCK_TEXT, args, kwargs)
@@ -162,10 +162,14 @@ class _ListenHook(NamedHook):
 
     name = f"{HOOK}-listen"
 
-    def __init__(self, found: dict[int, Tensor], record: LayerRecord, adapter: ReentryAdapter, count: int) -> None:
+    def __init__(
+        self, found: dict[int, Tensor], block: nn.Module, record: LayerRecord, adapter: ReentryAdapter, count: int
+    ) -> None:
         super().__init__()
-        self._found, self._record, self._adapter, self._count = found, record, adapter, count
+        self._found, self._block, self._record = found, block, record
+        self._adapter, self._count = adapter, count
 
     def pre_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        self._found[self._record.layer] = self._adapter.concept_rows(args[0], self._record, self._count)
+        rows = self._adapter.concept_rows(args[0], self._block, self._record, self._count)
+        self._found[self._record.layer] = rows
         return args, kwargs

@@ -18,12 +18,22 @@ from conceptlens.recipe import Recipe, resolve_steps
 from conceptlens.records import ImageRecord
 
 
-def check_recorded(record: ImageRecord, recipe: Recipe) -> None:
+def check_recorded(adapter: ModelAdapter, record: ImageRecord, recipe: Recipe) -> None:
     """Refuses a recipe that needs more than the record holds.
 
     Raises:
+        ModelError: for a record of the other kind of adapter.
         RecipeError: for layers, steps, a space or a branch that were not recorded, or another noise level.
     """
+    entered = not isinstance(adapter, DiTAdapter)
+    if any((layer.hidden is not None) != entered for layer in record.layers):
+        raise ModelError(
+            "this record was made with"
+            + ("out" if entered else "")
+            + " single_stream, this model opened with"
+            + ("" if entered else "out")
+            + " it. Open the model as it was opened for the record."
+        )
     again = "Paint it again" if record.steps else "Read the image again"
     recorded = {layer.layer for layer in record.layers if layer.out is not None}
     missing = sorted(set(recipe.layers or ()) - recorded)

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from conceptlens.adapters._reentry import ReentryAdapter
 from conceptlens.adapters.base import Concepts, DiTAdapter, ModelAdapter
-from conceptlens.adapters.reentry import ReentryAdapter
 from conceptlens.engine.recorder import Recorder
 from conceptlens.engine.reentry import concept_outputs
 from conceptlens.engine.stream import ConceptStream
@@ -74,8 +74,8 @@ def _reentry_errors(adapter: ReentryAdapter, call: Mapping[str, Any]) -> list[fl
             handle.remove()
     made = concept_outputs(adapter, own, records, wanted)
     return [
-        _deviation(made[record.layer], adapter.concept_rows(out, record, len(own.tokens)))
-        for record, out in zip(records, truth, strict=True)
+        _deviation(made[record.layer], adapter.concept_rows(out, block, record, len(own.tokens)))
+        for block, record, out in zip(adapter.blocks(), records, truth, strict=True)
     ]
 
 

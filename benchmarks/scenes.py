@@ -21,7 +21,14 @@ METHODS = ROOT / "results" / "scenes"
 ABLATIONS = ROOT / "results" / "ablations"
 TARGETS = (ROOT / "README.md", ROOT / "src/conceptlens/assets/demo/README.md")
 PAGE = ROOT / "docs" / "benchmarks.md"
-AXES = ("space", "attention", "layers", "noise")
+SWEEPS: dict[str, tuple[str, dict[str, bool]]] = {
+    "space": ("space", {}),
+    "attention": ("attention", {}),
+    "layers": ("layers", {}),
+    "all-layers": ("layers", {"single_stream": True}),
+    "noise": ("noise", {}),
+}
+"""By name, what varies and with which settings of the method."""
 STREAMS = ("concept-attention", "cross-attention", "value-similarity")
 SHOWN = ("miou", "iou_image", "auc", "accuracy", "ap")
 
@@ -48,24 +55,24 @@ def render(reports: list[Report]) -> str:
     return Table("", head, tuple(body), (how,)).markdown()
 
 
-def load_ablation(axis: str) -> dict[str, Report]:
+def load_ablation(name: str) -> dict[str, Report]:
     """The stored rows of an ablation, in the order of its table."""
     found = {}
-    for folder in (ABLATIONS / axis).iterdir():
+    for folder in (ABLATIONS / name).iterdir():
         if folder.is_dir():
             report = Report.load(folder)
             found[report.told["variant"]] = report
-    order = [v.name for v in variants(axis, len(found))]
-    return {name: found[name] for name in order}
+    order = [v.name for v in variants(SWEEPS[name][0], len(found))]
+    return {variant: found[variant] for variant in order}
 
 
-def render_ablation(axis: str) -> str:
+def render_ablation(name: str) -> str:
     from conceptlens.bench.tables import ablation_table
 
-    reports = load_ablation(axis)
+    axis, reports = SWEEPS[name][0], load_ablation(name)
     table = ablation_table(reports, axis, next(iter(reports.values())).told["command"])
     short = {"Acc", "mIoU", "mIoU per image", "ROC-AUC", "paper (ImageNet): Acc / mIoU / AP", axis}
-    keep = [i for i, name in enumerate(table.head) if name in short]
+    keep = [i for i, heading in enumerate(table.head) if heading in short]
     body = tuple(tuple(row[i] for i in keep) for row in table.body)
     return Table("", tuple(table.head[i] for i in keep), body, table.notes[1:]).markdown()
 
@@ -96,15 +103,17 @@ def main() -> None:
             command = f"conceptlens bench scenes --method {name} --limit {args.limit}"
             report = Report(*run(RunSpec("scenes", name), METHODS / name, limit=args.limit, command=command))
             print(name, {m: str(e) for m, e in report.metrics.items()}, flush=True)
-        for axis in AXES:
-            command = f"conceptlens bench ablate {axis} --limit {args.ablation_limit}"
-            reports = ablate(RunSpec("scenes"), axis, ABLATIONS / axis, limit=args.ablation_limit, command=command)
-            draw(reports, axis, [ROOT / "docs" / "images" / f"ablate-{axis}.png"], command=command)
-            print(axis, "done", flush=True)
+        for name, (axis, options) in SWEEPS.items():
+            told = "".join(f" --set {key}={str(value).lower()}" for key, value in options.items())
+            command = f"conceptlens bench ablate {axis} --limit {args.ablation_limit}{told}"
+            spec = RunSpec("scenes", options=options)
+            reports = ablate(spec, axis, ABLATIONS / name, limit=args.ablation_limit, command=command)
+            draw(reports, axis, [ROOT / "docs" / "images" / f"ablate-{name}.png"], command=command)
+            print(name, "done", flush=True)
     for path in TARGETS:
         write(path, "scenes", render(load()))
-    for axis in AXES:
-        write(PAGE, axis, render_ablation(axis))
+    for name in SWEEPS:
+        write(PAGE, name, render_ablation(name))
     write(PAGE, "protocol", protocol_line())
 
 

@@ -56,13 +56,18 @@ class Session:
         return self._model.model_id
 
     @property
+    def single_stream(self) -> bool:
+        """Whether single-stream blocks are followed behind the dual-stream ones."""
+        return isinstance(self._model.adapter, SingleStreamAdapter)
+
+    @property
     def family(self) -> str:
         """The adapter that serves the model."""
         return self._model.adapter.name
 
     @property
     def depth(self) -> int:
-        """How many dual-stream blocks the transformer has."""
+        """How many blocks of the transformer are followed: the dual-stream ones, with `single_stream` all."""
         return len(self._model.adapter.blocks())
 
     @property
@@ -365,7 +370,7 @@ class Session:
         return {
             "task": task,
             "family": self.family,
-            **({"single_stream": True} if isinstance(self._model.adapter, SingleStreamAdapter) else {}),
+            **({"single_stream": True} if self.single_stream else {}),
             **({"caveat": self._model.adapter.caveat} if self._model.adapter.caveat else {}),
             "tokens": pieces,
             "dtype": str(transformer.dtype).removeprefix("torch."),

@@ -60,7 +60,7 @@ def variants(axis: str, depth: int, *, official: bool = False) -> list[Variant]:
 
     Args:
         axis: one of `AXES`.
-        depth: dual-stream blocks of the model.
+        depth: blocks of the model that are followed.
         official: the settings of the official scripts, which differ between the rows: the space table was made with one
             draw at noise 0.75; the attention table with that and no softmax, but for the last row; the sweeps without
             softmax, with `SWEEP_DISTRACTORS`, and that over layers at noise 0.76.
@@ -168,8 +168,9 @@ class _SharedReader:
         key = (image.tobytes(), prompt, seed, tuple(sorted(reading.items())))
         if self._record is None or key != self._key:
             layers = range(self._session.depth)
+            space: Space = "output" if self._session.single_stream else "cross"  # which keeps the queries too
             self._record = self._session.read(
-                image, prompt=prompt, seed=seed, preset=self._preset, space="cross", layers=layers, **reading
+                image, prompt=prompt, seed=seed, preset=self._preset, space=space, layers=layers, **reading
             )
             self._key = key
         return self._record

@@ -77,14 +77,18 @@ class RunSpec:
         layers = fixed.pop("flux_layers", None)
         if layers is not None and depth == FLUX_DEPTH:
             fixed["layers"] = layers
-        return {**fixed, **self.options}
+        chosen = {**fixed, **self.options}
+        if depth is not None:
+            chosen.pop("single_stream", None)  # of the model, not of the method
+        return chosen
 
     def open_method(self) -> SaliencyMethod:
         """The method, with the protocol's settings under those of `options`."""
         chosen = method_named(self.method)
         if not issubclass(chosen, StreamMethod):
             return chosen.load(self.model, device=self.device, **self.method_options())
-        session = load(self.model, device=self.device)
+        kind = {"single_stream": True} if self.options.get("single_stream") else {}
+        session = load(self.model, device=self.device, **kind)
         return chosen(session, **self.method_options(session.depth))
 
 

@@ -26,8 +26,11 @@ class StreamMethod(SaliencyMethod):
         self._recipe = session.recipe(preset, **self._options)
 
     @classmethod
-    def load(cls, model: Any = None, *, device: str | None = None, **options: Any) -> StreamMethod:
-        return cls(load(model, device=device), **options)
+    def load(
+        cls, model: Any = None, *, device: str | None = None, single_stream: bool = False, **options: Any
+    ) -> StreamMethod:
+        kind = {"single_stream": True} if single_stream else {}
+        return cls(load(model, device=device, **kind), **options)
 
     @property
     def session(self) -> Session:
@@ -42,7 +45,7 @@ class StreamMethod(SaliencyMethod):
     def settings(self) -> Mapping[str, Any]:
         told = self._recipe.to_dict()
         del told["branch"]  # of pictures that are painted; runs from before it was a setting can be resumed
-        return told
+        return {**told, "single_stream": True} if self._session.single_stream else told
 
     def explain(self, image: Image.Image, concepts: Sequence[str], *, prompt: str = "", seed: int = 0) -> ConceptMaps:
         record = self._session.read(image, prompt=prompt, seed=seed, preset=self._preset, **self._options)

@@ -6,6 +6,7 @@ import json
 import math
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from diffusers.models.attention_processor import AttnProcessor
 from diffusers.models.embeddings import apply_rotary_emb
+from diffusers.pipelines.helios import pipeline_helios
 from diffusers.pipelines.skyreels_v2 import pipeline_skyreels_v2
-from einops import rearrange
+from diffusers.pipelines.wan import pipeline_wan_vace
 from PIL import Image
 from test_methods import picture
 from torch import Tensor
@@ -45,20 +47,37 @@ from tiny_unets import sd2_pipeline
 
 PROMPT = "a red house"
 PAINTED = {
-    **dict.fromkeys(("pixart", "pixart-alpha", "latte", "wan", "sky-reels"), (32, 48)),
-    **dict.fromkeys(("sana", "hunyuan-dit", "sana-video"), (64, 96)),
-    "ltx": (256, 192),
+    **dict.fromkeys(
+        ("pixart", "pixart-alpha", "latte", "wan", "sky-reels", "wan-vace", "any-flow", "helios"), (32, 48)
+    ),
+    **dict.fromkeys(("sana", "hunyuan-dit", "sana-video", "lumina-next"), (64, 96)),
+    **dict.fromkeys(("kandinsky-5", "kandinsky-5-image", "kandinsky-6"), (64, 96)),
+    **dict.fromkeys(("ltx", "ltx-2"), (256, 192)),
 }
 """(width, height) in pixels: not square, and with tokens to tell apart."""
-NORM_OVER_HEADS = ("sana", "sana-video", "wan", "sky-reels", "ltx")
-FLOW = NORM_OVER_HEADS
-ONE_FRAME = {
-    "latte": "video_length",
-    "sana-video": "frames",
-    "wan": "num_frames",
-    "sky-reels": "num_frames",
-    "ltx": "num_frames",
+NO_QUERY_NORM = ("pixart", "pixart-alpha", "latte")
+NORM_OF_HEADS = ("hunyuan-dit", "kandinsky-5", "kandinsky-5-image", "kandinsky-6")
+NOISED_BY_STEPS = ("pixart", "pixart-alpha", "latte", "hunyuan-dit")
+"""The others are flow models."""
+PAINTING: dict[str, dict[str, Any]] = {
+    **{name: {"use_resolution_binning": False} for name in ("pixart", "pixart-alpha", "sana", "hunyuan-dit")},
+    **{name: {"num_frames": 1} for name in ("wan", "sky-reels", "ltx", "wan-vace", "any-flow", "kandinsky-5")},
+    "latte": {"video_length": 1},
+    "sana-video": {"frames": 1, "use_resolution_binning": False},
+    "lumina-next": {"clean_caption": False},
+    "kandinsky-5-image": {},
+    "kandinsky-6": {"num_frames": 1, "sample_audio": False},
+    "helios": {"num_frames": 1, "num_latent_frames_per_chunk": 1},
+    "ltx-2": {
+        "num_frames": 1,
+        "stg_scale": 0.0,
+        "audio_stg_scale": 0.0,
+        "modality_scale": 1.0,
+        "audio_modality_scale": 1.0,
+    },
 }
+"""What a pipeline is asked besides size, steps and guidance."""
+NEED_FTFY = (pipeline_skyreels_v2, pipeline_wan_vace, pipeline_helios)
 BARS = {torch.float32: 1e-5, torch.float64: 1e-10}
 
 
@@ -77,50 +96,100 @@ def model(family: str) -> CrossModel:
 
 @pytest.fixture(autouse=True, scope="module")
 def no_letters_to_repair() -> Iterator[None]:
-    """SkyReels-V2's pipeline needs the package ftfy, which these tests do without."""
+    """Some pipelines need the package ftfy, which these tests do without."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline_skyreels_v2, "ftfy", SimpleNamespace(fix_text=lambda text: text), raising=False)
+        for module in NEED_FTFY:
+            patch.setattr(module, "ftfy", SimpleNamespace(fix_text=lambda text: text), raising=False)
         yield
 
 
 def painted(model: CrossModel, family: str, **more: Any) -> Tensor:
     """The latents of two guided steps."""
     width, height = PAINTED[family]
-    options: dict[str, Any] = {ONE_FRAME[family]: 1} if family in ONE_FRAME else {"use_resolution_binning": False}
-    if family == "sana-video":
-        options["use_resolution_binning"] = False
     generator = torch.Generator("cpu").manual_seed(0)
-    call: dict[str, Any] = {"generator": generator, **options, **more}
+    call: dict[str, Any] = {"generator": generator, **PAINTING[family], **more}
     call |= {"width": width, "height": height, "num_inference_steps": 2, "guidance_scale": 3.0, "output_type": "latent"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # diffusers hands tensors to NumPy
         return model.pipeline(prompt=PROMPT, return_dict=False, **call)[0]
 
 
-def expected(family: str, attn: Any, hidden: Tensor, text: Tensor, mask: Tensor | None, rotary: Any) -> Tensor:
+@dataclass(frozen=True)
+class Call:
+    """What a cross-attention module was given, and what it made of it."""
+
+    attn: Any
+    hidden: Tensor
+    text: Tensor
+    mask: Tensor | None
+    rotary: Any
+    output: Tensor
+
+    def part(self, *names: str) -> Any:
+        """A module under the first of some names that it has."""
+        return next(getattr(self.attn, name) for name in names if hasattr(self.attn, name))
+
+    def heads(self, rows: Tensor) -> Tensor:
+        """Rows as (batch, row, head, dim); keys and values are shared by some heads where there are fewer."""
+        count = self.part("heads", "num_heads")
+        split = rows.unflatten(2, (-1, self.part("to_q", "to_query").out_features // count))
+        return split.repeat_interleave(count // split.shape[2], dim=2)
+
+
+def expected(family: str, call: Call) -> Tensor:
     """softmax(q k / sqrt(d) + mask) written out from the paper of the family, (batch, head, image, token)."""
-    query, key = attn.to_q(hidden), attn.to_k(text)
-    if family in NORM_OVER_HEADS:
-        query, key = attn.norm_q(query), attn.norm_k(key)
-    query, key = (rearrange(part, "b n (h d) -> b h n d", h=attn.heads) for part in (query, key))
+    query, key = call.part("to_q", "to_query")(call.hidden), call.part("to_k", "to_key")(call.text)
+    if family not in (*NO_QUERY_NORM, *NORM_OF_HEADS):
+        query, key = call.attn.norm_q(query), call.attn.norm_k(key)
+    query, key = call.heads(query), call.heads(key)
+    if family in NORM_OF_HEADS:
+        norms = call.part("norm_q", "query_norm"), call.part("norm_k", "key_norm")
+        query, key = (norm(part.to(norm.weight.dtype)).to(part) for norm, part in zip(norms, (query, key), strict=True))
     if family == "hunyuan-dit":
-        query, key = apply_rotary_emb(attn.norm_q(query), rotary), attn.norm_k(key)
-    scores = torch.einsum("bhqd,bhkd->bhqk", query, key) / math.sqrt(query.shape[-1])
-    return (scores if mask is None else scores + mask.unsqueeze(1)).softmax(dim=-1)
+        query = apply_rotary_emb(query.transpose(1, 2), call.rotary).transpose(1, 2)
+    if family == "lumina-next":
+        query = apply_rotary_emb(query, call.rotary, use_real=False)
+    scores = torch.einsum("bqhd,bkhd->bhqk", query, key) / math.sqrt(query.shape[-1])
+    if call.mask is not None and call.mask.dtype == torch.bool:
+        scores = scores.masked_fill(~call.mask.flatten(1)[:, None, None], -math.inf)
+    elif call.mask is not None:
+        scores = scores + call.mask.unsqueeze(1)
+    return scores.softmax(dim=-1)
+
+
+def mixed(family: str, call: Call, shares: Tensor) -> Tensor:
+    """The output of the module with given attention."""
+    made = torch.einsum("bhqk,bkhd->bqhd", shares, call.heads(call.part("to_v", "to_value")(call.text)))
+    if family == "lumina-next":  # its block weighs the heads and projects them
+        return made
+    if family == "ltx-2":
+        made = made * 2 * call.attn.to_gate_logits(call.hidden).sigmoid().unsqueeze(-1)
+    return (call.attn.to_out[0] if hasattr(call.attn, "to_out") else call.attn.out_layer)(made.flatten(2))
+
+
+def in_precision(family: str, dtype: torch.dtype) -> CrossModel:
+    """A tiny model of a dtype; some families always take the time and their norms in float32."""
+    pipeline = PIPELINES[family]().to(dtype)
+    if family.startswith("kandinsky-5"):
+        pipeline.transformer.time_embeddings.float()
+        for name, module in pipeline.transformer.named_modules():
+            if name.endswith(("query_norm", "key_norm")):
+                module.float()
+    return load_cross(pipeline)
 
 
 @pytest.mark.parametrize("dtype", BARS, ids=str)
 def test_with_the_prompt_as_the_concept_it_is_the_models_own_attention(family: str, dtype: torch.dtype) -> None:
-    model = load_cross(PIPELINES[family]().to(dtype))
+    model = in_precision(family, dtype)
     layers = tuple(range(model.depth))
-    calls: dict[int, tuple[Any, ...]] = {}
+    calls: dict[int, Call] = {}
 
     def keep(number: int) -> Any:
         def hook(module: Any, args: Any, kwargs: Any, output: Tensor) -> None:
             named = {**dict(zip(("hidden_states", "encoder_hidden_states"), args, strict=False)), **kwargs}
-            rotary = named.get("image_rotary_emb")
-            given = (named["hidden_states"], named["encoder_hidden_states"], named.get("attention_mask"), rotary)
-            calls[number] = (*given, output)
+            mask = named.get("attention_mask", named.get("attn_mask"))
+            rotary = named.get("image_rotary_emb", named.get("query_rotary_emb"))
+            calls[number] = Call(module, named["hidden_states"], named["encoder_hidden_states"], mask, rotary, output)
 
         return hook
 
@@ -133,13 +202,9 @@ def test_with_the_prompt_as_the_concept_it_is_the_models_own_attention(family: s
         handle.remove()
     (concept,) = encode_concepts(model, [PROMPT], layers)
     for n in layers:
-        hidden, text, mask, rotary, output = calls[n]
-        attn: Any = attention[n]
-        found = seen[n][0].probabilities(concept.layers[n])
+        found, output = seen[n][0].probabilities(concept.layers[n]), calls[n].output
         with torch.no_grad():
-            wanted = expected(family, attn, hidden, text, mask, rotary)
-            value = rearrange(attn.to_v(text), "b n (h d) -> b h n d", h=attn.heads)
-            own = attn.to_out[0](rearrange(found @ value, "b h n d -> b n (h d)"))
+            wanted, own = expected(family, calls[n]), mixed(family, calls[n], found)
         assert found.dtype == dtype
         assert (found - wanted).abs().max() < BARS[dtype]
         assert (own - output).abs().max() < BARS[dtype] * max(1.0, float(output.abs().max()))
@@ -150,7 +215,7 @@ def test_the_maps_are_the_mean_over_own_tokens_heads_layers_and_draws(family: st
     method = ConceptCrossAttention(model, samples=2, noise=0.3)
     stored = method.store(picture(), seed=5)
     maps = method.attribute(stored, ["red house"])
-    (concept,) = encode_concepts(model, ["red house"], range(model.depth))
+    (concept,) = encode_concepts(model, ["red house"], range(model.depth), noise=0.3)
     shares = [
         F.softmax(
             layer.query @ text.key.mT / math.sqrt(layer.query.shape[-1]) + (0 if text.bias is None else text.bias),
@@ -161,8 +226,12 @@ def test_the_maps_are_the_mean_over_own_tokens_heads_layers_and_draws(family: st
     ]
     wanted = torch.stack(shares).mean(dim=(0, 1, 2, 4)).view(stored.grid.rows, stored.grid.cols)
     assert torch.allclose(maps.scores[0], wanted, atol=1e-6)
-    pieces = ["▁red", "▁house"]
-    assert maps.details["tokens"]["red house"] == (["red", "house", *pieces] if family == "hunyuan-dit" else pieces)
+    words, pieces = ["red", "house"], ["▁red", "▁house"]
+    told = {
+        "hunyuan-dit": [*words, *pieces],
+        **dict.fromkeys(("kandinsky-5", "kandinsky-5-image", "kandinsky-6"), words),
+    }
+    assert maps.details["tokens"]["red house"] == told.get(family, pieces)
     assert not stored.samples[0][0].query.equal(stored.samples[1][0].query)
 
 
@@ -234,9 +303,9 @@ def test_the_noise_level_reaches_the_model(family: str, model: CrossModel, noise
         method.store(picture().transpose(Image.Transpose.ROTATE_180))
     finally:
         handle.remove()
-    scale = 0.5 if family == "sana" else 1.0
-    assert abs(float(seen["timestep"].flatten()[0]) - 1000 * noise * scale) <= 1
-    assert torch.equal(one, seen["latents"]) is (family in FLOW and noise == 1.0)
+    told = {"sana": 500 * noise, "lumina-next": 1 - noise}.get(family, 1000 * noise)
+    assert abs(float(seen["timestep"].flatten()[0]) - told) <= max(1, told) / 1000
+    assert torch.equal(one, seen["latents"]) is (family not in NOISED_BY_STEPS and noise == 1.0)
 
 
 @pytest.fixture(scope="module")

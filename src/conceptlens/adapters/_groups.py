@@ -130,14 +130,21 @@ CROSS = Group(
     _FIXED,
     _CROSS,
     (
+        "AnyFlowTransformer3DModel",
+        "HeliosTransformer3DModel",
         "HunyuanDiT2DModel",
+        "Kandinsky5Transformer3DModel",
+        "Kandinsky6Transformer3DModel",
+        "LTX2VideoTransformer3DModel",
         "LTXVideoTransformer3DModel",
         "LatteTransformer3DModel",
+        "LuminaNextDiT2DModel",
         "PixArtTransformer2DModel",
         "SanaTransformer2DModel",
         "SanaVideoTransformer3DModel",
         "SkyReelsV2Transformer3DModel",
         "WanTransformer3DModel",
+        "WanVACETransformer3DModel",
     ),
 )
 CROSS_WITHOUT_ENTRY = Group(
@@ -147,19 +154,12 @@ CROSS_WITHOUT_ENTRY = Group(
     _NO_ENTRY,
     (
         "AllegroTransformer3DModel",
-        "AnyFlowTransformer3DModel",
         "ChronoEditTransformer3DModel",
         "CosmosTransformer3DModel",
         "DreamLiteTransformer2DModel",
-        "HeliosTransformer3DModel",
-        "Kandinsky5Transformer3DModel",
-        "Kandinsky6Transformer3DModel",
-        "LTX2VideoTransformer3DModel",
-        "LuminaNextDiT2DModel",
         "SanaWMTransformer3DModel",
         "WanAnimate2Transformer3DModel",
         "WanAnimateTransformer3DModel",
-        "WanVACETransformer3DModel",
     ),
 )
 UNET = Group("cross attention of a U-Net", False, _FIXED, _UNETS, ("UNet2DConditionModel",))

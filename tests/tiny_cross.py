@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderDC,
+    Cosmos2TextToImagePipeline,
+    CosmosTransformer3DModel,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
@@ -29,6 +31,7 @@ from transformers import BertConfig, BertModel, BertTokenizer
 from conceptlens.adapters._random_models import randomize
 from tiny_cross_parts import FLOW, HEAD, HEADS, TEXT, gemma, louder, t5
 from tiny_cross_video import (
+    allegro_pipeline,
     any_flow_pipeline,
     helios_pipeline,
     kandinsky5_pipeline,
@@ -42,6 +45,7 @@ from tiny_cross_video import (
     sky_reels_pipeline,
     wan_pipeline,
     wan_vace_pipeline,
+    wan_vae,
 )
 from tiny_models import quiet, tiny_vae, tokenizers
 
@@ -162,6 +166,35 @@ def kandinsky5_image_pipeline() -> Kandinsky5T2IPipeline:
     return quiet(made)
 
 
+class NoGuard:
+    """In place of the package cosmos_guardrail."""
+
+    def to(self, device: Any) -> NoGuard:
+        return self
+
+    def check_text_safety(self, prompt: str) -> bool:
+        return True
+
+
+def cosmos_pipeline() -> Cosmos2TextToImagePipeline:
+    torch.manual_seed(0)
+    transformer = CosmosTransformer3DModel(
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=HEADS,
+        attention_head_dim=18,
+        num_layers=3,
+        text_embed_dim=TEXT,
+        adaln_lora_dim=4,
+        max_size=(4, 40, 40),
+        extra_pos_embed_type=None,
+    )
+    words: Any = tokenizers()[1]
+    guard: Any = NoGuard()
+    scheduler = FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True)
+    return quiet(Cosmos2TextToImagePipeline(t5(), words, louder(transformer), wan_vae(), scheduler, guard))
+
+
 PIPELINES: dict[str, Callable[[], Any]] = {
     "pixart": pixart_pipeline,
     "pixart-alpha": pixart_alpha_pipeline,
@@ -172,10 +205,12 @@ PIPELINES: dict[str, Callable[[], Any]] = {
     "latte": latte_pipeline,
     "sana-video": sana_video_pipeline,
     "sky-reels": sky_reels_pipeline,
+    "cosmos": cosmos_pipeline,
     "lumina-next": lumina_next_pipeline,
     "kandinsky-5": kandinsky5_pipeline,
     "kandinsky-5-image": kandinsky5_image_pipeline,
     "kandinsky-6": kandinsky6_pipeline,
+    "allegro": allegro_pipeline,
     "wan-vace": wan_vace_pipeline,
     "any-flow": any_flow_pipeline,
     "helios": helios_pipeline,

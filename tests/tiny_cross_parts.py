@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -14,6 +15,13 @@ TEXT, HEADS, HEAD = 20, 2, 12
 """Width of the encoded text; heads and their width. Wan's rotation needs a multiple of six."""
 FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
 """Settings of a scheduler of flow models."""
+
+
+def scheduler_of(kind: type[Any], **settings: Any) -> Any:
+    """A scheduler that hands tensors to NumPy while it is made."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return kind(**settings)
 
 
 def t5(width: int = TEXT) -> T5EncoderModel:

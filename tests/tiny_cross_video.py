@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
 from diffusers import (
+    AllegroPipeline,
+    AllegroTransformer3DModel,
     AnyFlowPipeline,
     AnyFlowTransformer3DModel,
+    AutoencoderKLAllegro,
     AutoencoderKLHunyuanVideo,
     AutoencoderKLLTX2Audio,
     AutoencoderKLLTX2Video,
@@ -16,6 +18,7 @@ from diffusers import (
     AutoencoderKLWan,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
     FlowMapEulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     HeliosPipeline,
@@ -45,7 +48,7 @@ from diffusers.pipelines.ltx2 import LTX2TextConnectors, LTX2Vocoder
 from transformers import CLIPTextModel, Gemma3TextModel
 
 from conceptlens.adapters._random_models import randomize
-from tiny_cross_parts import FLOW, HEAD, HEADS, TEXT, gemma, louder, t5
+from tiny_cross_parts import FLOW, HEAD, HEADS, TEXT, gemma, louder, scheduler_of, t5
 from tiny_models import clip_text, quiet, qwen_text, tiny_vae, tokenizers
 
 
@@ -209,9 +212,7 @@ def helios_pipeline() -> HeliosPipeline:
     )
     words: Any = tokenizers()[1]
     text: Any = t5()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # diffusers hands tensors to NumPy
-        scheduler = HeliosScheduler(stages=1, stage_range=[0, 1])
+    scheduler = scheduler_of(HeliosScheduler, stages=1, stage_range=[0, 1])
     return quiet(HeliosPipeline(words, text, wan_vae(), scheduler, louder(transformer)))
 
 
@@ -322,3 +323,28 @@ def ltx2_pipeline() -> LTX2Pipeline:
         ),
     )
     return quiet(made)
+
+
+def allegro_pipeline() -> AllegroPipeline:
+    torch.manual_seed(0)
+    transformer = AllegroTransformer3DModel(
+        num_attention_heads=HEADS,
+        attention_head_dim=HEAD,
+        num_layers=3,
+        cross_attention_dim=HEADS * HEAD,
+        sample_height=16,
+        sample_width=16,
+        caption_channels=TEXT,
+    )
+    vae = AutoencoderKLAllegro(
+        down_block_types=("AllegroDownBlock3D",) * 2,
+        up_block_types=("AllegroUpBlock3D",) * 2,
+        block_out_channels=(8, 8),
+        temporal_downsample_blocks=(True, True),
+        temporal_upsample_blocks=(True, True),
+        layers_per_block=1,
+        norm_num_groups=2,
+    ).eval()
+    words: Any = tokenizers()[1]
+    scheduler = scheduler_of(EulerAncestralDiscreteScheduler, beta_schedule="scaled_linear")
+    return quiet(AllegroPipeline(words, t5(), vae, louder(transformer), scheduler))

@@ -6,7 +6,6 @@ import json
 import math
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers.models.attention_processor import AttnProcessor
-from diffusers.models.embeddings import apply_rotary_emb
+from diffusers.models.transformers import transformer_cosmos
 from diffusers.pipelines.helios import pipeline_helios
 from diffusers.pipelines.skyreels_v2 import pipeline_skyreels_v2
 from diffusers.pipelines.wan import pipeline_wan_vace
@@ -41,23 +40,21 @@ from conceptlens.engine.doctor import doctor
 from conceptlens.errors import ConceptError, LibraryError, ModelError, RecipeError
 from conceptlens.methods import method_named
 from conceptlens.methods.concept_cross_attention import ConceptCrossAttention
+from cross_by_hand import Call, expected, mixed
 from tiny_cross import PIPELINES, saved, wan_pipeline
 from tiny_models import flux_pipeline, word_tokenizer
 from tiny_unets import sd2_pipeline
 
 PROMPT = "a red house"
+SMALL = ("pixart", "pixart-alpha", "latte", "wan", "sky-reels", "wan-vace", "any-flow", "helios", "allegro", "cosmos")
 PAINTED = {
-    **dict.fromkeys(
-        ("pixart", "pixart-alpha", "latte", "wan", "sky-reels", "wan-vace", "any-flow", "helios"), (32, 48)
-    ),
+    **dict.fromkeys(SMALL, (32, 48)),
     **dict.fromkeys(("sana", "hunyuan-dit", "sana-video", "lumina-next"), (64, 96)),
     **dict.fromkeys(("kandinsky-5", "kandinsky-5-image", "kandinsky-6"), (64, 96)),
     **dict.fromkeys(("ltx", "ltx-2"), (256, 192)),
 }
 """(width, height) in pixels: not square, and with tokens to tell apart."""
-NO_QUERY_NORM = ("pixart", "pixart-alpha", "latte")
-NORM_OF_HEADS = ("hunyuan-dit", "kandinsky-5", "kandinsky-5-image", "kandinsky-6")
-NOISED_BY_STEPS = ("pixart", "pixart-alpha", "latte", "hunyuan-dit")
+NOISED_BY_STEPS = ("pixart", "pixart-alpha", "latte", "hunyuan-dit", "allegro")
 """The others are flow models."""
 PAINTING: dict[str, dict[str, Any]] = {
     **{name: {"use_resolution_binning": False} for name in ("pixart", "pixart-alpha", "sana", "hunyuan-dit")},
@@ -66,6 +63,8 @@ PAINTING: dict[str, dict[str, Any]] = {
     "sana-video": {"frames": 1, "use_resolution_binning": False},
     "lumina-next": {"clean_caption": False},
     "kandinsky-5-image": {},
+    "cosmos": {},
+    "allegro": {"num_frames": 1, "clean_caption": False},
     "kandinsky-6": {"num_frames": 1, "sample_audio": False},
     "helios": {"num_frames": 1, "num_latent_frames_per_chunk": 1},
     "ltx-2": {
@@ -95,11 +94,16 @@ def model(family: str) -> CrossModel:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def no_letters_to_repair() -> Iterator[None]:
-    """Some pipelines need the package ftfy, which these tests do without."""
+def packages_that_are_not_installed() -> Iterator[None]:
+    """Some pipelines need ftfy, and Cosmos torchvision, for one function each, which these tests do without."""
+    letters = SimpleNamespace(fix_text=lambda text: text)
+    resized = SimpleNamespace(resize=lambda mask, size, interpolation: F.interpolate(mask, size, mode=interpolation))
     with pytest.MonkeyPatch.context() as patch:
         for module in NEED_FTFY:
-            patch.setattr(module, "ftfy", SimpleNamespace(fix_text=lambda text: text), raising=False)
+            patch.setattr(module, "ftfy", letters, raising=False)
+        modes = SimpleNamespace(NEAREST="nearest")
+        vision = SimpleNamespace(functional=resized, InterpolationMode=modes)
+        patch.setattr(transformer_cosmos, "transforms", vision, raising=False)
         yield
 
 
@@ -112,59 +116,6 @@ def painted(model: CrossModel, family: str, **more: Any) -> Tensor:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # diffusers hands tensors to NumPy
         return model.pipeline(prompt=PROMPT, return_dict=False, **call)[0]
-
-
-@dataclass(frozen=True)
-class Call:
-    """What a cross-attention module was given, and what it made of it."""
-
-    attn: Any
-    hidden: Tensor
-    text: Tensor
-    mask: Tensor | None
-    rotary: Any
-    output: Tensor
-
-    def part(self, *names: str) -> Any:
-        """A module under the first of some names that it has."""
-        return next(getattr(self.attn, name) for name in names if hasattr(self.attn, name))
-
-    def heads(self, rows: Tensor) -> Tensor:
-        """Rows as (batch, row, head, dim); keys and values are shared by some heads where there are fewer."""
-        count = self.part("heads", "num_heads")
-        split = rows.unflatten(2, (-1, self.part("to_q", "to_query").out_features // count))
-        return split.repeat_interleave(count // split.shape[2], dim=2)
-
-
-def expected(family: str, call: Call) -> Tensor:
-    """softmax(q k / sqrt(d) + mask) written out from the paper of the family, (batch, head, image, token)."""
-    query, key = call.part("to_q", "to_query")(call.hidden), call.part("to_k", "to_key")(call.text)
-    if family not in (*NO_QUERY_NORM, *NORM_OF_HEADS):
-        query, key = call.attn.norm_q(query), call.attn.norm_k(key)
-    query, key = call.heads(query), call.heads(key)
-    if family in NORM_OF_HEADS:
-        norms = call.part("norm_q", "query_norm"), call.part("norm_k", "key_norm")
-        query, key = (norm(part.to(norm.weight.dtype)).to(part) for norm, part in zip(norms, (query, key), strict=True))
-    if family == "hunyuan-dit":
-        query = apply_rotary_emb(query.transpose(1, 2), call.rotary).transpose(1, 2)
-    if family == "lumina-next":
-        query = apply_rotary_emb(query, call.rotary, use_real=False)
-    scores = torch.einsum("bqhd,bkhd->bhqk", query, key) / math.sqrt(query.shape[-1])
-    if call.mask is not None and call.mask.dtype == torch.bool:
-        scores = scores.masked_fill(~call.mask.flatten(1)[:, None, None], -math.inf)
-    elif call.mask is not None:
-        scores = scores + call.mask.unsqueeze(1)
-    return scores.softmax(dim=-1)
-
-
-def mixed(family: str, call: Call, shares: Tensor) -> Tensor:
-    """The output of the module with given attention."""
-    made = torch.einsum("bhqk,bkhd->bqhd", shares, call.heads(call.part("to_v", "to_value")(call.text)))
-    if family == "lumina-next":  # its block weighs the heads and projects them
-        return made
-    if family == "ltx-2":
-        made = made * 2 * call.attn.to_gate_logits(call.hidden).sigmoid().unsqueeze(-1)
-    return (call.attn.to_out[0] if hasattr(call.attn, "to_out") else call.attn.out_layer)(made.flatten(2))
 
 
 def in_precision(family: str, dtype: torch.dtype) -> CrossModel:
@@ -303,7 +254,7 @@ def test_the_noise_level_reaches_the_model(family: str, model: CrossModel, noise
         method.store(picture().transpose(Image.Transpose.ROTATE_180))
     finally:
         handle.remove()
-    told = {"sana": 500 * noise, "lumina-next": 1 - noise}.get(family, 1000 * noise)
+    told = {"sana": 500 * noise, "lumina-next": 1 - noise, "cosmos": noise}.get(family, 1000 * noise)
     assert abs(float(seen["timestep"].flatten()[0]) - told) <= max(1, told) / 1000
     assert torch.equal(one, seen["latents"]) is (family not in NOISED_BY_STEPS and noise == 1.0)
 
@@ -394,5 +345,5 @@ def test_doctor_names_the_method_for_the_classes_it_serves(folder: Path) -> None
         assert found.method == "concept-cross-attention"
         assert "--method concept-cross-attention" in found.instead
     assert "but of the method concept-cross-attention" in doctor(folder).describe()
-    for name in ("CosmosTransformer3DModel", "UNet2DConditionModel", "PRXTransformer2DModel"):
+    for name in ("ChronoEditTransformer3DModel", "UNet2DConditionModel", "PRXTransformer2DModel"):
         assert doctor(name).method is None

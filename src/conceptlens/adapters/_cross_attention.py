@@ -44,6 +44,7 @@ class CrossLayout:
         shifted: whether latents are moved by the autoencoder's `shift_factor`, where it has one.
         aligned: whether the real tokens are moved to the front on their way to cross attention.
         fixed: arguments of the call that reading a photo needs otherwise than the pipeline has them.
+        mode: the autoencoder's mode of a photo, where its own `encode` takes none; None for that.
     """
 
     name: str
@@ -57,13 +58,21 @@ class CrossLayout:
     shifted: bool = True
     aligned: bool = False
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    mode: Callable[[Any, Tensor], Tensor] | None = None
 
     def layers(self, transformer: nn.Module) -> list[nn.Module]:
         """The cross-attention modules, first block first."""
         return [block.get_submodule(self.attention) for block in transformer.get_submodule(self.blocks).children()]
 
 
+def _still_mode(vae: Any, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch channel 1 rows cols"]:
+    """The mode of a photo as a still of one latent frame, in one piece: this `encode` takes 24 frames at least."""
+    moments = vae.encoder(pixels[:, :, None].expand(-1, -1, vae.config.temporal_compression_ratio, -1, -1))
+    return vae.quant_conv(moments[:, :, 0]).chunk(2, dim=1)[0][:, :, None]
+
+
 CROSS_LAYOUTS: dict[str, CrossLayout] = {
+    "AllegroTransformer3DModel": CrossLayout("Allegro", multiple=8, mode=_still_mode),
     "AnyFlowTransformer3DModel": CrossLayout(
         "AnyFlow",
         blocks="blocks",
@@ -71,6 +80,7 @@ CROSS_LAYOUTS: dict[str, CrossLayout] = {
         axes="batch frame channel row col",
         times=("timestep", "r_timestep"),
     ),
+    "CosmosTransformer3DModel": CrossLayout("Cosmos", multiple=16, clock=lambda noise: noise),
     "HeliosTransformer3DModel": CrossLayout("Helios", blocks="blocks", multiple=16),
     "HunyuanDiT2DModel": CrossLayout("HunyuanDiT", blocks="blocks", multiple=16, encoders=("", "_2")),
     "Kandinsky5Transformer3DModel": CrossLayout(
@@ -256,8 +266,11 @@ def clean_latents(
 ) -> Float[Tensor, "batch channel ..."]:
     """The autoencoder's mode in the transformer's units; (batch, channel, 1, rows, cols) for a video model."""
     vae = pipeline.vae
-    made = vae.encode(pixels[:, :, None] if "3d" in type(vae.encoder).__name__.lower() else pixels)
-    latents = made.latent if hasattr(made, "latent") else made.latent_dist.mode()
+    if layout.mode is None:
+        made = vae.encode(pixels[:, :, None] if "3d" in type(vae.encoder).__name__.lower() else pixels)
+        latents = made.latent if hasattr(made, "latent") else made.latent_dist.mode()
+    else:
+        latents = layout.mode(vae, pixels)
     scaling = getattr(vae.config, "scaling_factor", None) or 1.0
     # LTX-Video keeps its statistics as buffers, Wan in its configuration.
     kept = {**vae.config, **dict(vae.named_buffers(recurse=False))}

@@ -130,7 +130,9 @@ CROSS = Group(
     _FIXED,
     _CROSS,
     (
+        "AllegroTransformer3DModel",
         "AnyFlowTransformer3DModel",
+        "CosmosTransformer3DModel",
         "HeliosTransformer3DModel",
         "HunyuanDiT2DModel",
         "Kandinsky5Transformer3DModel",
@@ -153,9 +155,7 @@ CROSS_WITHOUT_ENTRY = Group(
     _FIXED,
     _NO_ENTRY,
     (
-        "AllegroTransformer3DModel",
         "ChronoEditTransformer3DModel",
-        "CosmosTransformer3DModel",
         "DreamLiteTransformer2DModel",
         "SanaWMTransformer3DModel",
         "WanAnimate2Transformer3DModel",

@@ -332,8 +332,8 @@ def allegro_pipeline() -> AllegroPipeline:
         attention_head_dim=HEAD,
         num_layers=3,
         cross_attention_dim=HEADS * HEAD,
-        sample_height=16,
-        sample_width=16,
+        sample_height=32,
+        sample_width=32,
         caption_channels=TEXT,
     )
     vae = AutoencoderKLAllegro(

@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import json
 import math
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from diffusers import EDMEulerScheduler
 from diffusers.models.attention_processor import AttnProcessor
-from diffusers.models.transformers import transformer_cosmos
-from diffusers.pipelines.helios import pipeline_helios
-from diffusers.pipelines.skyreels_v2 import pipeline_skyreels_v2
-from diffusers.pipelines.wan import pipeline_wan_vace
 from PIL import Image
 from test_methods import picture
 from torch import Tensor
 
 import conceptlens as cl
 from command_line import here
-from conceptlens.adapters._cross_attention import CROSS_LAYOUTS, text_call
+from conceptlens.adapters._cross_attention import CROSS_LAYOUTS, painted_area, text_call
 from conceptlens.adapters._groups import CROSS
 from conceptlens.adapters._tokens import EncodedText, tokens_between
 from conceptlens.bench.report import Report
@@ -37,47 +32,24 @@ from conceptlens.engine.cross_attention import (
     watch_cross_layers,
 )
 from conceptlens.engine.doctor import doctor
-from conceptlens.errors import ConceptError, LibraryError, ModelError, RecipeError
+from conceptlens.errors import ConceptError, ModelError, RecipeError
 from conceptlens.methods import method_named
 from conceptlens.methods.concept_cross_attention import ConceptCrossAttention
 from cross_by_hand import Call, expected, mixed
 from tiny_cross import PIPELINES, saved, wan_pipeline
+from tiny_cross_painting import PAINTED, PROMPT, painted, without_some_packages
 from tiny_models import flux_pipeline, word_tokenizer
 from tiny_unets import sd2_pipeline
 
-PROMPT = "a red house"
-SMALL = ("pixart", "pixart-alpha", "latte", "wan", "sky-reels", "wan-vace", "any-flow", "helios", "allegro", "cosmos")
-PAINTED = {
-    **dict.fromkeys(SMALL, (32, 48)),
-    **dict.fromkeys(("sana", "hunyuan-dit", "sana-video", "lumina-next"), (64, 96)),
-    **dict.fromkeys(("kandinsky-5", "kandinsky-5-image", "kandinsky-6"), (64, 96)),
-    **dict.fromkeys(("ltx", "ltx-2"), (256, 192)),
-}
-"""(width, height) in pixels: not square, and with tokens to tell apart."""
 NOISED_BY_STEPS = ("pixart", "pixart-alpha", "latte", "hunyuan-dit", "allegro")
 """The others are flow models."""
-PAINTING: dict[str, dict[str, Any]] = {
-    **{name: {"use_resolution_binning": False} for name in ("pixart", "pixart-alpha", "sana", "hunyuan-dit")},
-    **{name: {"num_frames": 1} for name in ("wan", "sky-reels", "ltx", "wan-vace", "any-flow", "kandinsky-5")},
-    "latte": {"video_length": 1},
-    "sana-video": {"frames": 1, "use_resolution_binning": False},
-    "lumina-next": {"clean_caption": False},
-    "kandinsky-5-image": {},
-    "cosmos": {},
-    "allegro": {"num_frames": 1, "clean_caption": False},
-    "kandinsky-6": {"num_frames": 1, "sample_audio": False},
-    "helios": {"num_frames": 1, "num_latent_frames_per_chunk": 1},
-    "ltx-2": {
-        "num_frames": 1,
-        "stg_scale": 0.0,
-        "audio_stg_scale": 0.0,
-        "modality_scale": 1.0,
-        "audio_modality_scale": 1.0,
-    },
-}
-"""What a pipeline is asked besides size, steps and guidance."""
-NEED_FTFY = (pipeline_skyreels_v2, pipeline_wan_vace, pipeline_helios)
 BARS = {torch.float32: 1e-5, torch.float64: 1e-10}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def packages() -> Iterator[None]:
+    with without_some_packages():
+        yield
 
 
 @pytest.fixture(scope="module", params=PIPELINES, ids=str)
@@ -91,31 +63,6 @@ def model(family: str) -> CrossModel:
     width, height = PAINTED[family]
     loaded.defaults.generate.update(width=width, height=height)  # type: ignore[attr-defined]
     return loaded
-
-
-@pytest.fixture(autouse=True, scope="module")
-def packages_that_are_not_installed() -> Iterator[None]:
-    """Some pipelines need ftfy, and Cosmos torchvision, for one function each, which these tests do without."""
-    letters = SimpleNamespace(fix_text=lambda text: text)
-    resized = SimpleNamespace(resize=lambda mask, size, interpolation: F.interpolate(mask, size, mode=interpolation))
-    with pytest.MonkeyPatch.context() as patch:
-        for module in NEED_FTFY:
-            patch.setattr(module, "ftfy", letters, raising=False)
-        modes = SimpleNamespace(NEAREST="nearest")
-        vision = SimpleNamespace(functional=resized, InterpolationMode=modes)
-        patch.setattr(transformer_cosmos, "transforms", vision, raising=False)
-        yield
-
-
-def painted(model: CrossModel, family: str, **more: Any) -> Tensor:
-    """The latents of two guided steps."""
-    width, height = PAINTED[family]
-    generator = torch.Generator("cpu").manual_seed(0)
-    call: dict[str, Any] = {"generator": generator, **PAINTING[family], **more}
-    call |= {"width": width, "height": height, "num_inference_steps": 2, "guidance_scale": 3.0, "output_type": "latent"}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # diffusers hands tensors to NumPy
-        return model.pipeline(prompt=PROMPT, return_dict=False, **call)[0]
 
 
 def in_precision(family: str, dtype: torch.dtype) -> CrossModel:
@@ -186,6 +133,17 @@ def test_the_maps_are_the_mean_over_own_tokens_heads_layers_and_draws(family: st
     assert not stored.samples[0][0].query.equal(stored.samples[1][0].query)
 
 
+def test_the_rows_of_a_concept_are_those_of_its_words(family: str, model: CrossModel) -> None:
+    """Where one word is exchanged, its row of the text changes most."""
+    texts = [
+        text_call(model.pipeline, model.layout, words, PAINTED[family], {}).arguments["encoder_hidden_states"]
+        for words in ("red house", "sun house", "red sun")
+    ]
+    change = [(texts[0] - other).flatten(0, -3).sum(dim=0).norm(dim=-1).argmax() for other in texts[1:]]
+    (concept,) = encode_concepts(model, ["red house"], (0,))
+    assert concept.rows[:2] == tuple(map(int, change))
+
+
 def test_words_asked_later_are_the_bits_of_words_asked_at_once(model: CrossModel) -> None:
     method = ConceptCrossAttention(model)
     stored = method.store(picture(), prompt=PROMPT, seed=3)
@@ -222,6 +180,10 @@ def test_the_picture_is_the_same_bit_for_bit(family: str, model: CrossModel) -> 
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in transformer.modules())
 
 
+def test_a_size_is_known_without_being_asked_for(model: CrossModel) -> None:
+    assert painted_area(model.pipeline) >= 64**2
+
+
 def test_the_grid_is_that_of_the_picture_the_right_way_round(family: str, model: CrossModel) -> None:
     width, height = PAINTED[family]
     plain = Image.new("RGB", (width, height), (90, 120, 60))
@@ -240,10 +202,12 @@ def test_the_grid_is_that_of_the_picture_the_right_way_round(family: str, model:
 def test_the_noise_level_reaches_the_model(family: str, model: CrossModel, noise: float) -> None:
     """The timestep as the pipeline would hand it on, and the noise itself where it is all there is."""
     seen: dict[str, Tensor] = {}
+    twins: set[str] = set()
 
     def hear(module: Any, args: Any, kwargs: Any) -> None:
         named = dict(zip(("hidden_states", "timestep"), args, strict=False)) | kwargs
         seen.update(timestep=named["timestep"], latents=named["hidden_states"])
+        twins.update(name for name in ("r_timestep", "sigma") if name in named and named[name].equal(named["timestep"]))
 
     transformer = model.pipeline.transformer
     method = ConceptCrossAttention(model, noise=noise)
@@ -256,7 +220,13 @@ def test_the_noise_level_reaches_the_model(family: str, model: CrossModel, noise
         handle.remove()
     told = {"sana": 500 * noise, "lumina-next": 1 - noise, "cosmos": noise}.get(family, 1000 * noise)
     assert abs(float(seen["timestep"].flatten()[0]) - told) <= max(1, told) / 1000
+    assert twins == {"any-flow": {"r_timestep"}, "ltx-2": {"sigma"}}.get(family, set())
     assert torch.equal(one, seen["latents"]) is (family not in NOISED_BY_STEPS and noise == 1.0)
+
+
+def test_keys_are_of_the_noise_level_where_the_model_tells_its_text(family: str, model: CrossModel) -> None:
+    one, other = (next(encode_concepts(model, ["house"], (0,), noise=noise)).layers[0].key for noise in (0.2, 0.7))
+    assert one.equal(other) is (family not in ("kandinsky-5", "kandinsky-5-image", "kandinsky-6", "ltx-2"))
 
 
 @pytest.fixture(scope="module")
@@ -271,6 +241,9 @@ def test_wrong_use_is_one_clear_line(folder: Path, tmp_path: Path) -> None:
     opened = method.load(str(folder), device="cpu")
     two = wan_pipeline()
     two.register_modules(transformer_2=two.transformer)
+    sparse, steep = PIPELINES["kandinsky-5"](), PIPELINES["cosmos"]()
+    sparse.transformer.register_to_config(attention_type="nabla")
+    steep.scheduler = EDMEulerScheduler()
 
     def flux() -> Any:
         return method.load(str(tmp_path / "flux"))
@@ -281,6 +254,8 @@ def test_wrong_use_is_one_clear_line(folder: Path, tmp_path: Path) -> None:
         (ModelError, "UNet2DConditionModel .* daam and ovam", lambda: load_cross(sd2_pipeline())),
         (ModelError, "got a str. Open it with load", lambda: ConceptCrossAttention(str(folder))),
         (ModelError, "two transformers", lambda: load_cross(two)),
+        (ModelError, "into blocks for sparse attention", lambda: load_cross(sparse)),
+        (ModelError, "noises pictures as EDMEulerScheduler", lambda: load_cross(steep)),
         (ConceptError, "does not fit in 300 tokens", lambda: opened.explain(picture(), ["house " * 400])),
         (ConceptError, "given twice", lambda: opened.explain(picture(), ["house", "house"])),
         (RecipeError, "layers must be some of 0 to 2", lambda: method.load(str(folder), layers=(3,))),
@@ -296,13 +271,6 @@ def test_wrong_use_is_one_clear_line(folder: Path, tmp_path: Path) -> None:
     stored = opened.store(picture())  # type: ignore[attr-defined]
     with pytest.raises(RecipeError, match="Store it again"):
         method.load(str(folder), layers=(0,)).attribute(stored, ["house"])  # type: ignore[attr-defined]
-
-
-def test_a_missing_package_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(pipeline_skyreels_v2, "ftfy")
-    method = ConceptCrossAttention(load_cross(PIPELINES["sky-reels"]()))
-    with pytest.raises(LibraryError, match="SkyReelsV2Pipeline needs the package 'ftfy'.*pip install ftfy"):
-        method.explain(picture(), ["house"])
 
 
 def test_attention_that_cannot_be_seen_is_an_error(folder: Path) -> None:

@@ -41,7 +41,6 @@ class CrossLayout:
         axes: how the call's latents lie, as einops names (batch channel frame row col); "" for the autoencoder's order.
         times: the arguments of the call that tell the noise level.
         clock: what those say of a noise level in 0..1; None for the pipeline's own timestep, scaled.
-        shifted: whether latents are moved by the autoencoder's `shift_factor`, where it has one.
         aligned: whether the real tokens are moved to the front on their way to cross attention.
         fixed: arguments of the call that reading a photo needs otherwise than the pipeline has them.
         mode: the autoencoder's mode of a photo, where its own `encode` takes none; None for that.
@@ -55,7 +54,6 @@ class CrossLayout:
     axes: str = ""
     times: tuple[str, ...] = ("timestep",)
     clock: Callable[[float], float] | None = None
-    shifted: bool = True
     aligned: bool = False
     fixed: Mapping[str, Any] = field(default_factory=dict)
     mode: Callable[[Any, Tensor], Tensor] | None = None
@@ -66,9 +64,9 @@ class CrossLayout:
 
 
 def _still_mode(vae: Any, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch channel 1 rows cols"]:
-    """The mode of a photo as a still of one latent frame, in one piece: this `encode` takes 24 frames at least."""
-    moments = vae.encoder(pixels[:, :, None].expand(-1, -1, vae.config.temporal_compression_ratio, -1, -1))
-    return vae.quant_conv(moments[:, :, 0]).chunk(2, dim=1)[0][:, :, None]
+    """The mode of the frame in the middle of a still, in one piece: this `encode` takes tiles of one size alone."""
+    moments = vae.encoder(pixels[:, :, None].expand(-1, -1, vae.kernel[0], -1, -1))
+    return vae.quant_conv(moments[:, :, moments.shape[2] // 2]).chunk(2, dim=1)[0][:, :, None]
 
 
 CROSS_LAYOUTS: dict[str, CrossLayout] = {
@@ -89,7 +87,6 @@ CROSS_LAYOUTS: dict[str, CrossLayout] = {
         attention="cross_attention",
         multiple=16,
         axes="batch frame row col channel",
-        shifted=False,
     ),
     "Kandinsky6Transformer3DModel": CrossLayout(
         "Kandinsky 6",
@@ -97,7 +94,6 @@ CROSS_LAYOUTS: dict[str, CrossLayout] = {
         attention="video_dec_block.cross_attention",
         multiple=16,
         axes="batch frame row col channel",
-        shifted=False,
     ),
     # A photo has no sound, so the video tokens do not look at the noise that stands for it.
     "LTX2VideoTransformer3DModel": CrossLayout(
@@ -258,7 +254,9 @@ def painted_area(pipeline: Any) -> int:
     height, width = known["height"].default, known["width"].default
     if height and width:
         return height * width
-    return (pipeline.transformer.config.sample_size * vae_side(pipeline)) ** 2
+    config = pipeline.transformer.config
+    sides = [getattr(config, name, None) or config.sample_size for name in ("sample_height", "sample_width")]
+    return math.prod(sides) * vae_side(pipeline) ** 2
 
 
 def clean_latents(
@@ -276,16 +274,36 @@ def clean_latents(
     kept = {**vae.config, **dict(vae.named_buffers(recurse=False))}
     mean, std = kept.get("latents_mean"), kept.get("latents_std")
     if mean is None or std is None:
-        shift = getattr(vae.config, "shift_factor", None) if layout.shifted else None
-        return (latents - (shift or 0.0)) * scaling
+        return latents * scaling  # none of these pipelines minds a `shift_factor`
     mean, std = (torch.as_tensor(part).to(latents).view(1, -1, 1, 1, 1) for part in (mean, std))
     return (latents - mean) / std * scaling
 
 
 def _on_straight_path(scheduler: Any) -> bool:
     told = (getattr(scheduler.config, "prediction_type", ""), getattr(scheduler.config, "use_flow_sigmas", False))
-    named = type(scheduler).__name__.startswith(("FlowMatch", "FlowMap"))
+    named = type(scheduler).__name__.startswith(("FlowMatch", "FlowMap", "Piflow"))
     return named or told[0] == "flow_prediction" or bool(told[1])
+
+
+def refusal(pipeline: Any) -> str | None:
+    """Why a pipeline of a class in `CROSS_LAYOUTS` cannot be read, as the end of a sentence on it; None if it can."""
+    scheduler = pipeline.scheduler
+    if getattr(pipeline, "transformer_2", None) is not None:
+        return (
+            f"paints with two transformers, one for each half of the noise; {METHOD} reads one. "
+            "Use a model with a single transformer."
+        )
+    if getattr(pipeline.transformer.config, "attention_type", None) == "nabla":
+        return (
+            f"moves its image tokens into blocks for sparse attention; {METHOD} needs them in rows. "
+            "Use a model of this family with full attention."
+        )
+    if not _on_straight_path(scheduler) and not hasattr(scheduler, "alphas_cumprod"):
+        return (
+            f"noises pictures as {type(scheduler).__name__} does, which {METHOD} cannot do to a photo. "
+            "Use a model of this family with a flow scheduler."
+        )
+    return None
 
 
 def _timestep(scheduler: Any, noise: float) -> float:

@@ -32,6 +32,7 @@ from conceptlens.adapters._cross_attention import (
     noised,
     own_rows,
     painted_area,
+    refusal,
     side_multiple,
     text_call,
     with_latents,
@@ -160,11 +161,9 @@ def _layout(name: str, source: str) -> CrossLayout:
 
 
 def _checked(model: CrossModel) -> CrossModel:
-    if getattr(model.pipeline, "transformer_2", None) is not None:
-        raise ModelError(
-            f"{model.model_id} paints with two transformers, one for each half of the noise; {METHOD} reads one. "
-            "Use a model with a single transformer."
-        )
+    why = refusal(model.pipeline)
+    if why is not None:
+        raise ModelError(f"{model.model_id} {why}")
     return model
 
 

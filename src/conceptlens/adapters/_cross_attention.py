@@ -158,14 +158,20 @@ def text_call(
         warnings.simplefilter("ignore", DeprecationWarning)  # diffusers hands tensors to NumPy
         try:
             arguments, _ = first_call(pipeline, text, sized)
-        except NameError as error:  # what diffusers leaves of an import that is not installed
-            raise LibraryError(
-                f"{type(pipeline).__name__} needs the package {error.name!r}, which is not installed. "
-                f"Run: pip install {error.name}"
-            ) from error
+        except NameError as error:
+            raise missing_package(pipeline, error) from error
     arguments.pop("self", None)
     arguments |= layout.fixed
     return TextCall(arguments, tuple(encoded_text(given[e], tokenizer_of(pipeline, e)) for e in layout.encoders))
+
+
+def missing_package(pipeline: Any, error: NameError) -> LibraryError:
+    """What to tell of the name that diffusers leaves undefined where an import is not installed."""
+    name = str(error.name)
+    package = {"transforms": "torchvision"}.get(name, name)
+    return LibraryError(
+        f"{type(pipeline).__name__} needs the package {package!r}, which is not installed. Run: pip install {package}"
+    )
 
 
 @contextmanager

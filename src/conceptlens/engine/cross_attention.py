@@ -29,6 +29,7 @@ from conceptlens.adapters._cross_attention import (
     check_room,
     clean_latents,
     grid_of_size,
+    missing_package,
     noised,
     own_rows,
     painted_area,
@@ -262,10 +263,14 @@ def _called(model: CrossModel, arguments: Mapping[str, Any], layers: Sequence[in
 
     Raises:
         ModelError: for a layer whose attention passed unseen, or that attends twice.
+        LibraryError: when the model lacks a package.
     """
     transformer = model.pipeline.transformer
     with suppress(StopForward), watch_cross_layers(model.layout, transformer, layers, stop=True) as seen:
-        transformer(**arguments)
+        try:
+            transformer(**arguments)
+        except NameError as error:
+            raise missing_package(model.pipeline, error) from error
     for layer in layers:
         if len(seen.get(layer, ())) != 1:
             found = len(seen.get(layer, ()))

@@ -10,56 +10,47 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderDC,
-    AutoencoderKLLTXVideo,
-    AutoencoderKLWan,
+    Cosmos2TextToImagePipeline,
+    CosmosTransformer3DModel,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
     HunyuanDiT2DModel,
     HunyuanDiTPipeline,
-    LattePipeline,
-    LatteTransformer3DModel,
-    LTXPipeline,
-    LTXVideoTransformer3DModel,
+    Kandinsky5T2IPipeline,
+    LuminaNextDiT2DModel,
+    LuminaPipeline,
     PixArtAlphaPipeline,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
     SanaPipeline,
     SanaTransformer2DModel,
-    SanaVideoPipeline,
-    SanaVideoTransformer3DModel,
-    SkyReelsV2Pipeline,
-    SkyReelsV2Transformer3DModel,
-    UniPCMultistepScheduler,
-    WanPipeline,
-    WanTransformer3DModel,
 )
-from transformers import BertConfig, BertModel, BertTokenizer, Gemma2Config, Gemma2Model, T5Config, T5EncoderModel
+from transformers import BertConfig, BertModel, BertTokenizer
 
 from conceptlens.adapters._random_models import randomize
+from tiny_cross_parts import FLOW, HEAD, HEADS, TEXT, gemma, louder, t5
+from tiny_cross_video import (
+    allegro_pipeline,
+    any_flow_pipeline,
+    helios_pipeline,
+    kandinsky5_pipeline,
+    kandinsky5_transformer,
+    kandinsky6_pipeline,
+    kandinsky_text,
+    latte_pipeline,
+    ltx2_pipeline,
+    ltx_pipeline,
+    sana_video_pipeline,
+    sky_reels_pipeline,
+    wan_pipeline,
+    wan_vace_pipeline,
+    wan_vae,
+)
 from tiny_models import quiet, tiny_vae, tokenizers
 
-TEXT, HEADS, HEAD = 20, 2, 12
-"""Width of the encoded text; heads and their width. Wan's rotation needs a multiple of six."""
 SIDE = 64
 """Side in pixels of what the tiny pipelines paint and read."""
-
-
-def t5(width: int = TEXT) -> T5EncoderModel:
-    torch.manual_seed(3)
-    config = T5Config(
-        vocab_size=len(tokenizers()[1]), d_model=width, d_kv=8, d_ff=24, num_layers=1, num_heads=2, dropout_rate=0.0
-    )
-    return T5EncoderModel(config).eval()
-
-
-def louder(transformer: Any, attention: str = "attn2") -> Any:
-    """Random weights everywhere; maps of small ones are all alike, so cross attention gets larger ones."""
-    randomize(transformer)
-    for name, weight in transformer.named_parameters():
-        if f"{attention}.to_q" in name or f"{attention}.to_k" in name:
-            weight.data *= 3
-    return transformer
 
 
 def pixart_transformer(**changes: Any) -> PixArtTransformer2DModel:
@@ -83,82 +74,6 @@ def pixart_alpha_pipeline() -> PixArtAlphaPipeline:
     """With the resolution and the aspect ratio as further conditions, as the one of 1024 pixels has them."""
     transformer = pixart_transformer(sample_size=128, attention_head_dim=12, use_additional_conditions=True)
     return quiet(PixArtAlphaPipeline(tokenizers()[1], t5(), tiny_vae(), transformer, DPMSolverMultistepScheduler()))
-
-
-def latte_pipeline() -> LattePipeline:
-    torch.manual_seed(0)
-    transformer = LatteTransformer3DModel(
-        num_attention_heads=HEADS,
-        attention_head_dim=HEAD,
-        in_channels=4,
-        out_channels=8,
-        num_layers=3,
-        cross_attention_dim=HEADS * HEAD,
-        attention_bias=True,
-        sample_size=16,
-        patch_size=2,
-        activation_fn="gelu-approximate",
-        num_embeds_ada_norm=1000,
-        norm_type="ada_norm_single",
-        norm_elementwise_affine=False,
-        caption_channels=TEXT,
-        video_length=2,
-    )
-    scheduler: Any = DDPMScheduler(beta_schedule="linear")
-    return quiet(LattePipeline(tokenizers()[1], t5(), tiny_vae(), louder(transformer), scheduler))
-
-
-def gemma() -> tuple[Any, Gemma2Model]:
-    words = tokenizers()[1]
-    words.model_max_length = 4096  # Sana's instruction comes first
-    torch.manual_seed(3)
-    config = Gemma2Config(
-        vocab_size=len(words),
-        hidden_size=TEXT,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        max_position_embeddings=2048,
-        pad_token_id=0,
-    )
-    return words, Gemma2Model(config).eval()
-
-
-FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
-
-
-def sana_video_pipeline() -> SanaVideoPipeline:
-    torch.manual_seed(0)
-    transformer = SanaVideoTransformer3DModel(
-        in_channels=4,
-        out_channels=4,
-        num_attention_heads=HEADS,
-        attention_head_dim=HEAD,
-        num_layers=3,
-        num_cross_attention_heads=HEADS,
-        cross_attention_head_dim=HEAD,
-        cross_attention_dim=HEADS * HEAD,
-        caption_channels=TEXT,
-    )
-    return quiet(SanaVideoPipeline(*gemma(), wan_vae(), louder(transformer), DPMSolverMultistepScheduler(**FLOW)))
-
-
-def sky_reels_pipeline() -> SkyReelsV2Pipeline:
-    torch.manual_seed(0)
-    transformer = SkyReelsV2Transformer3DModel(
-        num_attention_heads=HEADS,
-        attention_head_dim=HEAD,
-        in_channels=4,
-        out_channels=4,
-        text_dim=TEXT,
-        freq_dim=16,
-        ffn_dim=24,
-        num_layers=3,
-    )
-    words: Any = tokenizers()[1]
-    return quiet(SkyReelsV2Pipeline(words, t5(), louder(transformer), wan_vae(), UniPCMultistepScheduler(**FLOW)))
 
 
 def sana_pipeline() -> SanaPipeline:
@@ -224,58 +139,60 @@ def hunyuan_dit_pipeline() -> HunyuanDiTPipeline:
     return quiet(pipeline)
 
 
-def wan_vae() -> AutoencoderKLWan:
+def lumina_next_pipeline() -> LuminaPipeline:
     torch.manual_seed(0)
-    return AutoencoderKLWan(
-        base_dim=4,
-        z_dim=4,
-        dim_mult=[1, 1],
-        num_res_blocks=1,
-        temperal_downsample=[True],
-        latents_mean=[0.1, -0.1, 0.2, 0.0],
-        latents_std=[1.0, 1.2, 0.8, 1.1],
-        scale_factor_temporal=2,
-        scale_factor_spatial=2,
-    ).eval()
+    transformer = LuminaNextDiT2DModel(
+        sample_size=16,
+        hidden_size=HEADS * 2 * HEAD,
+        num_layers=3,
+        num_attention_heads=HEADS * 2,
+        num_kv_heads=HEADS,
+        multiple_of=8,
+        cross_attention_dim=TEXT,
+    )
+    words, text = gemma()
+    vae = tiny_vae((8, 8, 8, 8))
+    return quiet(LuminaPipeline(louder(transformer), FlowMatchEulerDiscreteScheduler(), vae, text, words))
 
 
-def wan_pipeline(**changes: Any) -> WanPipeline:
+def kandinsky5_image_pipeline() -> Kandinsky5T2IPipeline:
+    made = Kandinsky5T2IPipeline(
+        transformer=kandinsky5_transformer(),
+        vae=tiny_vae((8, 8, 8, 8)),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        **kandinsky_text(),
+    )
+    made.resolutions = [(64, 96)]  # instead of some around a million pixels
+    return quiet(made)
+
+
+class NoGuard:
+    """In place of the package cosmos_guardrail."""
+
+    def to(self, device: Any) -> NoGuard:
+        return self
+
+    def check_text_safety(self, prompt: str) -> bool:
+        return True
+
+
+def cosmos_pipeline() -> Cosmos2TextToImagePipeline:
     torch.manual_seed(0)
-    transformer = WanTransformer3DModel(
-        num_attention_heads=HEADS,
-        attention_head_dim=HEAD,
+    transformer = CosmosTransformer3DModel(
         in_channels=4,
         out_channels=4,
-        text_dim=TEXT,
-        freq_dim=16,
-        ffn_dim=24,
+        num_attention_heads=HEADS,
+        attention_head_dim=18,
         num_layers=3,
-        **changes,
+        text_embed_dim=TEXT,
+        adaln_lora_dim=4,
+        max_size=(4, 40, 40),
+        extra_pos_embed_type=None,
     )
     words: Any = tokenizers()[1]
-    text: Any = t5()
-    return quiet(WanPipeline(words, text, wan_vae(), FlowMatchEulerDiscreteScheduler(), louder(transformer)))
-
-
-def ltx_pipeline() -> LTXPipeline:
-    torch.manual_seed(0)
-    transformer = LTXVideoTransformer3DModel(
-        in_channels=8,
-        out_channels=8,
-        num_attention_heads=HEADS,
-        attention_head_dim=HEAD,
-        cross_attention_dim=HEADS * HEAD,
-        num_layers=3,
-        caption_channels=TEXT,
-    )
-    shape: dict[str, Any] = {"block_out_channels": (8, 8, 8, 8), "decoder_block_out_channels": (8, 8, 8, 8)}
-    vae = AutoencoderKLLTXVideo(
-        latent_channels=8, layers_per_block=(1,) * 5, decoder_layers_per_block=(1,) * 5, **shape
-    ).eval()
-    vae.latents_mean.uniform_(-0.2, 0.2)
-    vae.latents_std.uniform_(0.8, 1.2)
-    scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
-    return quiet(LTXPipeline(scheduler, vae, t5(), tokenizers()[1], louder(transformer)))
+    guard: Any = NoGuard()
+    scheduler = FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True)
+    return quiet(Cosmos2TextToImagePipeline(t5(), words, louder(transformer), wan_vae(), scheduler, guard))
 
 
 PIPELINES: dict[str, Callable[[], Any]] = {
@@ -288,6 +205,16 @@ PIPELINES: dict[str, Callable[[], Any]] = {
     "latte": latte_pipeline,
     "sana-video": sana_video_pipeline,
     "sky-reels": sky_reels_pipeline,
+    "cosmos": cosmos_pipeline,
+    "lumina-next": lumina_next_pipeline,
+    "kandinsky-5": kandinsky5_pipeline,
+    "kandinsky-5-image": kandinsky5_image_pipeline,
+    "kandinsky-6": kandinsky6_pipeline,
+    "allegro": allegro_pipeline,
+    "wan-vace": wan_vace_pipeline,
+    "any-flow": any_flow_pipeline,
+    "helios": helios_pipeline,
+    "ltx-2": ltx2_pipeline,
 }
 """By family."""
 

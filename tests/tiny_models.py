@@ -278,14 +278,20 @@ def flux2_dev_pipeline() -> Flux2Pipeline:
     )
 
 
-def qwen_pipeline() -> QwenImagePipeline:
+def qwen_text() -> dict[str, Any]:
+    """Qwen2.5-VL and its tokenizer, by component."""
     words = word_tokenizer()
     torch.manual_seed(3)
     rope = {"rope_type": "default", "mrope_section": [1, 2, 2], "rope_theta": 10000.0}
     text = {**_LLM, "vocab_size": len(words), "rope_parameters": rope, "model_type": "qwen2_5_vl_text"}
     text["pad_token_id"] = text["bos_token_id"] = text["eos_token_id"] = 1
     vision = {"depth": 1, "hidden_size": 16, "num_heads": 2, "out_hidden_size": TEXT, "intermediate_size": 16}
-    text_encoder = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision)).eval()
+    encoder = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision)).eval()
+    return {"text_encoder": encoder, "tokenizer": words}
+
+
+def qwen_pipeline() -> QwenImagePipeline:
+    text = qwen_text()
     vae = AutoencoderKLQwenImage(
         base_dim=8,
         z_dim=4,
@@ -295,7 +301,8 @@ def qwen_pipeline() -> QwenImagePipeline:
         latents_mean=[0.1, -0.1, 0.2, 0.0],
         latents_std=[1.0, 1.2, 0.8, 1.1],
     ).eval()
-    return quiet(QwenImagePipeline(FlowMatchEulerDiscreteScheduler(), vae, text_encoder, words, qwen_transformer()))
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    return quiet(QwenImagePipeline(scheduler=scheduler, vae=vae, transformer=qwen_transformer(), **text))
 
 
 def aura_flow_pipeline() -> AuraFlowPipeline:

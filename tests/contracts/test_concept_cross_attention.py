@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import json
 import math
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from diffusers import EDMEulerScheduler
 from diffusers.models.attention_processor import AttnProcessor
-from diffusers.models.embeddings import apply_rotary_emb
-from diffusers.pipelines.skyreels_v2 import pipeline_skyreels_v2
-from einops import rearrange
 from PIL import Image
 from test_methods import picture
 from torch import Tensor
 
 import conceptlens as cl
 from command_line import here
-from conceptlens.adapters._cross_attention import CROSS_LAYOUTS, text_call
+from conceptlens.adapters._cross_attention import CROSS_LAYOUTS, painted_area, text_call
 from conceptlens.adapters._groups import CROSS
 from conceptlens.adapters._tokens import EncodedText, tokens_between
 from conceptlens.bench.report import Report
@@ -36,30 +32,24 @@ from conceptlens.engine.cross_attention import (
     watch_cross_layers,
 )
 from conceptlens.engine.doctor import doctor
-from conceptlens.errors import ConceptError, LibraryError, ModelError, RecipeError
+from conceptlens.errors import ConceptError, ModelError, RecipeError
 from conceptlens.methods import method_named
 from conceptlens.methods.concept_cross_attention import ConceptCrossAttention
+from cross_by_hand import Call, expected, mixed
 from tiny_cross import PIPELINES, saved, wan_pipeline
+from tiny_cross_painting import PAINTED, PROMPT, painted, without_some_packages
 from tiny_models import flux_pipeline, word_tokenizer
 from tiny_unets import sd2_pipeline
 
-PROMPT = "a red house"
-PAINTED = {
-    **dict.fromkeys(("pixart", "pixart-alpha", "latte", "wan", "sky-reels"), (32, 48)),
-    **dict.fromkeys(("sana", "hunyuan-dit", "sana-video"), (64, 96)),
-    "ltx": (256, 192),
-}
-"""(width, height) in pixels: not square, and with tokens to tell apart."""
-NORM_OVER_HEADS = ("sana", "sana-video", "wan", "sky-reels", "ltx")
-FLOW = NORM_OVER_HEADS
-ONE_FRAME = {
-    "latte": "video_length",
-    "sana-video": "frames",
-    "wan": "num_frames",
-    "sky-reels": "num_frames",
-    "ltx": "num_frames",
-}
+NOISED_BY_STEPS = ("pixart", "pixart-alpha", "latte", "hunyuan-dit", "allegro")
+"""The others are flow models."""
 BARS = {torch.float32: 1e-5, torch.float64: 1e-10}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def packages() -> Iterator[None]:
+    with without_some_packages():
+        yield
 
 
 @pytest.fixture(scope="module", params=PIPELINES, ids=str)
@@ -75,52 +65,29 @@ def model(family: str) -> CrossModel:
     return loaded
 
 
-@pytest.fixture(autouse=True, scope="module")
-def no_letters_to_repair() -> Iterator[None]:
-    """SkyReels-V2's pipeline needs the package ftfy, which these tests do without."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline_skyreels_v2, "ftfy", SimpleNamespace(fix_text=lambda text: text), raising=False)
-        yield
-
-
-def painted(model: CrossModel, family: str, **more: Any) -> Tensor:
-    """The latents of two guided steps."""
-    width, height = PAINTED[family]
-    options: dict[str, Any] = {ONE_FRAME[family]: 1} if family in ONE_FRAME else {"use_resolution_binning": False}
-    if family == "sana-video":
-        options["use_resolution_binning"] = False
-    generator = torch.Generator("cpu").manual_seed(0)
-    call: dict[str, Any] = {"generator": generator, **options, **more}
-    call |= {"width": width, "height": height, "num_inference_steps": 2, "guidance_scale": 3.0, "output_type": "latent"}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # diffusers hands tensors to NumPy
-        return model.pipeline(prompt=PROMPT, return_dict=False, **call)[0]
-
-
-def expected(family: str, attn: Any, hidden: Tensor, text: Tensor, mask: Tensor | None, rotary: Any) -> Tensor:
-    """softmax(q k / sqrt(d) + mask) written out from the paper of the family, (batch, head, image, token)."""
-    query, key = attn.to_q(hidden), attn.to_k(text)
-    if family in NORM_OVER_HEADS:
-        query, key = attn.norm_q(query), attn.norm_k(key)
-    query, key = (rearrange(part, "b n (h d) -> b h n d", h=attn.heads) for part in (query, key))
-    if family == "hunyuan-dit":
-        query, key = apply_rotary_emb(attn.norm_q(query), rotary), attn.norm_k(key)
-    scores = torch.einsum("bhqd,bhkd->bhqk", query, key) / math.sqrt(query.shape[-1])
-    return (scores if mask is None else scores + mask.unsqueeze(1)).softmax(dim=-1)
+def in_precision(family: str, dtype: torch.dtype) -> CrossModel:
+    """A tiny model of a dtype; some families always take the time and their norms in float32."""
+    pipeline = PIPELINES[family]().to(dtype)
+    if family.startswith("kandinsky-5"):
+        pipeline.transformer.time_embeddings.float()
+        for name, module in pipeline.transformer.named_modules():
+            if name.endswith(("query_norm", "key_norm")):
+                module.float()
+    return load_cross(pipeline)
 
 
 @pytest.mark.parametrize("dtype", BARS, ids=str)
 def test_with_the_prompt_as_the_concept_it_is_the_models_own_attention(family: str, dtype: torch.dtype) -> None:
-    model = load_cross(PIPELINES[family]().to(dtype))
+    model = in_precision(family, dtype)
     layers = tuple(range(model.depth))
-    calls: dict[int, tuple[Any, ...]] = {}
+    calls: dict[int, Call] = {}
 
     def keep(number: int) -> Any:
         def hook(module: Any, args: Any, kwargs: Any, output: Tensor) -> None:
             named = {**dict(zip(("hidden_states", "encoder_hidden_states"), args, strict=False)), **kwargs}
-            rotary = named.get("image_rotary_emb")
-            given = (named["hidden_states"], named["encoder_hidden_states"], named.get("attention_mask"), rotary)
-            calls[number] = (*given, output)
+            mask = named.get("attention_mask", named.get("attn_mask"))
+            rotary = named.get("image_rotary_emb", named.get("query_rotary_emb"))
+            calls[number] = Call(module, named["hidden_states"], named["encoder_hidden_states"], mask, rotary, output)
 
         return hook
 
@@ -133,13 +100,9 @@ def test_with_the_prompt_as_the_concept_it_is_the_models_own_attention(family: s
         handle.remove()
     (concept,) = encode_concepts(model, [PROMPT], layers)
     for n in layers:
-        hidden, text, mask, rotary, output = calls[n]
-        attn: Any = attention[n]
-        found = seen[n][0].probabilities(concept.layers[n])
+        found, output = seen[n][0].probabilities(concept.layers[n]), calls[n].output
         with torch.no_grad():
-            wanted = expected(family, attn, hidden, text, mask, rotary)
-            value = rearrange(attn.to_v(text), "b n (h d) -> b h n d", h=attn.heads)
-            own = attn.to_out[0](rearrange(found @ value, "b h n d -> b n (h d)"))
+            wanted, own = expected(family, calls[n]), mixed(family, calls[n], found)
         assert found.dtype == dtype
         assert (found - wanted).abs().max() < BARS[dtype]
         assert (own - output).abs().max() < BARS[dtype] * max(1.0, float(output.abs().max()))
@@ -150,7 +113,7 @@ def test_the_maps_are_the_mean_over_own_tokens_heads_layers_and_draws(family: st
     method = ConceptCrossAttention(model, samples=2, noise=0.3)
     stored = method.store(picture(), seed=5)
     maps = method.attribute(stored, ["red house"])
-    (concept,) = encode_concepts(model, ["red house"], range(model.depth))
+    (concept,) = encode_concepts(model, ["red house"], range(model.depth), noise=0.3)
     shares = [
         F.softmax(
             layer.query @ text.key.mT / math.sqrt(layer.query.shape[-1]) + (0 if text.bias is None else text.bias),
@@ -161,9 +124,24 @@ def test_the_maps_are_the_mean_over_own_tokens_heads_layers_and_draws(family: st
     ]
     wanted = torch.stack(shares).mean(dim=(0, 1, 2, 4)).view(stored.grid.rows, stored.grid.cols)
     assert torch.allclose(maps.scores[0], wanted, atol=1e-6)
-    pieces = ["▁red", "▁house"]
-    assert maps.details["tokens"]["red house"] == (["red", "house", *pieces] if family == "hunyuan-dit" else pieces)
+    words, pieces = ["red", "house"], ["▁red", "▁house"]
+    told = {
+        "hunyuan-dit": [*words, *pieces],
+        **dict.fromkeys(("kandinsky-5", "kandinsky-5-image", "kandinsky-6"), words),
+    }
+    assert maps.details["tokens"]["red house"] == told.get(family, pieces)
     assert not stored.samples[0][0].query.equal(stored.samples[1][0].query)
+
+
+def test_the_rows_of_a_concept_are_those_of_its_words(family: str, model: CrossModel) -> None:
+    """Where one word is exchanged, its row of the text changes most."""
+    texts = [
+        text_call(model.pipeline, model.layout, words, PAINTED[family], {}).arguments["encoder_hidden_states"]
+        for words in ("red house", "sun house", "red sun")
+    ]
+    change = [(texts[0] - other).flatten(0, -3).sum(dim=0).norm(dim=-1).argmax() for other in texts[1:]]
+    (concept,) = encode_concepts(model, ["red house"], (0,))
+    assert concept.rows[:2] == tuple(map(int, change))
 
 
 def test_words_asked_later_are_the_bits_of_words_asked_at_once(model: CrossModel) -> None:
@@ -202,6 +180,10 @@ def test_the_picture_is_the_same_bit_for_bit(family: str, model: CrossModel) -> 
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in transformer.modules())
 
 
+def test_a_size_is_known_without_being_asked_for(model: CrossModel) -> None:
+    assert painted_area(model.pipeline) >= 64**2
+
+
 def test_the_grid_is_that_of_the_picture_the_right_way_round(family: str, model: CrossModel) -> None:
     width, height = PAINTED[family]
     plain = Image.new("RGB", (width, height), (90, 120, 60))
@@ -220,10 +202,12 @@ def test_the_grid_is_that_of_the_picture_the_right_way_round(family: str, model:
 def test_the_noise_level_reaches_the_model(family: str, model: CrossModel, noise: float) -> None:
     """The timestep as the pipeline would hand it on, and the noise itself where it is all there is."""
     seen: dict[str, Tensor] = {}
+    twins: set[str] = set()
 
     def hear(module: Any, args: Any, kwargs: Any) -> None:
         named = dict(zip(("hidden_states", "timestep"), args, strict=False)) | kwargs
         seen.update(timestep=named["timestep"], latents=named["hidden_states"])
+        twins.update(name for name in ("r_timestep", "sigma") if name in named and named[name].equal(named["timestep"]))
 
     transformer = model.pipeline.transformer
     method = ConceptCrossAttention(model, noise=noise)
@@ -234,9 +218,15 @@ def test_the_noise_level_reaches_the_model(family: str, model: CrossModel, noise
         method.store(picture().transpose(Image.Transpose.ROTATE_180))
     finally:
         handle.remove()
-    scale = 0.5 if family == "sana" else 1.0
-    assert abs(float(seen["timestep"].flatten()[0]) - 1000 * noise * scale) <= 1
-    assert torch.equal(one, seen["latents"]) is (family in FLOW and noise == 1.0)
+    told = {"sana": 500 * noise, "lumina-next": 1 - noise, "cosmos": noise}.get(family, 1000 * noise)
+    assert abs(float(seen["timestep"].flatten()[0]) - told) <= max(1, told) / 1000
+    assert twins == {"any-flow": {"r_timestep"}, "ltx-2": {"sigma"}}.get(family, set())
+    assert torch.equal(one, seen["latents"]) is (family not in NOISED_BY_STEPS and noise == 1.0)
+
+
+def test_keys_are_of_the_noise_level_where_the_model_tells_its_text(family: str, model: CrossModel) -> None:
+    one, other = (next(encode_concepts(model, ["house"], (0,), noise=noise)).layers[0].key for noise in (0.2, 0.7))
+    assert one.equal(other) is (family not in ("kandinsky-5", "kandinsky-5-image", "kandinsky-6", "ltx-2"))
 
 
 @pytest.fixture(scope="module")
@@ -251,6 +241,9 @@ def test_wrong_use_is_one_clear_line(folder: Path, tmp_path: Path) -> None:
     opened = method.load(str(folder), device="cpu")
     two = wan_pipeline()
     two.register_modules(transformer_2=two.transformer)
+    sparse, steep = PIPELINES["kandinsky-5"](), PIPELINES["cosmos"]()
+    sparse.transformer.register_to_config(attention_type="nabla")
+    steep.scheduler = EDMEulerScheduler()
 
     def flux() -> Any:
         return method.load(str(tmp_path / "flux"))
@@ -261,6 +254,8 @@ def test_wrong_use_is_one_clear_line(folder: Path, tmp_path: Path) -> None:
         (ModelError, "UNet2DConditionModel .* daam and ovam", lambda: load_cross(sd2_pipeline())),
         (ModelError, "got a str. Open it with load", lambda: ConceptCrossAttention(str(folder))),
         (ModelError, "two transformers", lambda: load_cross(two)),
+        (ModelError, "into blocks for sparse attention", lambda: load_cross(sparse)),
+        (ModelError, "noises pictures as EDMEulerScheduler", lambda: load_cross(steep)),
         (ConceptError, "does not fit in 300 tokens", lambda: opened.explain(picture(), ["house " * 400])),
         (ConceptError, "given twice", lambda: opened.explain(picture(), ["house", "house"])),
         (RecipeError, "layers must be some of 0 to 2", lambda: method.load(str(folder), layers=(3,))),
@@ -276,13 +271,6 @@ def test_wrong_use_is_one_clear_line(folder: Path, tmp_path: Path) -> None:
     stored = opened.store(picture())  # type: ignore[attr-defined]
     with pytest.raises(RecipeError, match="Store it again"):
         method.load(str(folder), layers=(0,)).attribute(stored, ["house"])  # type: ignore[attr-defined]
-
-
-def test_a_missing_package_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(pipeline_skyreels_v2, "ftfy")
-    method = ConceptCrossAttention(load_cross(PIPELINES["sky-reels"]()))
-    with pytest.raises(LibraryError, match="SkyReelsV2Pipeline needs the package 'ftfy'.*pip install ftfy"):
-        method.explain(picture(), ["house"])
 
 
 def test_attention_that_cannot_be_seen_is_an_error(folder: Path) -> None:
@@ -325,5 +313,5 @@ def test_doctor_names_the_method_for_the_classes_it_serves(folder: Path) -> None
         assert found.method == "concept-cross-attention"
         assert "--method concept-cross-attention" in found.instead
     assert "but of the method concept-cross-attention" in doctor(folder).describe()
-    for name in ("CosmosTransformer3DModel", "UNet2DConditionModel", "PRXTransformer2DModel"):
+    for name in ("ChronoEditTransformer3DModel", "UNet2DConditionModel", "PRXTransformer2DModel"):
         assert doctor(name).method is None

@@ -34,10 +34,7 @@ _CROSS = (
     "Use the method concept-cross-attention, which holds words against the image queries of its cross attention: "
     "conceptlens read PHOTO -c WORD --method concept-cross-attention --model MODEL."
 )
-_NO_ENTRY = (
-    "Use a class with an entry for the method concept-cross-attention (PixArt, Sana, Wan, ...), or "
-    "add one to CROSS_LAYOUTS in adapters/_cross_attention.py; this class has none yet."
-)
+_OTHER = "Use a class with an entry for the method concept-cross-attention (PixArt, Sana, Wan, ...)."
 _UNETS = "Use maps of its cross attention: the methods daam and ovam, for Stable Diffusion XL and 2."
 
 DUAL = Group(
@@ -130,39 +127,45 @@ CROSS = Group(
     _FIXED,
     _CROSS,
     (
+        "AllegroTransformer3DModel",
+        "AnyFlowTransformer3DModel",
+        "CosmosTransformer3DModel",
+        "HeliosTransformer3DModel",
         "HunyuanDiT2DModel",
+        "Kandinsky5Transformer3DModel",
+        "Kandinsky6Transformer3DModel",
+        "LTX2VideoTransformer3DModel",
         "LTXVideoTransformer3DModel",
         "LatteTransformer3DModel",
+        "LuminaNextDiT2DModel",
         "PixArtTransformer2DModel",
         "SanaTransformer2DModel",
         "SanaVideoTransformer3DModel",
         "SkyReelsV2Transformer3DModel",
         "WanTransformer3DModel",
-    ),
-)
-CROSS_WITHOUT_ENTRY = Group(
-    "plain cross attention without an entry",
-    False,
-    _FIXED,
-    _NO_ENTRY,
-    (
-        "AllegroTransformer3DModel",
-        "AnyFlowTransformer3DModel",
-        "ChronoEditTransformer3DModel",
-        "CosmosTransformer3DModel",
-        "DreamLiteTransformer2DModel",
-        "HeliosTransformer3DModel",
-        "Kandinsky5Transformer3DModel",
-        "Kandinsky6Transformer3DModel",
-        "LTX2VideoTransformer3DModel",
-        "LuminaNextDiT2DModel",
-        "SanaWMTransformer3DModel",
-        "WanAnimate2Transformer3DModel",
-        "WanAnimateTransformer3DModel",
         "WanVACETransformer3DModel",
     ),
 )
+CROSS_OF_EDITORS = Group(
+    "cross attention of models that go on from pictures",
+    False,
+    "text is only read, and every call needs a picture or a video to change besides, so a prompt alone makes no call",
+    _OTHER,
+    (
+        "ChronoEditTransformer3DModel",
+        "SanaWMTransformer3DModel",
+        "WanAnimate2Transformer3DModel",
+        "WanAnimateTransformer3DModel",
+    ),
+)
 UNET = Group("cross attention of a U-Net", False, _FIXED, _UNETS, ("UNet2DConditionModel",))
+OTHER_UNET = Group(
+    "cross attention of a U-Net that no method reads",
+    False,
+    _FIXED,
+    _OTHER,
+    ("DreamLiteTransformer2DModel", "DreamLiteUNetModel"),
+)
 NO_TEXT = Group(
     "no text",
     False,
@@ -171,7 +174,12 @@ NO_TEXT = Group(
     ("DiTTransformer2DModel",),
 )
 UNKNOWN = Group("unknown", False, "nobody has looked at this class yet", _ADD)
-GROUPS = (DUAL, LAYERED_TEXT, SHARED, SINGLE, GIST, KEYS_ONLY, BLIND_TEXT, CROSS, CROSS_WITHOUT_ENTRY, UNET, NO_TEXT)
+GROUPS = (
+    *(DUAL, LAYERED_TEXT, SHARED, SINGLE),
+    *(GIST, KEYS_ONLY, BLIND_TEXT),
+    *(CROSS, CROSS_OF_EDITORS, UNET, OTHER_UNET),
+    NO_TEXT,
+)
 
 
 def group_of(name: str) -> Group:

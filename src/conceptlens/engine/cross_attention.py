@@ -25,13 +25,15 @@ from conceptlens.adapters._cross_attention import (
     CROSS_LAYOUTS,
     METHOD,
     CrossLayout,
-    at_timestep,
+    at_noise,
     check_room,
     clean_latents,
     grid_of_size,
+    missing_package,
     noised,
     own_rows,
     painted_area,
+    refusal,
     side_multiple,
     text_call,
     with_latents,
@@ -160,11 +162,9 @@ def _layout(name: str, source: str) -> CrossLayout:
 
 
 def _checked(model: CrossModel) -> CrossModel:
-    if getattr(model.pipeline, "transformer_2", None) is not None:
-        raise ModelError(
-            f"{model.model_id} paints with two transformers, one for each half of the noise; {METHOD} reads one. "
-            "Use a model with a single transformer."
-        )
+    why = refusal(model.pipeline)
+    if why is not None:
+        raise ModelError(f"{model.model_id} {why}")
     return model
 
 
@@ -263,10 +263,14 @@ def _called(model: CrossModel, arguments: Mapping[str, Any], layers: Sequence[in
 
     Raises:
         ModelError: for a layer whose attention passed unseen, or that attends twice.
+        LibraryError: when the model lacks a package.
     """
     transformer = model.pipeline.transformer
     with suppress(StopForward), watch_cross_layers(model.layout, transformer, layers, stop=True) as seen:
-        transformer(**arguments)
+        try:
+            transformer(**arguments)
+        except NameError as error:
+            raise missing_package(model.pipeline, error) from error
     for layer in layers:
         if len(seen.get(layer, ())) != 1:
             found = len(seen.get(layer, ()))
@@ -309,13 +313,13 @@ def read_queries(
         arguments = text_call(pipeline, model.layout, prompt, size, options).arguments
         processor = getattr(pipeline, "image_processor", None) or pipeline.video_processor
         pixels = processor.preprocess(image, height=size[1], width=size[0])
-        clean = clean_latents(pipeline, pixels.to(device=pipeline._execution_device, dtype=pipeline.vae.dtype))
+        clean = clean_latents(pipeline, model.layout, pixels.to(pipeline._execution_device, pipeline.vae.dtype))
         clean = clean.to(torch.promote_types(pipeline.transformer.dtype, torch.float32))
         for _ in range(samples):
             drawn = torch.randn(clean.shape, generator=generator).to(clean)
-            latents, timestep = noised(pipeline.scheduler, clean, drawn, noise)
-            call = with_latents(pipeline, at_timestep(pipeline, arguments, timestep), latents)
-            draws.append(_called(model, call, layers))
+            latents = noised(pipeline.scheduler, clean, drawn, noise)
+            call = at_noise(pipeline, model.layout, arguments, noise)
+            draws.append(_called(model, with_latents(pipeline, model.layout, call, latents), layers))
     finally:
         pipeline.maybe_free_model_hooks()
     if draws[0][0].query.shape[2] != grid.tokens:
@@ -342,11 +346,19 @@ def check_fit(model: CrossModel, names: Sequence[str]) -> None:
 
 
 @torch.no_grad()
-def encode_concepts(model: CrossModel, names: Sequence[str], layers: Sequence[int]) -> Iterator[EncodedConcept]:
+def encode_concepts(
+    model: CrossModel, names: Sequence[str], layers: Sequence[int], *, noise: float | None = None
+) -> Iterator[EncodedConcept]:
     """Concepts as keys of the wanted layers, each read alone as if it were the prompt; one at a time, to spare memory.
 
     The transformer runs on the smallest picture it takes: in models of this kind text never reads the image, so its
-    keys are those of any picture.
+    keys are those of any picture. In some of them they do depend on the noise level.
+
+    Args:
+        model: from `load_cross`.
+        names: the concepts.
+        layers: from `wanted_layers`.
+        noise: the level that the transformer is told, in 0..1; that of the pipeline's first step when None.
 
     Raises:
         ConceptError: for one that is too long or has no token.
@@ -358,7 +370,8 @@ def encode_concepts(model: CrossModel, names: Sequence[str], layers: Sequence[in
         empty = text_call(pipeline, layout, "", (side, side), options)
         for name in names:
             text = text_call(pipeline, layout, name, (side, side), options)
-            seen = _called(model, text.arguments, layers)
+            told = text.arguments if noise is None else at_noise(pipeline, layout, text.arguments, noise)
+            seen = _called(model, told, layers)
             rows, pieces = own_rows(pipeline, layout, name, text, empty, seen[0].key.shape[2])
             yield EncodedConcept(seen, rows, pieces)
     finally:

@@ -139,7 +139,8 @@ class ConceptCrossAttention(SaliencyMethod):
             raise RecipeError(f"the image was stored with layers {layers}; got {list(self._layers)}. Store it again.")
         maps: list[Tensor] = []
         told: dict[str, list[str]] = {}
-        for name, concept in zip(names, encode_concepts(self._model, names, self._layers), strict=True):
+        encoded = encode_concepts(self._model, names, self._layers, noise=stored.noise)
+        for name, concept in zip(names, encoded, strict=True):
             maps.append(concept_map(stored, concept))
             told[name] = list(concept.pieces)
         where = {"image": stored.image, "prompt": stored.prompt, "seed": stored.seed, "started": started}

@@ -15,7 +15,6 @@ from PIL import Image
 
 from conceptlens._version import package_version
 from conceptlens.adapters.base import Concepts
-from conceptlens.adapters.single_stream import SingleStreamAdapter
 from conceptlens.engine.encode import open_image, read
 from conceptlens.engine.generate import generate, on_grid, stack_parts
 from conceptlens.engine.keeping import RECORD_BUDGET, Keeping, Store
@@ -58,7 +57,7 @@ class Session:
     @property
     def single_stream(self) -> bool:
         """Whether single-stream blocks are followed behind the dual-stream ones."""
-        return isinstance(self._model.adapter, SingleStreamAdapter)
+        return self._model.adapter.single_stream
 
     @property
     def family(self) -> str:
@@ -91,8 +90,7 @@ class Session:
         Raises:
             RecipeError: for an unknown preset or option, or a layer that the model does not have.
         """
-        adapter = self._model.adapter
-        depth = len(adapter.blocks())
+        adapter, depth = self._model.adapter, self.depth
         if preset is None:
             recipe = adapter.recipe(depth).override(dict(self._model.defaults.recipe))
         elif preset == "paper":
@@ -366,14 +364,13 @@ class Session:
 
     def _details(self, task: str, concepts: Concepts, seconds: float, more: dict[str, Any]) -> dict[str, Any]:
         pieces = {n: list(p) for n, p in zip(concepts.names, concepts.pieces, strict=False)}
-        transformer = self.pipeline.transformer
         return {
             "task": task,
             "family": self.family,
             **({"single_stream": True} if self.single_stream else {}),
             **({"caveat": self._model.adapter.caveat} if self._model.adapter.caveat else {}),
             "tokens": pieces,
-            "dtype": str(transformer.dtype).removeprefix("torch."),
+            "dtype": str(self.pipeline.transformer.dtype).removeprefix("torch."),
             "device": str(self.pipeline._execution_device),
             "seconds": round(seconds, 3),
             "versions": {name: package_version(name) for name in ("conceptlens", "diffusers", "torch")},
@@ -398,8 +395,6 @@ def load(model: Any = None, **options: Any) -> Session:
     if is_unet(model):
         from conceptlens.unet_session import UnetSession
 
-        if options.pop("single_stream", False):
-            raise ModelError("a U-Net has no single-stream blocks. Leave single_stream out.")
         found = load_unet(model, precise_vae=False, **options)
         return UnetSession(replace(found, model_id=name or found.model_id))
     return Session(load_model(model, **options))

@@ -10,7 +10,7 @@ import inspect
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from conceptlens.adapters._first_call import encoded_text, first_call, first_row
+from conceptlens.adapters._first_call import first_call, first_row, tokenizer_of
 from conceptlens.adapters._tokens import EncodedText, OwnTokens, check_length, tokens_between
 from conceptlens.errors import LibraryError
 from conceptlens.records import TokenGrid
@@ -148,21 +148,15 @@ def text_call(
         ModelError: when the pipeline fails before the call.
         LibraryError: when it lacks a package.
     """
-    given: dict[str, dict[str, Any]] = {}
-    with ExitStack() as watched:
-        for ending in layout.encoders:
-            watched.enter_context(_heard(getattr(pipeline, f"text_encoder{ending}", None), given, ending))
-        sized = {**options, **_PLAIN, **_ONE_FRAME, "width": size[0], "height": size[1]}
-        watched.enter_context(_any_size(pipeline, size))
-        watched.enter_context(warnings.catch_warnings())
+    sized = {**options, **_PLAIN, **_ONE_FRAME, "width": size[0], "height": size[1]}
+    with _any_size(pipeline, size), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # diffusers hands tensors to NumPy
         try:
-            arguments, _ = first_call(pipeline, text, sized)
+            arguments, tokens = first_call(pipeline, text, sized, layout.encoders)
         except NameError as error:
             raise missing_package(pipeline, error) from error
     arguments.pop("self", None)
-    arguments |= layout.fixed
-    return TextCall(arguments, tuple(encoded_text(given[e], tokenizer_of(pipeline, e)) for e in layout.encoders))
+    return TextCall({**arguments, **layout.fixed}, tuple(tokens))
 
 
 def missing_package(pipeline: Any, error: NameError) -> LibraryError:
@@ -172,21 +166,6 @@ def missing_package(pipeline: Any, error: NameError) -> LibraryError:
     return LibraryError(
         f"{type(pipeline).__name__} needs the package {package!r}, which is not installed. Run: pip install {package}"
     )
-
-
-@contextmanager
-def _heard(encoder: Any, given: dict[str, dict[str, Any]], ending: str) -> Iterator[None]:
-    """Keeps the first call of a text encoder under its ending; a missing encoder is told by `first_call`."""
-
-    def hear(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given.setdefault(ending, {**dict(zip(("input_ids", "attention_mask"), args, strict=False)), **kwargs})
-
-    handle = None if encoder is None else encoder.register_forward_pre_hook(hear, with_kwargs=True)
-    try:
-        yield
-    finally:
-        if handle is not None:
-            handle.remove()
 
 
 @contextmanager
@@ -200,12 +179,6 @@ def _any_size(pipeline: Any, size: tuple[int, int]) -> Iterator[None]:
     finally:
         if own is not None:
             pipeline.resolutions = own
-
-
-def tokenizer_of(pipeline: Any, ending: str = "") -> Any:
-    """The tokenizer with an ending; the inner one of a processor."""
-    tokenizer = getattr(pipeline, f"tokenizer{ending}")
-    return getattr(tokenizer, "tokenizer", tokenizer)
 
 
 def own_rows(

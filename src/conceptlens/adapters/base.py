@@ -76,6 +76,8 @@ class ModelAdapter(ABC):
     """What users should know about these maps before they trust them; stands in every result."""
     timestep: str = "timestep"
     """The argument of the transformer that says how noisy the image is."""
+    single_stream: bool = False
+    """Whether single-stream blocks are followed behind the dual-stream ones."""
     one_area: bool = False
     """Whether the area that the pipeline paints is the most that the transformer takes."""
 

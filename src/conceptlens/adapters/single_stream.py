@@ -60,6 +60,7 @@ class SingleStreamAdapter(ReentryAdapter):
     """
 
     caveat = EXPERIMENTAL
+    single_stream = True
 
     def __init__(self, transformer: Any) -> None:
         transformer = getattr(transformer, "_orig_mod", transformer)  # what torch.compile wraps

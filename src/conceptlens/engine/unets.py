@@ -38,6 +38,7 @@ def load_unet(
     dtype: torch.dtype | None = None,
     offload: bool = False,
     precise_vae: bool = True,
+    single_stream: bool = False,
 ) -> LoadedUnet:
     """Loads, or adopts, a Stable Diffusion 1, 2 or XL pipeline.
 
@@ -47,10 +48,13 @@ def load_unet(
         dtype: float16 on CUDA, float32 elsewhere.
         offload: keep on the GPU only the part that runs (`enable_model_cpu_offload`).
         precise_vae: the VAE in float32, for reading images (SDXL's overflows); a painting pipeline takes care itself.
+        single_stream: refused; a U-Net has no such blocks.
 
     Raises:
         ModelError: when it cannot be loaded or is another kind of pipeline.
     """
+    if single_stream:
+        raise ModelError("a U-Net has no single-stream blocks. Leave single_stream out.")
     if isinstance(model, DiffusionPipeline):
         _check_class(type(model).__name__, "this pipeline")
         return LoadedUnet(model, pipeline_name(model))

@@ -100,15 +100,15 @@ class UnetSession(Session):
         texts = [self._text(prompt) for prompt in prompts]
         shown = [self._places(text, names) for text in texts]
         call = GuidedCall(pipeline, prompts, guidance, seed, options)
-        factor, size = pipeline.vae_scale_factor, guidance and guidance.attention_size
-        size = size or attention_size(pipeline.unet, [side // factor for side in image_size(pipeline, options)])
+        sides = [side // pipeline.vae_scale_factor for side in image_size(pipeline, options)]
+        size = attention_size(pipeline.unet, sides, guidance and guidance.attention_size)
         watched = RunningMaps(size, len(call.seeds))
         unet = getattr(pipeline.unet, "_orig_mod", pipeline.unet)
         with torch.inference_mode(False), refusals(pipeline, "offload=True"), capturing(unet, watched):
             images = pipeline(**call.arguments).images
         run, attention = call.result(images), watched.mean()
-        told = {k: v[0] if k == "negative_prompt" and v else v for k, v in options.items()}
-        settings = {k: v for k, v in told.items() if isinstance(v, (str, int, float, bool, type(None)))}
+        settings = {k: v for k, v in options.items() if isinstance(v, (str, int, float, bool, type(None)))}
+        unwanted = options.get("negative_prompt")
         details = {
             "task": "generate",
             "method": "cross-attention",
@@ -119,7 +119,6 @@ class UnetSession(Session):
             "device": str(pipeline._execution_device),
             "seconds": round(time.perf_counter() - started, 3),
             "versions": {name: package_version(name) for name in ("conceptlens", "diffusers", "torch")},
-            "pipeline": settings,
             "steps": pipeline.num_timesteps,
             **({"batch": len(images)} if len(images) > 1 else {}),
         }
@@ -133,7 +132,10 @@ class UnetSession(Session):
                 model_id=self.model_id,
                 prompt=prompts[n // repeats],
                 seed=call.seeds[n],
-                details=details,
+                details={
+                    **details,
+                    "pipeline": settings if not unwanted else {**settings, "negative_prompt": unwanted[n // repeats]},
+                },
             )
             for n, image in enumerate(images)
         ]

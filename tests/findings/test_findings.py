@@ -134,7 +134,7 @@ def planted(monkeypatch: pytest.MonkeyPatch, attention: torch.Tensor, embeddings
     text = PromptText(PROMPT, real.text.tokens, real.text.positions, real.text.words, (attention[None],))
     from conceptlens.findings._reading import EncoderReading
 
-    made = EncoderReading("planted", text, embeddings, real.shares, True, None)
+    made = EncoderReading("planted", text, embeddings, real.shares, None)
     monkeypatch.setattr(binding, "read_prompt_with", lambda pipeline, prompt: Reading((made,), embeddings))
 
 
@@ -174,6 +174,23 @@ def test_position_alone_is_told_for_t5(flux: Any) -> None:
     assert np.unique(np.round(found.numbers[names[1]]["bound"]["values"], 4)).size == 4
 
 
+@pytest.mark.parametrize("prompts", [["a red house", "a blue boat"], ["a cat and a red chair", "a dog and a blue bow"]])
+def test_prompts_with_one_colour(flux: Any, prompts: list[str], tmp_path: Path) -> None:
+    found = binding.attention("tiny", flux, prompts)
+    clip = found.numbers["text_encoder CLIP"]
+    assert len(clip["bound"]["values"]) == 2
+    assert "unbound" not in clip
+    assert found.panels[0] == "text_encoder CLIP"
+    found.save(tmp_path)
+    assert (tmp_path / "attention.png").exists()
+
+
+def test_an_encoder_says_how_it_looks(flux: Any) -> None:
+    clip, t5 = read_prompt_with(flux, PROMPT).encoders
+    assert [(e.causal, e.text.causal) for e in (clip, t5)] == [(True, True), (False, False)]
+    assert clip.text.tokens[:3] == ("a", "red", "house")
+
+
 def test_nothing_bound(flux: Any) -> None:
     with pytest.raises(FindingError, match="the prompt 'a cat and a dog' has no word that belongs to a noun"):
         binding.attention("tiny", flux, ["a cat and a dog"])
@@ -209,6 +226,28 @@ def test_maps_are_those_of_an_ordinary_run(sd_folder: str) -> None:
     first = small(sd_folder, step=0, call={**SMALL, "negative_prompt": ["a boat"]})
     torch.testing.assert_close(paint(pipeline, first, PROMPTS[1:2], (9,), whole=False)[0], others[0])
     assert all(type(p).__name__ != "CapturingProcessor" for p in pipeline.unet.attn_processors.values())
+
+
+@pytest.mark.parametrize(
+    ("changes", "call", "says"),
+    [
+        ({}, {"colour": "red"}, "StableDiffusionPipeline has no option 'colour'. Drop it."),
+        ({}, {"height": 33}, "refused its settings: .*divisible by 8"),
+        ({}, {"num_images_per_prompt": 2}, "refused its settings: .*list of generators"),
+        ({"attention_size": (16, 4)}, {}, r"no cross-attention layer has 16x4 \(rows x columns\).*8x8"),
+        ({"attention_size": (8, 0)}, {}, "attention_size must be two whole numbers"),
+    ],
+)
+def test_paintings_that_cannot_be(sd_folder: str, changes: dict[str, Any], call: dict[str, Any], says: str) -> None:
+    with pytest.raises(cl.ConceptlensError, match=says):
+        maps.measure(small(sd_folder, **{"call": {**SMALL, **call}, **changes}), PROMPTS[:1])
+
+
+def test_the_size_of_maps_is_that_of_the_painted_picture(sd_folder: str) -> None:
+    for call in ({"height": 16}, {"height": 16, "width": 48}, {}):  # the pipeline takes both sides or none
+        painting = small(sd_folder, attention_size=None, call={"num_inference_steps": 2, **call})
+        found, _ = paint(painting.open().pipeline, painting, PROMPTS[:1], (0,), whole=False)
+        assert found.shape[2:] == ((4, 12) if len(call) == 2 else (8, 8))
 
 
 def test_maps_against_embeddings(sd_folder: str) -> None:
@@ -287,6 +326,26 @@ def test_pictures_then_verdicts_then_the_figure(sd_folder: str, tmp_path: Path) 
         outcomes(painting, PROMPTS, None, tmp_path / "other")
     with pytest.raises(RunError, match="a run with other settings: step was 1, now 2"):
         outcomes(small(sd_folder, step=2), PROMPTS, None, out)
+
+
+def test_pictures_of_other_prompts_are_not_overwritten(sd_folder: str, tmp_path: Path) -> None:
+    painting, out = small(sd_folder), tmp_path / "out"
+    outcomes(painting, PROMPTS[:1], None, out)
+    before = (out / "pictures" / "0-0.png").read_bytes()
+    with pytest.raises(FindingError, match="out holds pictures of other prompts. Choose another --out"):
+        outcomes(painting, PROMPTS[1:], None, out)
+    assert (out / "pictures" / "0-0.png").read_bytes() == before
+    outcomes(painting, PROMPTS[:2], None, out, seed=7)
+    assert sorted(p.name for p in (out / "pictures").iterdir()) == ["0-0.png", "0-7.png", "1-8.png"]
+    asked = [(q["id"], q["question"]) for q in json.loads((out / "questions.json").read_text())]
+    assert len(asked) == len(set(asked)) == 8
+
+
+def test_a_run_without_verdicts(tmp_path: Path) -> None:
+    with RowFile(tmp_path / "run", {}, {}):
+        pass
+    with pytest.raises(FindingError, match="run holds no verdict. Judge some pictures first"):
+        read_verdicts(tmp_path / "run")
 
 
 def test_questions_name_colours_alone(flux: Any) -> None:

@@ -152,6 +152,12 @@ def test_several_pictures_of_a_unet(unet: UnetSession) -> None:
     torch.testing.assert_close(made[1].scores, alone.scores, atol=1e-4, rtol=1e-3)
 
 
+def test_words_with_marks_and_digits_are_mapped(unet: UnetSession) -> None:
+    options = {"seed": 1, "num_inference_steps": 1}
+    assert unet.generate("a 3D ship's red-brick sail", **options).asked == ("3D", "ship's", "red-brick", "sail")
+    assert unet.generate("a ship's sail", ["ship's"], **options).asked == ("ship's",)
+
+
 def test_a_unet_cannot_be_replayed(unet: UnetSession) -> None:
     line = r"demo-unet is a U-Net, which cannot be replayed.*Use the method daam or ovam"
     calls: list[Any] = [

@@ -94,6 +94,21 @@ def test_words_and_their_pieces() -> None:
     assert text.find(["zebra", 2]) == ((3, 4, 5, 6, 7), (2,))
 
 
+def test_words_that_the_encoder_cuts() -> None:
+    text = prompt_text("a ship's red-brick house, the ship's 3D map")
+    assert [word for word, _ in text.words[:3]] == ["a", "ship", "'s"]
+    ship = len("ship")
+    assert text.find(["ship's"]) == (tuple(range(2, 2 + ship + 2)),)
+    first, second = text.find(["Ship's", "ship's"])
+    assert first < second
+    for word, run in (("red-brick", ["red", "-", "brick"]), ("3d", ["3", "d"])):
+        spelled = [name for name, places in text.words if set(places) <= set(text.find([word])[0])]
+        assert spelled == run
+    for word in ("redbrick", "brickhouse", "ship's red", ""):
+        with pytest.raises(cl.RecipeError, match="is not in the prompt"):
+            text.find([word])
+
+
 def test_groups_by_adjacency() -> None:
     assert prompt_text().groups(None) == (((2,), (3,)), ((6,), (7,)))
     assert prompt_text("a house, a boat and the sun").groups(None) == (((2,),), ((5,),), ((8,),))

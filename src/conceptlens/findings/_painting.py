@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,12 +10,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from conceptlens.engine.generate import refusals
 from conceptlens.engine.unets import LoadedUnet, load_unet
 from conceptlens.errors import RecipeError
 from conceptlens.findings._reading import EncoderReading
 from conceptlens.guidance import demo_folder
 from conceptlens.guidance._capture import MapSink, capturing
+from conceptlens.guidance._checks import check_options
 from conceptlens.guidance._losses import cosine_matrix, smooth
+from conceptlens.guidance._settings import map_size
+from conceptlens.guidance._unet import attention_size, image_size
 
 DEMO = "demo-unet"
 
@@ -29,7 +32,7 @@ class Painting:
         model: hub id or folder of a Stable Diffusion (1, 2, XL) pipeline; "demo-unet" for the embedded one.
         step: the denoising step whose maps count, 0 = the noisiest.
         call: keywords of the pipeline's call; `num_inference_steps` is 50 unless given.
-        attention_size: (rows, cols) of the layers that are read; None: a quarter of the latents' size.
+        attention_size: (rows, cols) of the layers that are read; None: a quarter of the latents' size, or the finest.
         device: "cuda", "cpu", ...
     """
 
@@ -72,14 +75,15 @@ def paint(
     """Maps of the step with the prompt (not those without it), and the pictures; none unless `whole`.
 
     Each picture's noise is drawn on the CPU from its own seed, so that it is the one it would be alone.
+
+    Raises:
+        RecipeError: for options that the pipeline does not take.
+        ModelError: when no cross-attention layer has the wanted size.
     """
     told = painting.settings()
-    if told["attention_size"]:
-        size = tuple(told["attention_size"])
-    else:
-        sample = pipeline.unet.config.sample_size
-        sides = [told["call"].get(n, 0) // pipeline.vae_scale_factor or sample for n in ("height", "width")]
-        size = (math.ceil(sides[0] / 4), math.ceil(sides[1] / 4))
+    check_options(pipeline, prompts, told["call"])
+    sides = [side // pipeline.vae_scale_factor for side in image_size(pipeline, told["call"])]
+    size = attention_size(pipeline.unet, sides, told["attention_size"] and map_size(told["attention_size"]))
     nowhere = (0, 0)
     sink = MapSink(size if painting.step == 0 else nowhere, early_exit=False)
     kept: list[Tensor] = []
@@ -94,7 +98,7 @@ def paint(
         return tensors
 
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-    with capturing(pipeline.unet, sink):
+    with refusals(pipeline, "another device"), capturing(pipeline.unet, sink):
         made = pipeline(
             prompt=list(prompts),
             generator=generators,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from conceptlens.findings._reading import EncoderReading
 from conceptlens.guidance._losses import row_normalized
-from conceptlens.guidance._text import PromptText
+from conceptlens.guidance._text import PromptText, merged
 
 KINDS = ("bound", "unbound", "objects", "neighbours")
 """A noun and its own modifier; a noun and another's; two nouns; side by side but not bound ("a red", "and a")."""
@@ -41,11 +41,8 @@ def word_pairs(text: PromptText, *, causal: bool) -> dict[str, list[tuple[int, i
 
 def word_attention(reading: EncoderReading, attention: Float[Tensor, "token token"]) -> Float[Tensor, "word word"]:
     """Attention among words with unit rows: what a word's pieces pay on average, and get in sum."""
-    member = torch.zeros(len(reading.text.words), len(attention))
-    for row, (_, places) in enumerate(reading.text.words):
-        member[row, reading.places(places)] = 1
-    merged = (member / member.sum(1, keepdim=True)) @ attention @ member.T
-    return row_normalized(merged, causal=reading.causal)
+    words = [reading.places(places) for _, places in reading.text.words]
+    return row_normalized(merged(attention, words), causal=reading.causal)
 
 
 def word_cosines(vectors: Float[Tensor, "token dim"], places: Sequence[Sequence[int]]) -> Float[Tensor, "word word"]:

@@ -12,8 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from conceptlens.errors import RecipeError
-from conceptlens.guidance._t5_text import T5AttentionReader, t5_positions, t5_words
-from conceptlens.guidance._text import PromptText, TextAttentionReader, prompt_positions, split_words
+from conceptlens.guidance._readings import read_t5_prompt
+from conceptlens.guidance._t5_text import T5AttentionReader
+from conceptlens.guidance._text import PromptText, TextAttentionReader, read_prompt
 
 SHARES = ("begin", "prompt", "end", "padding")
 
@@ -28,7 +29,6 @@ class EncoderReading:
         embeddings: of the prompt's own tokens: the last hidden states, or the last but one where the pipeline asks the
             encoder for all of them (as Stable Diffusion XL and 3 do).
         shares: what the prompt's tokens pay, on average, to begin, prompt, end and padding, by layer; rows sum to one.
-        causal: whether tokens see only those before them.
         position_attention: attention by relative position alone, mean over layers (T5); None where there is none.
     """
 
@@ -36,8 +36,12 @@ class EncoderReading:
     text: PromptText
     embeddings: Float[Tensor, "token dim"]
     shares: Float[Tensor, "layer 4"]
-    causal: bool
     position_attention: Float[Tensor, "token token"] | None
+
+    @property
+    def causal(self) -> bool:
+        """Whether tokens see only those before them."""
+        return self.text.causal
 
     def places(self, words: tuple[int, ...]) -> list[int]:
         """Rows of `embeddings` and of attention, for a word's encoder positions."""
@@ -85,8 +89,8 @@ class _Taken:
     """An encoder's attention reader, and its hidden states."""
 
     def __init__(self, encoder: Any) -> None:
-        self.bidirectional = hasattr(encoder, "encoder") and hasattr(encoder.encoder, "block")
-        self.reader = T5AttentionReader(encoder) if self.bidirectional else TextAttentionReader(encoder)
+        bidirectional = hasattr(encoder, "encoder") and hasattr(encoder.encoder, "block")
+        self.reader = T5AttentionReader(encoder) if bidirectional else TextAttentionReader(encoder)
         self._encoder, self._handle = encoder, None
         self.states: Tensor = torch.empty(0)
 
@@ -108,31 +112,27 @@ def _reading(pipeline: Any, name: str, prompt: str, taken: _Taken) -> EncoderRea
     tokenizer = getattr(pipeline, name.replace("text_encoder", "tokenizer"))
     reader = taken.reader
     assert reader.input_ids is not None
-    row = reader.input_ids[0].cpu()
-    ids, blind = row.tolist(), None
+    row, attention, blind = reader.input_ids[0].cpu(), reader.attention()[0].cpu(), None
     if isinstance(reader, T5AttentionReader):
-        positions, split = t5_positions(row, tokenizer.eos_token_id), t5_words
+        text = read_t5_prompt(prompt, tokenizer, row, attention)
         blind = reader.attention(content=False)[0].mean(0)
     else:
-        positions, split = prompt_positions(row, tokenizer.eos_token_id), split_words
+        text = read_prompt(prompt, tokenizer, row, [attention], 0)
+    positions = text.positions
     said = len(tokenizer(prompt, truncation=False, verbose=False).input_ids)
-    if len(positions) < 2 or said > len(ids):
+    if len(positions) < 2 or said > len(row):
         raise RecipeError(
-            f"the prompt {prompt[:40]!r} has {said} tokens with its marks; {name} reads {len(ids)}. "
+            f"the prompt {prompt[:40]!r} has {said} tokens with its marks; {name} reads {len(row)}. "
             "Use prompts of two words or more that fit."
         )
-    attention = reader.attention()[0].cpu()
     span = slice(positions[0], positions[-1] + 1)
     whole = attention[:, span].mean(1)
     end = positions[-1] + 1
     parts = (whole[:, : positions[0]], whole[:, span], whole[:, end : end + 1], whole[:, end + 1 :])
-    words = tuple(split(tokenizer, ids, positions))
-    tokens = tuple(str(tokenizer.convert_ids_to_tokens(ids[p])) for p in positions)
     return EncoderReading(
-        encoder=f"{name} {'T5' if taken.bidirectional else 'CLIP'}",
-        text=PromptText(prompt, tokens, positions, words, (attention[:, span, span],)),
+        encoder=f"{name} {'CLIP' if text.causal else 'T5'}",
+        text=text,
         embeddings=taken.states[0, span].float().cpu(),
         shares=torch.stack([part.sum(1) for part in parts], 1),
-        causal=not taken.bidirectional,
         position_attention=None if blind is None else blind[span, span].cpu(),
     )

@@ -78,5 +78,10 @@ def _finding(name: str, what: str, model: str, prompts: Sequence[str], found: Ma
 
     settings = {"model": model, "prompts": list(prompts)}
     table = Table(f"{what.capitalize()} of pairs of words", head, tuple(body))
-    panels = tuple(f"{e}: AUC {told['unbound']['bound_against_it_auc'][0]:.2f}" for e, told in numbers.items())
-    return Finding(name, table, settings, numbers, draw, panels)
+    return Finding(name, table, settings, numbers, draw, tuple(map(_title, numbers, numbers.values())))
+
+
+def _title(encoder: str, told: Mapping[str, Any]) -> str:
+    """Of an encoder's histogram. Prompts of one coloured object each have no unbound pairs."""
+    against = told.get("unbound")
+    return encoder if against is None else f"{encoder}: AUC {against['bound_against_it_auc'][0]:.2f}"

@@ -72,11 +72,12 @@ def read_verdicts(path: Path) -> tuple[Sequence[Row], Mapping[str, Any]]:
     """
     try:
         if path.is_dir():
-            return [_from_tifa(row) for row in read_rows(path)[1] if "error" not in row], {}
-        said = json.loads(path.read_text(encoding="utf-8"))
-        rows, call = (said["rows"], said.get("call", {})) if isinstance(said, dict) else (said, {})
-        fields = {"prompt": str, "seed": int, "objects": bool, "right": bool}
-        kept = [{name: kind(row[name]) for name, kind in fields.items()} for row in rows]
+            kept, call = [_from_tifa(row) for row in read_rows(path)[1] if "error" not in row], {}
+        else:
+            said = json.loads(path.read_text(encoding="utf-8"))
+            rows, call = (said["rows"], said.get("call", {})) if isinstance(said, dict) else (said, {})
+            fields = {"prompt": str, "seed": int, "objects": bool, "right": bool}
+            kept = [{name: kind(row[name]) for name, kind in fields.items()} for row in rows]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FindingError(
             f"cannot read verdicts from {path}: {one_line(error)}. Give JSON rows with prompt, seed, objects, right, "
@@ -102,6 +103,9 @@ def _similarities(
         if whole and any("questions" not in row for row in file.rows.values()):
             raise FindingError(f"{out} holds similarities without pictures. Choose another --out, or give --verdicts.")
         numbered = {pair: number for number, pair in enumerate(dict.fromkeys(wanted))}
+        taken = {q["id"]: row["prompt"] for row in file.rows.values() for q in row.get("questions", ())}
+        if whole and any(taken.get(str(number), prompt) != prompt for (prompt, _), number in numbered.items()):
+            raise FindingError(f"{out} holds pictures of other prompts. Choose another --out.")
         todo = [pair for pair in numbered if _key(*pair) not in file.rows]
         pipeline = painting.open().pipeline if todo else None
         for first in range(0, len(todo), BATCH):
@@ -118,7 +122,9 @@ def _similarities(
                 file.append(row)
         if whole:
             with into_folder(out) as stage:
-                asked = [question for row in file.rows.values() for question in row["questions"]]
+                # Pictures of several seeds share their prompt's questions.
+                shared = {q["id"]: row["questions"] for row in file.rows.values() for q in row["questions"]}
+                asked = [question for questions in shared.values() for question in questions]
                 (stage / QUESTIONS).write_text(json.dumps(asked, indent=1) + "\n")
         return {(row["prompt"], row["seed"]): row for row in file.rows.values()}
 

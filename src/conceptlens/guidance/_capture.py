@@ -125,13 +125,18 @@ def capturing(unet: Any, sink: MapSink | RunningMaps) -> Iterator[None]:
     """Captures the maps of every cross-attention layer of the sink's size; the same processors are back afterwards.
 
     Raises:
-        ModelError: when a layer does more to queries or keys than projecting them.
+        ModelError: when a layer does more to queries or keys than projecting them, or projects them otherwise.
     """
     layers = {name: module for name, module in unet.named_modules() if name.split(".")[-1] == "attn2"}
     for name, layer in layers.items():
         norms = ("norm_q", "norm_k", "norm_cross", "group_norm", "spatial_norm")
         if any(getattr(layer, norm, None) is not None for norm in norms):
             raise ModelError(f"{name} normalises its queries or keys; guidance reads plain cross-attention only.")
+        if isinstance(layer.processor, torch.nn.Module) and any(True for _ in layer.processor.parameters()):
+            raise ModelError(
+                f"{name} has a {type(layer.processor).__name__} with weights of its own, so its maps are not those of "
+                "plain cross-attention. Set another processor, or merge its weights."
+            )
     before = {name: layer.processor for name, layer in layers.items()}
     try:
         for name, layer in layers.items():

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from conceptlens.errors import ModelError, RecipeError
+from conceptlens.guidance._settings import whole
 from conceptlens.guidance.base import Guidance
 
 UNETS = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
@@ -50,6 +51,17 @@ def check_pipeline(pipeline: Any, guidance: Guidance) -> None:
         raise ModelError("this U-Net takes the guidance scale as an input (LCM); guidance needs one that does not.")
     if any(getattr(getattr(m, "_hf_hook", None), "offload", False) is True for m in model.modules()):
         raise ModelError("sequential offload drops weights before the backward pass. Use enable_model_cpu_offload().")
+    if getattr(model, "is_cache_enabled", False):
+        raise ModelError(
+            "a step cache is on, which skips blocks that are read. Call pipeline.transformer.disable_cache()."
+        )
+    hooks = {name for m in model.modules() for name in getattr(getattr(m, "_diffusers_hook", None), "hooks", ())}
+    moved = sorted(hooks & {"group_offloading", "layerwise_casting"})
+    if moved and not is_transformer(pipeline):
+        raise ModelError(
+            f"{moved[0].replace('_', ' ')} takes a U-Net's weights away before the backward pass. "
+            "Use enable_model_cpu_offload(), or a lower precision."
+        )
     _check_scheduler(pipeline.scheduler, FLOW if is_transformer(pipeline) else DIFFUSION)
 
 
@@ -74,13 +86,16 @@ def check_options(pipeline: Any, prompts: Sequence[str], options: Mapping[str, A
     """Raises a `RecipeError` for a prompt or an option that guidance cannot follow."""
     if not prompts or not all(isinstance(p, str) and p.strip() for p in prompts):
         raise RecipeError(f"the prompt must be a text or a list of texts; got {list(prompts)!r}. Say what to paint.")
+    images = options.get("num_images_per_prompt")
+    if images is not None and not whole(images, 1):
+        raise RecipeError(f"num_images_per_prompt must be a whole number from 1; got {images!r}.")
     for name, instead in OWN_OPTIONS.items():
         if name in options:
             raise RecipeError(f"{name} cannot be given to guide. {instead}.")
     known = set(inspect.signature(pipeline.__call__).parameters) - {"args", "kwargs", "self", "prompt"}
     unknown = sorted(set(options) - known)
     if unknown:
-        raise RecipeError(f"{type(pipeline).__name__} has no option {unknown[0]!r}.")
+        raise RecipeError(f"{type(pipeline).__name__} has no option {unknown[0]!r}. Drop it.")
     for name in ("ip_adapter_image", "ip_adapter_image_embeds"):
         if options.get(name) is not None:
             raise ModelError(f"{name} was given, but guidance cannot see an IP-Adapter's image. Leave it out.")

@@ -16,6 +16,7 @@ from conceptlens.guidance._capture import frozen
 from conceptlens.guidance._checks import check_options, check_pipeline, is_transformer
 from conceptlens.guidance._losses import cosine_matrix, smooth
 from conceptlens.guidance._result import GuidedResult, GuidedStep
+from conceptlens.guidance._settings import whole
 from conceptlens.guidance._text import at_least_float32
 from conceptlens.guidance._transformer import GuidedTransformer
 from conceptlens.guidance._unet import GuidedUnet
@@ -76,7 +77,8 @@ class GuidedCall:
     ) -> None:
         if guidance is not None:
             check_pipeline(pipeline, guidance)
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        several = isinstance(prompt, Sequence) and not isinstance(prompt, str)
+        prompts: list[Any] = list(prompt) if several else [prompt]
         check_options(pipeline, prompts, options)
         self.seeds = _seeds(seed, len(prompts) * (options.get("num_images_per_prompt") or 1))
         self.arguments: dict[str, Any] = {**options, "prompt": prompt if isinstance(prompt, str) else prompts}
@@ -99,7 +101,7 @@ class GuidedCall:
             call["latents"] = run.update(0, run.model.latents) / getattr(pipeline.scheduler, "init_noise_sigma", 1.0)
             call["generator"] = first
         user = call.get("callback_on_step_end")
-        names = call.pop("callback_on_step_end_tensor_inputs", ["latents"])
+        names = call.pop("callback_on_step_end_tensor_inputs", None) or ["latents"]
         names = getattr(user, "tensor_inputs", names)
 
         def moved(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -124,10 +126,13 @@ class GuidedCall:
 
 
 def _seeds(seed: int | Sequence[int], count: int) -> tuple[int, ...]:
-    seeds = tuple(range(seed, seed + count)) if isinstance(seed, int) else tuple(seed)
-    if len(seeds) != count or not all(-(2**63) <= s < 2**63 for s in seeds):
+    if isinstance(seed, Sequence):
+        seeds = tuple(seed)
+    else:
+        seeds = tuple(int(seed) + n for n in range(count)) if whole(seed, -(2**63)) else ()
+    if len(seeds) != count or not all(whole(s, -(2**63)) and s < 2**63 for s in seeds):
         raise RecipeError(f"seed must be one number of 64 bits, or one for each of {count} images; got {seed!r}.")
-    return seeds
+    return tuple(int(s) for s in seeds)
 
 
 def _generators(seeds: Sequence[int]) -> torch.Generator | list[torch.Generator]:
@@ -190,7 +195,8 @@ class _Run:
     def move(self, latents: Tensor, gradient: Tensor, size: float) -> Tensor:
         wide = at_least_float32(latents)
         if self.guidance.grad_norm == "rms":
-            spread = _per_image(_rms(gradient), gradient).clamp_min(torch.finfo(wide.dtype).tiny)
+            # Squares of smaller ones underflow: such a gradient would be divided by far less than its size.
+            spread = _per_image(_rms(gradient), gradient).clamp_min(torch.finfo(wide.dtype).tiny ** 0.5)
             gradient = gradient / spread * _per_image(_rms(wide), wide)
         return (wide - size * gradient).to(latents.dtype)
 
@@ -201,6 +207,8 @@ class _Run:
             chosen = torch.stack([own[list(p)].mean(0) for p in places])
             kept.append(chosen.float().cpu())
             similar.append(cosine_matrix(smooth(chosen)).float().cpu())
+        # A call that was begun again (to record fewer steps) is told once.
+        self.steps = [before for before in self.steps if before.step < step]
         self.steps.append(GuidedStep(step, losses.cpu(), tuple(similar), tuple(kept), moved.cpu()))
 
 

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from conceptlens.errors import RecipeError
+
 TSAMLoss = Literal["abs", "cos_rows", "release_default"]
 
 
@@ -17,7 +19,15 @@ def smooth(maps: Float[Tensor, "map rows cols"], size: int = 3, sigma: float = 0
     """Smoothing with reflected borders, as all four methods' code does it.
 
     The weights are `exp(-(x / 2 sigma)^2)`: a Gaussian of sqrt(2) times `sigma`.
+
+    Raises:
+        RecipeError: when the maps are too small to be reflected at their borders.
     """
+    rows, cols = maps.shape[-2:]
+    if size // 2 >= min(rows, cols):
+        raise RecipeError(
+            f"a smoothing kernel of {size} is too large for maps of {rows}x{cols}. Smooth less, or paint larger."
+        )
     at = torch.arange(size, dtype=maps.dtype, device=maps.device) - (size - 1) / 2
     line = torch.exp(-((at / (2 * sigma)) ** 2))
     kernel = torch.outer(line, line)

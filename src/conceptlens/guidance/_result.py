@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -82,7 +83,7 @@ class GuidedMaps(ConceptMaps):
     @classmethod
     def of(cls, maps: ConceptMaps, run: GuidedResult, number: int, plain: ConceptMaps | None = None) -> GuidedMaps:
         """Maps with what is known of the guidance, in their `details` as plain values, too."""
-        losses = [[step.step, *(round(float(v), 6) for v in step.losses[:, number])] for step in run.steps]
+        losses = [[step.step, *map(_plain, step.losses[:, number].tolist())] for step in run.steps]
         details = {**maps.details, "guidance": dict(run.settings), "losses": losses}
         told = {**vars(maps), "seed": run.seeds[number], "details": details}
         return cls(**told, run=run, number=number, plain=plain)
@@ -105,3 +106,8 @@ class GuidedMaps(ConceptMaps):
     def _told(self) -> list[str]:
         settings = {} if self.run is None else self.run.settings
         return [*super()._told(), f"guidance {settings.get('method')}", f"alpha {settings.get('alpha')}"]
+
+
+def _plain(loss: float) -> float | None:
+    """JSON knows no NaN."""
+    return round(loss, 6) if math.isfinite(loss) else None

@@ -48,20 +48,38 @@ class PromptText:
         """Encoder positions of words, in reading order where a word stands several times; numbers are positions.
 
         Raises:
-            RecipeError: for a word or position that the prompt does not have.
+            RecipeError: for a word or position that the prompt does not have, or no list.
         """
+        if isinstance(wanted, str) or not isinstance(wanted, Sequence):
+            raise RecipeError(f"words must be a list of words of the prompt; got {wanted!r}.")
         found: list[tuple[int, ...]] = []
         for word in wanted:
             if isinstance(word, int):
                 places = [(word,)] if word in self.positions else []
             else:
-                places = [p for text, p in self.words if text.lower() == word.lower()]
+                places = self._places(str(word).lower())
             free = [p for p in places if p not in found] or places
             if not free:
                 have = ", ".join(text for text, _ in self.words)
                 raise RecipeError(f"{word!r} is not in the prompt {self.prompt!r}. Its words: {have}.")
             found.append(free[0])
         return tuple(found)
+
+    def _places(self, wanted: str) -> list[tuple[int, ...]]:
+        """Where a word stands; one that the encoder cuts at marks and digits ("ship's", "3D") is a run of its words."""
+        exact = [places for word, places in self.words if word.lower() == wanted]
+        if exact or wanted not in self.prompt.lower():
+            return exact
+        found: list[tuple[int, ...]] = []
+        for first in range(len(self.words)):
+            read, run = "", ()
+            for word, places in self.words[first:]:
+                read, run = read + word.lower(), run + places
+                if read == wanted:
+                    found.append(run)
+                if not wanted.startswith(read):
+                    break
+        return found
 
     def groups(self, given: Sequence[Sequence[str | int]] | None) -> tuple[tuple[tuple[int, ...], ...], ...]:
         """Words that belong together, the noun last: those given, or runs of words between function words.
@@ -73,7 +91,8 @@ class PromptText:
             RecipeError: for an empty group or a word that the prompt does not have.
         """
         if given is not None:
-            if not given or not all(given) or isinstance(given, str) or any(isinstance(g, str) for g in given):
+            lists = [given, *given] if isinstance(given, Sequence) else [given]
+            if not all(isinstance(one, Sequence) and not isinstance(one, str) and one for one in lists):
                 raise RecipeError(f"groups must be lists of words, the noun last in each; got {given!r}.")
             flat = iter(self.find([word for group in given for word in group]))
             return tuple(tuple(next(flat) for _ in group) for group in given)
@@ -162,12 +181,22 @@ def prompt_positions(input_ids: Int[Tensor, " token"], eos_token_id: int) -> tup
 
 
 def split_words(tokenizer: Any, ids: Sequence[int], positions: Sequence[int]) -> list[tuple[str, tuple[int, ...]]]:
-    """Whole words with the positions of their pieces; CLIP marks a word's last piece with `</w>`."""
+    """Whole words with the positions of their pieces; CLIP marks a word's last piece with `</w>`.
+
+    Added tokens (textual inversion) bear no mark and are words by themselves; the several vectors of one concept, named
+    "<toy>", "<toy>_1", ..., are one word.
+    """
+    added = tokenizer.added_tokens_decoder
     words: list[tuple[str, tuple[int, ...]]] = []
     held: list[int] = []
     for position in positions:
+        piece = str(tokenizer.convert_ids_to_tokens(ids[position]))
+        alone = ids[position] in added
+        if alone and words and piece.rpartition("_")[0] == words[-1][0]:
+            words[-1] = (words[-1][0], (*words[-1][1], position))
+            continue
         held.append(position)
-        if tokenizer.convert_ids_to_tokens(ids[position]).endswith("</w>") or position == positions[-1]:
+        if alone or piece.endswith("</w>") or position == positions[-1]:
             words.append((tokenizer.decode([ids[p] for p in held]).strip(), tuple(held)))
             held = []
     return words

@@ -72,9 +72,10 @@ class GuidedTransformer:
         adapter = adapter_for(pipeline.transformer)
         assert isinstance(adapter, DiTAdapter)  # those of LAYOUTS are
         self.module = adapter.transformer
+        layout = replace(self._layout, unused=self._layout.unused + (options.get("clip_skip") or 0))
         given, readers = first_call(pipeline, self._layout, prompts, generators, options)
         segments, texts = zip(
-            *(_read(pipeline, self._layout, readers, n, prompt) for n, prompt in enumerate(prompts)), strict=True
+            *(_read(pipeline, layout, readers, n, prompt) for n, prompt in enumerate(prompts)), strict=True
         )
         chosen = [_chosen(readings, guidance.text_encoders) for readings in texts]
         repeats = options.get("num_images_per_prompt") or 1
@@ -155,10 +156,6 @@ def first_call(
     return seen, readers
 
 
-def _reader(t5: bool, encoder: Any) -> Any:
-    return T5AttentionReader(encoder) if t5 else TextAttentionReader(encoder)
-
-
 def _read(
     pipeline: Any, layout: Layout, readers: Mapping[str, Any], row: int, prompt: str
 ) -> tuple[tuple[tuple[tuple[int, ...], ...], ...], tuple[PromptText, ...]]:
@@ -201,6 +198,8 @@ def _chosen(readings: Sequence[PromptText], wanted: str) -> tuple[PromptText, ..
 
 def _blocks(adapter: Any, kind: str, given: tuple[int, ...] | None) -> tuple[int, ...]:
     blocks = adapter.blocks()
+    if given is not None and (isinstance(given, str) or not isinstance(given, Sequence) or not given):
+        raise RecipeError(f"blocks must be numbers of dual-stream blocks, such as (2, 3); got {given!r}.")
     recipe = replace(adapter.recipe(len(blocks)), layers=given) if given is not None else adapter.recipe(len(blocks))
     layers = recipe.resolve(len(blocks)).layers or ()
     # The last block of Stable Diffusion 3 attends for the text, too, but passes none of it on.

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from conceptlens.errors import ModelError
 from conceptlens.guidance._capture import MapSink, StopForward, capturing
 from conceptlens.guidance._text import PromptText, TextAttentionReader, read_prompt, warn_of_lost_words
 from conceptlens.guidance.base import Guidance, Maps
@@ -49,7 +50,7 @@ class GuidedUnet:
             or hasattr(self.module, "_hf_hook")
             or bool(start.arguments["cross_attention_kwargs"])
         )
-        size = guidance.attention_size or attention_size(self.module, start.latents.shape[-2:])
+        size = attention_size(self.module, start.latents.shape[-2:], guidance.attention_size)
         expected = layers_of_size(self.module, start.latents.shape[-2:], size)
         self.sink = MapSink(size, early_exit=not whole, expected=expected)
 
@@ -64,13 +65,30 @@ class GuidedUnet:
     @contextmanager
     def reading(self) -> Iterator[None]:
         """See `GuidedModel`."""
-        with capturing(self.module, self.sink):
-            yield
-        self.sink.maps = {}
+        try:
+            with capturing(self.module, self.sink):
+                yield
+        finally:
+            self.sink.maps = {}
 
 
-def attention_size(unet: Any, latents: Sequence[int]) -> tuple[int, int]:
-    """(rows, cols) of the cross-attention at a quarter of the latents' size; of the finest, in a U-Net without it."""
+def attention_size(unet: Any, latents: Sequence[int], wanted: tuple[int, int] | None = None) -> tuple[int, int]:
+    """(rows, cols) of the cross-attention to read: as wanted, or else that at a quarter of the latents' size.
+
+    In a U-Net that has none of that size it is that of the finest.
+
+    Raises:
+        ModelError: when there are layers with as many positions as are wanted, in another shape.
+    """
+    if wanted is not None:
+        for level in range(len(unet.config.down_block_types)):
+            rows, cols = (math.ceil(side / 2**level) for side in latents)
+            if rows * cols == math.prod(wanted) and (rows, cols) != wanted:
+                raise ModelError(
+                    f"no cross-attention layer has {wanted[0]}x{wanted[1]} (rows x columns), but there are layers with "
+                    f"{rows}x{cols} positions. Give attention_size=({rows}, {cols})."
+                )
+        return wanted
     levels = [level for level, kind in enumerate(unet.config.down_block_types) if "CrossAttn" in kind]
     level = 2 if 2 in levels or not levels else levels[0]
     rows, cols = (math.ceil(side / 2**level) for side in latents)

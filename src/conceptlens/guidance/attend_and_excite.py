@@ -14,6 +14,7 @@ from torch import Tensor
 
 from conceptlens.errors import RecipeError
 from conceptlens.guidance._losses import neglect
+from conceptlens.guidance._settings import kernel
 from conceptlens.guidance._text import PromptText
 from conceptlens.guidance.base import AlphaSchedule, Guidance, Maps, Objective
 
@@ -35,6 +36,10 @@ class AttendAndExcite(Guidance):
     bounds: Mapping[int, float] = field(default_factory=lambda: {0: 0.95, 10: 0.5, 20: 0.2})
     words: Sequence[str | int] | None = None
     smoothing: tuple[int, float] = (3, 0.5)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._set("smoothing", kernel(self.smoothing))
 
     def objective(self, text: PromptText) -> Objective:
         places = [g[-1] for g in text.groups(None)] if self.words is None else list(text.find(self.words))

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from conceptlens.errors import RecipeError
+from conceptlens.guidance._settings import by_step, finite, map_size, number, step_numbers, whole
 from conceptlens.guidance._text import PromptText
 from conceptlens.recipe import check_choice
 
@@ -87,20 +88,20 @@ class Guidance(ABC):
     experimental: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "steps", tuple(self.steps))
-        for name in ("alpha", "grad_scale", "gamma", "temperature", "first_encoder_weight"):
-            if isinstance(getattr(self, name, None), int):
-                object.__setattr__(self, name, float(getattr(self, name)))
-        if not math.isfinite(self.alpha):
-            raise RecipeError(f"alpha must be a finite step size; got {self.alpha}. Use 0 for no guidance.")
-        if not all(isinstance(step, int) and step >= 0 for step in self.steps):
-            raise RecipeError(f"steps must be whole numbers from 0 (the noisiest); got {self.steps!r}.")
-        if not all(isinstance(n, int) and n >= 0 for pair in self.inner.items() for n in pair):
-            raise RecipeError(f"inner must give a number of updates for each step; got {dict(self.inner)!r}.")
+        self._set("alpha", number("alpha", self.alpha, "a finite step size", hint=" Use 0 for no guidance."))
+        self._set("steps", step_numbers(self.steps))
+        by_step("inner", self.inner, "a number of updates", lambda n: whole(n, 0))
+        by_step("bounds", self.bounds, "a loss", finite)
         check_choice("alpha_schedule", self.alpha_schedule, AlphaSchedule)
         check_choice("grad_norm", self.grad_norm, GradNorm)
-        if self.grad_scale is not None and not self.grad_scale > 0:
-            raise RecipeError(f"grad_scale must be above 0; got {self.grad_scale}.")
+        if self.grad_scale is not None:
+            self._set("grad_scale", number("grad_scale", self.grad_scale, "a finite number above 0", lambda v: v > 0))
+        if self.attention_size is not None:
+            self._set("attention_size", map_size(self.attention_size))
+
+    def _set(self, name: str, value: Any) -> None:
+        """Puts a field into its one form while the guidance is made."""
+        object.__setattr__(self, name, value)
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from conceptlens.errors import RecipeError
 from conceptlens.guidance._losses import contrast, smooth
+from conceptlens.guidance._settings import kernel, number
 from conceptlens.guidance._text import PromptText
 from conceptlens.guidance.base import AlphaSchedule, Guidance, Maps, Objective
 
@@ -43,8 +44,8 @@ class Conform(Guidance):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.temperature > 0:
-            raise RecipeError(f"temperature must be above 0; got {self.temperature}.")
+        self._set("temperature", number("temperature", self.temperature, "a finite number above 0", lambda v: v > 0))
+        self._set("smoothing", kernel(self.smoothing))
 
     def objective(self, text: PromptText) -> Objective:
         groups = text.groups(self.groups)

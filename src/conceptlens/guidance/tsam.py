@@ -12,6 +12,7 @@ followed by a second normalisation, without which the printed loss has no gradie
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from conceptlens.errors import RecipeError
 from conceptlens.guidance._losses import TSAMLoss, smooth, target_matrix, tsam_loss
+from conceptlens.guidance._settings import kernel, number
 from conceptlens.guidance._text import PromptText, merged
 from conceptlens.guidance.base import Guidance, Maps, Objective
 from conceptlens.recipe import check_choice
@@ -69,10 +71,11 @@ class TSAM(Guidance):
         check_choice("merge", self.merge, Literal["none", "word"])
         check_choice("maps", self.maps, TransformerMaps)
         check_choice("text_encoders", self.text_encoders, TextEncoders)
-        if not self.gamma > 0:
-            raise RecipeError(f"gamma must be above 0; got {self.gamma}.")
-        if not 0 <= self.first_encoder_weight <= 1:
-            raise RecipeError(f"first_encoder_weight is a share from 0 to 1; got {self.first_encoder_weight}.")
+        self._set("gamma", number("gamma", self.gamma, "a finite number above 0", lambda v: v > 0))
+        share = number("first_encoder_weight", self.first_encoder_weight, "a share from 0 to 1", lambda v: 0 <= v <= 1)
+        self._set("first_encoder_weight", share)
+        if self.smoothing is not None:
+            self._set("smoothing", kernel(self.smoothing))
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> TSAM:
@@ -124,7 +127,7 @@ class TSAM(Guidance):
 
 def _chosen(attention: Tensor, layers: str | tuple[int, ...], unused: int) -> Tensor:
     count = len(attention)
-    if isinstance(layers, str) and layers not in ("all", "used"):
+    if layers not in ("all", "used") and (isinstance(layers, str) or not isinstance(layers, Sequence)):
         raise RecipeError(f"text_layers must be all, used, or numbers; got {layers!r}.")
     if layers == "all":
         return attention

@@ -40,8 +40,8 @@ def test_the_results_tables_come_from_the_stored_reports() -> None:
     table = scenes.render(scenes.load())
     for path in scenes.TARGETS:
         assert table in path.read_text(), f"{path}: run benchmarks/scenes.py --render"
-    for axis in scenes.AXES:
-        assert scenes.render_ablation(axis) in scenes.PAGE.read_text(), f"{axis}: run benchmarks/scenes.py --render"
+    for name in scenes.SWEEPS:
+        assert scenes.render_ablation(name) in scenes.PAGE.read_text(), f"{name}: run benchmarks/scenes.py --render"
     assert scenes.protocol_line() in scenes.PAGE.read_text()
 
 

@@ -20,6 +20,7 @@ from conceptlens.adapters._cross_attention import CROSS_LAYOUTS, METHOD
 from conceptlens.adapters._groups import group_of
 from conceptlens.adapters._specimens import SPECIMENS
 from conceptlens.adapters.base import DiTAdapter, ModelAdapter
+from conceptlens.adapters.single_stream import SINGLE_STREAMS
 from conceptlens.engine.encode import read, record_call
 from conceptlens.engine.loading import LOADING_ERRORS, demo_folder, folder_defaults, is_demo, load_model, quiet_loading
 from conceptlens.engine.selfcheck import own_text_errors
@@ -101,6 +102,8 @@ class Diagnosis:
         if layers:
             lines.append(f"adapter      {self.adapter}, {self.blocks} blocks, maps from {layers[0]} to {layers[-1]}")
             lines.append(f"tier         {self.tier}: {TIERS[self.tier or '']}")
+            if self.transformer in SINGLE_STREAMS:
+                lines.append("more blocks  the single-stream ones with single_stream=True, as an experiment")
             lines.append(f"dry run      {self.captured} of {self.expected} blocks seen, on {self.tried_on}")
             if self.own_text_error is not None:
                 lines.append(f"own text     reproduced to {self.own_text_error:.0e} (bar {OWN_TEXT_BAR:.0e})")

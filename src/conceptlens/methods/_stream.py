@@ -9,8 +9,11 @@ from PIL import Image
 
 from conceptlens.maps import ConceptMaps
 from conceptlens.methods.base import MethodInfo, SaliencyMethod
-from conceptlens.recipe import Space
+from conceptlens.recipe import Recipe, Space
 from conceptlens.session import Session, load
+
+_LATER = ("branch", "padding")
+"""Fields of `Recipe` that stored runs may not have: left out where they say nothing, so that those runs go on."""
 
 
 class StreamMethod(SaliencyMethod):
@@ -43,8 +46,8 @@ class StreamMethod(SaliencyMethod):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        told = self._recipe.to_dict()
-        del told["branch"]  # of pictures that are painted; runs from before it was a setting can be resumed
+        usual = Recipe().to_dict()
+        told = {k: v for k, v in self._recipe.to_dict().items() if k not in _LATER or v != usual[k]}
         return {**told, "single_stream": True} if self._session.single_stream else told
 
     def explain(self, image: Image.Image, concepts: Sequence[str], *, prompt: str = "", seed: int = 0) -> ConceptMaps:

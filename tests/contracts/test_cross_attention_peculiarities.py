@@ -91,6 +91,9 @@ def test_a_missing_package_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delattr(pipeline_skyreels_v2, "ftfy")
     monkeypatch.delattr(transformer_cosmos, "transforms")
     for name, package in (("sky-reels", "ftfy"), ("cosmos", "torchvision")):
-        method = ConceptCrossAttention(load_cross(PIPELINES[name]()))
+        loaded = load_cross(PIPELINES[name]())
+        width, height = PAINTED[name]
+        loaded.defaults.generate.update(width=width, height=height)  # type: ignore[attr-defined]
+        method = ConceptCrossAttention(loaded)
         with pytest.raises(LibraryError, match=f"Pipeline needs the package '{package}'.*pip install {package}"):
             method.explain(picture(), ["house"])

@@ -50,9 +50,10 @@ in the tests too. *Official figures*: the vectors of the official code on tiny r
 a family has `preset="paper"`. *Real weights* were run for none of them here, save the embedded model, which is of the
 FLUX.1 family. Blocks are the class's default.
 
-Classes under [plain cross attention](#plain-cross-attention) have no text stream, so concept attention refuses them;
-their cross attention is read by the method `concept-cross-attention` ([how](prompt-and-clip-methods.md)). Whole tiny
-pipelines of each are painted and read in the tests; real weights were not run.
+Classes under [plain cross attention](#plain-cross-attention) and [text as keys and values
+alone](#text-as-keys-and-values-alone) have no text stream, so concept attention refuses them; their attention is read
+by the method `concept-cross-attention` ([how](prompt-and-clip-methods.md)). Whole tiny pipelines of each are painted
+and read in the tests; real weights were not run.
 
 """
 

@@ -10,7 +10,10 @@ import torch
 from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor
 
+from tiny_cross_joint import shares_by_hand
+
 NO_QUERY_NORM = ("pixart", "pixart-alpha", "latte", "allegro")
+JOINT = ("prx", "nucleus")
 NORM_OF_HEADS = ("hunyuan-dit", "kandinsky-5", "kandinsky-5-image", "kandinsky-6", "cosmos")
 
 
@@ -38,6 +41,8 @@ class Call:
 
 def expected(family: str, call: Call) -> Tensor:
     """softmax(q k / sqrt(d) + mask) written out from the paper of the family, (batch, head, image, token)."""
+    if family in JOINT:
+        return shares_by_hand(family, call.attn, call.hidden, call.text, call.mask, call.rotary)[0][0]
     query, key = call.part("to_q", "to_query")(call.hidden), call.part("to_k", "to_key")(call.text)
     if family not in (*NO_QUERY_NORM, *NORM_OF_HEADS):
         query, key = call.attn.norm_q(query), call.attn.norm_k(key)
@@ -59,6 +64,10 @@ def expected(family: str, call: Call) -> Tensor:
 
 def mixed(family: str, call: Call, shares: Tensor) -> Tensor:
     """The output of the module with given attention."""
+    if family in JOINT:
+        parts, values = shares_by_hand(family, call.attn, call.hidden, call.text, call.mask, call.rotary)
+        joint = torch.cat([shares, parts[1]], dim=-1)
+        return call.attn.to_out[0](torch.einsum("bhqk,bhkd->bqhd", joint, values).flatten(2))
     made = torch.einsum("bhqk,bkhd->bqhd", shares, call.heads(call.part("to_v", "to_value")(call.text)))
     if family == "lumina-next":  # its block weighs the heads and projects them
         return made

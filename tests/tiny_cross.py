@@ -29,6 +29,7 @@ from diffusers import (
 from transformers import BertConfig, BertModel, BertTokenizer
 
 from conceptlens.adapters._random_models import randomize
+from tiny_cross_joint import nucleus_pipeline, prx_pipeline
 from tiny_cross_parts import FLOW, HEAD, HEADS, TEXT, gemma, louder, t5
 from tiny_cross_video import (
     allegro_pipeline,
@@ -215,6 +216,8 @@ PIPELINES: dict[str, Callable[[], Any]] = {
     "any-flow": any_flow_pipeline,
     "helios": helios_pipeline,
     "ltx-2": ltx2_pipeline,
+    "prx": prx_pipeline,
+    "nucleus": nucleus_pipeline,
 }
 """By family."""
 

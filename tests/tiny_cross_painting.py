@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from diffusers.models.transformers import transformer_cosmos
 from diffusers.pipelines.helios import pipeline_helios
+from diffusers.pipelines.prx import pipeline_prx
 from diffusers.pipelines.skyreels_v2 import pipeline_skyreels_v2
 from diffusers.pipelines.wan import pipeline_wan_vace
 from torch import Tensor
@@ -25,17 +26,19 @@ PAINTED = {
     **dict.fromkeys(SMALL, (32, 48)),
     **dict.fromkeys(("sana", "hunyuan-dit", "sana-video", "lumina-next"), (64, 96)),
     **dict.fromkeys(("kandinsky-5", "kandinsky-5-image", "kandinsky-6"), (64, 96)),
+    **dict.fromkeys(("prx", "nucleus"), (64, 96)),
     **dict.fromkeys(("ltx", "ltx-2"), (256, 192)),
 }
 """(width, height) in pixels: not square, and with tokens to tell apart."""
 PAINTING: dict[str, dict[str, Any]] = {
-    **{name: {"use_resolution_binning": False} for name in ("pixart", "pixart-alpha", "sana", "hunyuan-dit")},
+    **{name: {"use_resolution_binning": False} for name in ("pixart", "pixart-alpha", "sana", "hunyuan-dit", "prx")},
     **{name: {"num_frames": 1} for name in ("wan", "sky-reels", "ltx", "wan-vace", "any-flow", "kandinsky-5")},
     "latte": {"video_length": 1},
     "sana-video": {"frames": 1, "use_resolution_binning": False},
     "lumina-next": {"clean_caption": False},
     "kandinsky-5-image": {},
     "cosmos": {},
+    "nucleus": {},
     "allegro": {"num_frames": 1, "clean_caption": False},
     "kandinsky-6": {"num_frames": 1, "sample_audio": False},
     "helios": {"num_frames": 1, "num_latent_frames_per_chunk": 1},
@@ -48,7 +51,7 @@ PAINTING: dict[str, dict[str, Any]] = {
     },
 }
 """What a pipeline is asked besides size, steps and guidance."""
-NEED_FTFY = (pipeline_skyreels_v2, pipeline_wan_vace, pipeline_helios)
+NEED_FTFY = (pipeline_skyreels_v2, pipeline_wan_vace, pipeline_helios, pipeline_prx)
 
 
 @contextmanager

@@ -19,8 +19,8 @@ from torch import Tensor
 
 import conceptlens as cl
 from command_line import here
-from conceptlens.adapters._cross_attention import CROSS_LAYOUTS, painted_area, text_call
-from conceptlens.adapters._groups import CROSS
+from conceptlens.adapters._cross_attention import CROSS_LAYOUTS, painted_area, text_call, token_side
+from conceptlens.adapters._groups import CROSS, KEYS_ONLY
 from conceptlens.adapters._tokens import EncodedText, tokens_between
 from conceptlens.bench.report import Report
 from conceptlens.bench.runs import RunSpec, run
@@ -35,6 +35,7 @@ from conceptlens.engine.doctor import doctor
 from conceptlens.errors import ConceptError, ModelError, RecipeError
 from conceptlens.methods import method_named
 from conceptlens.methods.concept_cross_attention import ConceptCrossAttention
+from conceptlens.records import TokenGrid
 from cross_by_hand import Call, expected, mixed
 from tiny_cross import PIPELINES, saved, wan_pipeline
 from tiny_cross_painting import PAINTED, PROMPT, painted, without_some_packages
@@ -98,7 +99,8 @@ def test_with_the_prompt_as_the_concept_it_is_the_models_own_attention(family: s
         model.pipeline.transformer(**arguments)
     for handle in handles:
         handle.remove()
-    (concept,) = encode_concepts(model, [PROMPT], layers)
+    side, (width, height) = token_side(model.pipeline), PAINTED[family]
+    (concept,) = encode_concepts(model, [PROMPT], layers, grid=TokenGrid(height // side, width // side))
     for n in layers:
         found, output = seen[n][0].probabilities(concept.layers[n]), calls[n].output
         with torch.no_grad():
@@ -113,21 +115,22 @@ def test_the_maps_are_the_mean_over_own_tokens_heads_layers_and_draws(family: st
     method = ConceptCrossAttention(model, samples=2, noise=0.3)
     stored = method.store(picture(), seed=5)
     maps = method.attribute(stored, ["red house"])
-    (concept,) = encode_concepts(model, ["red house"], range(model.depth), noise=0.3)
-    shares = [
-        F.softmax(
-            layer.query @ text.key.mT / math.sqrt(layer.query.shape[-1]) + (0 if text.bias is None else text.bias),
-            dim=-1,
-        )[..., list(concept.rows)]
-        for draw in stored.samples
-        for layer, text in zip(draw, concept.layers, strict=True)
-    ]
+    (concept,) = encode_concepts(model, ["red house"], range(model.depth), noise=0.3, grid=stored.grid)
+    shares = []
+    for draw in stored.samples:
+        for layer, text in zip(draw, concept.layers, strict=True):
+            scores = layer.query @ text.key.mT / math.sqrt(layer.query.shape[-1])
+            scores = scores if text.bias is None else scores + text.bias
+            if layer.image_key is not None:  # one softmax of text and image
+                rest = layer.query @ layer.image_key.mT / math.sqrt(layer.query.shape[-1])
+                scores = torch.cat([scores, rest], dim=-1)
+            shares.append(F.softmax(scores, dim=-1)[..., list(concept.rows)])
     wanted = torch.stack(shares).mean(dim=(0, 1, 2, 4)).view(stored.grid.rows, stored.grid.cols)
     assert torch.allclose(maps.scores[0], wanted, atol=1e-6)
     words, pieces = ["red", "house"], ["▁red", "▁house"]
     told = {
         "hunyuan-dit": [*words, *pieces],
-        **dict.fromkeys(("kandinsky-5", "kandinsky-5-image", "kandinsky-6"), words),
+        **dict.fromkeys(("kandinsky-5", "kandinsky-5-image", "kandinsky-6", "nucleus"), words),
     }
     assert maps.details["tokens"]["red house"] == told.get(family, pieces)
     assert not stored.samples[0][0].query.equal(stored.samples[1][0].query)
@@ -181,7 +184,7 @@ def test_the_picture_is_the_same_bit_for_bit(family: str, model: CrossModel) -> 
 
 
 def test_a_size_is_known_without_being_asked_for(model: CrossModel) -> None:
-    assert painted_area(model.pipeline) >= 64**2
+    assert painted_area(model.pipeline, model.layout) >= 64**2
 
 
 def test_the_grid_is_that_of_the_picture_the_right_way_round(family: str, model: CrossModel) -> None:
@@ -218,7 +221,9 @@ def test_the_noise_level_reaches_the_model(family: str, model: CrossModel, noise
         method.store(picture().transpose(Image.Transpose.ROTATE_180))
     finally:
         handle.remove()
-    told = {"sana": 500 * noise, "lumina-next": 1 - noise, "cosmos": noise}.get(family, 1000 * noise)
+    told = {"sana": 500 * noise, "lumina-next": 1 - noise, "cosmos": noise, "prx": noise, "nucleus": noise}.get(
+        family, 1000 * noise
+    )
     assert abs(float(seen["timestep"].flatten()[0]) - told) <= max(1, told) / 1000
     assert twins == {"any-flow": {"r_timestep"}, "ltx-2": {"sigma"}}.get(family, set())
     assert torch.equal(one, seen["latents"]) is (family not in NOISED_BY_STEPS and noise == 1.0)
@@ -307,7 +312,7 @@ def test_the_bench_scores_it(folder: Path) -> None:
 
 
 def test_doctor_names_the_method_for_the_classes_it_serves(folder: Path) -> None:
-    assert set(CROSS.classes) == set(CROSS_LAYOUTS)
+    assert {*CROSS.classes, *KEYS_ONLY.classes} == set(CROSS_LAYOUTS)
     for name in CROSS_LAYOUTS:
         found = doctor(name)
         assert found.method == "concept-cross-attention"

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from einops import rearrange
@@ -43,6 +43,9 @@ class CrossLayout:
         clock: what those say of a noise level in 0..1; None for the pipeline's own timestep, scaled.
         aligned: whether the real tokens are moved to the front on their way to cross attention.
         fixed: arguments of the call that reading a photo needs otherwise than the pipeline has them.
+        joint: where text and image stand in one softmax, which of their keys come first; else None.
+        placed: whether the text's keys depend on the size of the picture.
+        side: the side in pixels of what the pipeline paints, where neither its call nor its configuration tells.
         mode: the autoencoder's mode of a photo, where its own `encode` takes none; None for that.
     """
 
@@ -56,6 +59,9 @@ class CrossLayout:
     clock: Callable[[float], float] | None = None
     aligned: bool = False
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    joint: Literal["text first", "image first"] | None = None
+    placed: bool = False
+    side: Callable[[Any], int] | None = None
     mode: Callable[[Any, Tensor], Tensor] | None = None
 
     def layers(self, transformer: nn.Module) -> list[nn.Module]:
@@ -102,6 +108,20 @@ CROSS_LAYOUTS: dict[str, CrossLayout] = {
     "LTXVideoTransformer3DModel": CrossLayout("LTX-Video", multiple=32),
     "LatteTransformer3DModel": CrossLayout("Latte", multiple=8),
     "LuminaNextDiT2DModel": CrossLayout("Lumina-Next", blocks="layers", multiple=16, clock=lambda noise: 1 - noise),
+    "NucleusMoEImageTransformer2DModel": CrossLayout(
+        "Nucleus-Image",
+        attention="attn",
+        joint="image first",
+        placed=True,
+        side=lambda pipeline: pipeline.default_sample_size * pipeline.vae_scale_factor,
+    ),
+    "PRXTransformer2DModel": CrossLayout(
+        "PRX",
+        blocks="blocks",
+        attention="attention",
+        joint="text first",
+        side=lambda pipeline: pipeline.default_sample_size,
+    ),
     "PixArtTransformer2DModel": CrossLayout("PixArt", multiple=8),
     "SanaTransformer2DModel": CrossLayout("Sana", multiple=32),
     "SanaVideoTransformer3DModel": CrossLayout("Sana-Video", multiple=32),
@@ -227,8 +247,10 @@ def side_multiple(pipeline: Any, layout: CrossLayout) -> int:
     return math.lcm(token_side(pipeline), layout.multiple)
 
 
-def painted_area(pipeline: Any) -> int:
+def painted_area(pipeline: Any, layout: CrossLayout) -> int:
     """Pixels of the picture that the pipeline paints unless told otherwise."""
+    if layout.side is not None:
+        return layout.side(pipeline) ** 2
     known = inspect.signature(pipeline.__call__).parameters
     height, width = known["height"].default, known["width"].default
     if height and width:
@@ -328,8 +350,9 @@ def with_latents(pipeline: Any, layout: CrossLayout, arguments: Mapping[str, Any
         rest = own.narrow(place, latents.shape[place], own.shape[place] - latents.shape[place])
         latents = torch.cat([latents, rest.to(latents)], dim=place)
     elif own.ndim == 3 and latents.ndim > 3:
-        config = pipeline.transformer.config
-        latents = pipeline._pack_latents(latents, config.patch_size, config.patch_size_t)
+        patch = pipeline.transformer.config.patch_size
+        packed = "batch channel frame (row p) (col q) -> batch (frame row col) (channel p q)"
+        latents = rearrange(latents, packed, p=patch, q=patch)
     return {**arguments, "hidden_states": latents.reshape(own.shape).to(own)}
 
 

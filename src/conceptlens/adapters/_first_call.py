@@ -144,7 +144,7 @@ def first_row(pipeline: Any, rows: int, text: EncodedText) -> int:
 
 def tokenizer_of(pipeline: Any, ending: str = "") -> Any:
     """The tokenizer of a text encoder; a processor's own."""
-    tokenizer = getattr(pipeline, f"tokenizer{ending}")
+    tokenizer = getattr(pipeline, f"tokenizer{ending}", None) or getattr(pipeline, f"processor{ending}")
     return getattr(tokenizer, "tokenizer", tokenizer)
 
 

@@ -109,8 +109,7 @@ KEYS_ONLY = Group(
     "text as keys and values alone",
     False,
     "text is read by the image but asks nothing itself, so there is no text stream for a concept to follow",
-    "Use a class with an entry for the method concept-cross-attention (PixArt, Sana, Wan, ...); here "
-    "image and text stand in one softmax, which no method of this package reads.",
+    _CROSS,
     ("NucleusMoEImageTransformer2DModel", "PRXTransformer2DModel"),
 )
 BLIND_TEXT = Group(

@@ -1,25 +1,17 @@
-"""Cross attention as a transformer computes it: image queries of a noised picture, keys of any text.
-
-The model's own attention processors run untouched. Inside a cross-attention layer the arguments of
-`scaled_dot_product_attention` are looked at and handed on, so queries and keys come with whatever the family does to
-them (norms before or after the heads are split, rotation, masks), and nothing of that is written a second time here.
-"""
+"""Cross attention as a transformer computes it: image queries of a noised picture, keys of any text."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from diffusers import DiffusionPipeline
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from conceptlens.adapters._cross_attention import (
     CROSS_LAYOUTS,
@@ -36,45 +28,16 @@ from conceptlens.adapters._cross_attention import (
     refusal,
     side_multiple,
     text_call,
+    token_side,
     with_latents,
 )
 from conceptlens.adapters._groups import group_of
+from conceptlens.engine.cross_layers import LayerAttention, watch_cross_layers
 from conceptlens.engine.encode import working_size
 from conceptlens.engine.loading import Defaults, folder_defaults, open_pipeline, pipeline_name
 from conceptlens.engine.recorder import StopForward
 from conceptlens.errors import ModelError, RecipeError
 from conceptlens.records import TokenGrid
-
-
-@dataclass(frozen=True)
-class LayerAttention:
-    """One cross-attention layer in one call, as it goes into the softmax.
-
-    Attributes:
-        layer: the block's number.
-        query: of the image, with norms and rotation.
-        key: of the text, likewise.
-        bias: added to the scores before the softmax; None where the layer has no mask.
-        scale: of the scores.
-    """
-
-    layer: int
-    query: Float[Tensor, "batch head image head_dim"]
-    key: Float[Tensor, "batch kv_head token head_dim"]
-    bias: Float[Tensor, "#batch #head #image token"] | None
-    scale: float
-
-    def probabilities(self, text: LayerAttention | None = None) -> Float[Tensor, "batch head image token"]:
-        """What the image attends to, in float32 or better: softmax(q k / sqrt(d) + bias) over all rows of a text.
-
-        Args:
-            text: the same layer in a call with another text; its own text when None.
-        """
-        text = self if text is None else text
-        precise = torch.promote_types(self.query.dtype, torch.float32)
-        key = text.key.repeat_interleave(self.query.shape[1] // text.key.shape[1], dim=1)
-        scores = self.query.to(precise) @ key.to(precise).transpose(-1, -2) * self.scale
-        return (scores if text.bias is None else scores + text.bias.to(precise)).softmax(dim=-1)
 
 
 @dataclass(frozen=True)
@@ -168,82 +131,6 @@ def _checked(model: CrossModel) -> CrossModel:
     return model
 
 
-class _Look(TorchFunctionMode):
-    """Looks at the arguments of each attention inside a watched layer, and hands them on."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer: int | None = None
-        self.seen: dict[int, list[LayerAttention]] = {}
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if self.layer is not None and func is F.scaled_dot_product_attention:
-            self.seen.setdefault(self.layer, []).append(_attention(self.layer, *args, **kwargs))
-        return func(*args, **kwargs)
-
-
-def _attention(
-    layer: int,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> LayerAttention:
-    """The arguments of `scaled_dot_product_attention` as a record; a mask of truth values becomes a bias."""
-    bias = attn_mask
-    if bias is not None and bias.dtype == torch.bool:
-        bias = torch.zeros_like(bias, dtype=query.dtype).masked_fill(~bias, -math.inf)
-    return LayerAttention(layer, query, key, bias, 1 / math.sqrt(query.shape[-1]) if scale is None else scale)
-
-
-@contextmanager
-def watch_cross_layers(
-    layout: CrossLayout, transformer: Any, layers: Sequence[int], *, stop: bool = False
-) -> Iterator[dict[int, list[LayerAttention]]]:
-    """Inside it, every call of the transformer leaves what its cross attention computes with, by layer.
-
-    The model computes the same bits: hooks return nothing, and attention gets the arguments it was given.
-
-    Args:
-        layout: of the transformer's class.
-        transformer: the model.
-        layers: the wanted ones.
-        stop: end the forward after the last of them, with `StopForward`.
-    """
-    transformer = getattr(transformer, "_orig_mod", transformer)
-    look, handles = _Look(), []
-    modules = layout.layers(transformer)
-
-    def enter(number: int) -> Any:
-        def hook(module: Any, given: Any) -> None:
-            look.layer = number
-
-        return hook
-
-    def leave(number: int) -> Any:
-        def hook(module: Any, given: Any, output: Any) -> None:
-            look.layer = None
-            if stop and number == max(layers):
-                raise StopForward
-
-        return hook
-
-    try:
-        for number in layers:
-            handles.append(modules[number].register_forward_pre_hook(enter(number)))
-            handles.append(modules[number].register_forward_hook(leave(number)))
-        with look:
-            yield look.seen
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 def wanted_layers(model: CrossModel, layers: Sequence[int] | None) -> tuple[int, ...]:
     """Block numbers, the negative ones counted from the last block; all of them for None.
 
@@ -305,7 +192,11 @@ def read_queries(
     """
     pipeline, options = model.pipeline, model.defaults.generate
     side = side_multiple(pipeline, model.layout)
-    area = options["width"] * options["height"] if {"width", "height"} <= set(options) else painted_area(pipeline)
+    area = (
+        options["width"] * options["height"]
+        if {"width", "height"} <= set(options)
+        else painted_area(pipeline, model.layout)
+    )
     size = working_size(image.size, area, side)
     grid, draws = grid_of_size(pipeline, size), []
     generator = torch.Generator("cpu").manual_seed(seed)
@@ -347,7 +238,12 @@ def check_fit(model: CrossModel, names: Sequence[str]) -> None:
 
 @torch.no_grad()
 def encode_concepts(
-    model: CrossModel, names: Sequence[str], layers: Sequence[int], *, noise: float | None = None
+    model: CrossModel,
+    names: Sequence[str],
+    layers: Sequence[int],
+    *,
+    noise: float | None = None,
+    grid: TokenGrid | None = None,
 ) -> Iterator[EncodedConcept]:
     """Concepts as keys of the wanted layers, each read alone as if it were the prompt; one at a time, to spare memory.
 
@@ -359,21 +255,25 @@ def encode_concepts(
         names: the concepts.
         layers: from `wanted_layers`.
         noise: the level that the transformer is told, in 0..1; that of the pipeline's first step when None.
+        grid: of the picture, for models that place their text beside it.
 
     Raises:
         ConceptError: for one that is too long or has no token.
     """
     pipeline, layout, options = model.pipeline, model.layout, model.defaults.generate
     side = side_multiple(pipeline, layout)
+    size = (side, side)
+    if layout.placed and grid is not None:
+        size = (grid.cols * token_side(pipeline), grid.rows * token_side(pipeline))
     check_fit(model, names)
     try:
-        empty = text_call(pipeline, layout, "", (side, side), options)
+        empty = text_call(pipeline, layout, "", size, options)
         for name in names:
-            text = text_call(pipeline, layout, name, (side, side), options)
+            text = text_call(pipeline, layout, name, size, options)
             told = text.arguments if noise is None else at_noise(pipeline, layout, text.arguments, noise)
             seen = _called(model, told, layers)
             rows, pieces = own_rows(pipeline, layout, name, text, empty, seen[0].key.shape[2])
-            yield EncodedConcept(seen, rows, pieces)
+            yield EncodedConcept(tuple(replace(layer, image_key=None) for layer in seen), rows, pieces)
     finally:
         pipeline.maybe_free_model_hooks()
 

@@ -11,6 +11,9 @@ prompt (tested to 1e-10), so they have a meaning before any choice of ours; rows
 that it lets the image read (Wan's padding) take their share as they do while painting, and a map does not depend on
 what else is asked for. A softmax over the concepts would always find one of them everywhere.
 
+In a few of them (PRX, Nucleus-Image) the softmax takes the image's own keys as well. They are recorded with the queries
+and take their share, so there too P is the model's own.
+
 Text never reads the image in these models. So a concept's keys are the same for every image, and words asked for later
 give the bits that they would have given at once.
 """
@@ -139,7 +142,7 @@ class ConceptCrossAttention(SaliencyMethod):
             raise RecipeError(f"the image was stored with layers {layers}; got {list(self._layers)}. Store it again.")
         maps: list[Tensor] = []
         told: dict[str, list[str]] = {}
-        encoded = encode_concepts(self._model, names, self._layers, noise=stored.noise)
+        encoded = encode_concepts(self._model, names, self._layers, noise=stored.noise, grid=stored.grid)
         for name, concept in zip(names, encoded, strict=True):
             maps.append(concept_map(stored, concept))
             told[name] = list(concept.pieces)

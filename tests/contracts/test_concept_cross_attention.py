@@ -318,5 +318,5 @@ def test_doctor_names_the_method_for_the_classes_it_serves(folder: Path) -> None
         assert found.method == "concept-cross-attention"
         assert "--method concept-cross-attention" in found.instead
     assert "but of the method concept-cross-attention" in doctor(folder).describe()
-    for name in ("ChronoEditTransformer3DModel", "UNet2DConditionModel", "PRXTransformer2DModel"):
+    for name in ("ChronoEditTransformer3DModel", "UNet2DConditionModel", "QwenImage21Transformer2DModel"):
         assert doctor(name).method is None

@@ -19,8 +19,8 @@ class Recipe:
     """How scores are made (ConceptAttention, arXiv 2502.04320, sections 4 and 5).
 
     Attributes:
-        layers: dual-stream blocks whose scores are averaged; negative numbers count from the last block, None means
-            the family default.
+        layers: blocks (dual-stream ones, unless `load(single_stream=True)`) whose scores are averaged; negative numbers
+            count from the last block, None means the family default.
         steps: denoising steps whose scores are averaged, 0 = the noisiest; negative numbers count from the last step,
             None means all. Used when generating.
         space: "output" compares attention outputs of concepts and patches (the method), "cross" concept keys with
@@ -93,9 +93,9 @@ class Recipe:
         return replace(self, **{**options, **numbers, **choices})
 
     def resolve(self, depth: int) -> Recipe:
-        """A copy whose `layers` are concrete block numbers of a model with `depth` dual-stream blocks."""
+        """A copy whose `layers` are concrete block numbers of a model with `depth` blocks."""
         layers = tuple(range(depth)) if self.layers is None else self.layers
-        return replace(self, layers=_in_range("layers", layers, depth, "dual-stream blocks"))
+        return replace(self, layers=_in_range("layers", layers, depth, "blocks"))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

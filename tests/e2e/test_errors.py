@@ -54,7 +54,7 @@ def test_empty_prompt(demo: Session, prompt: str | list[str]) -> None:
     ("options", "says"),
     [
         ({"space": "keys"}, "space must be one of output, cross, value; got 'keys'"),
-        ({"layers": (9,)}, "layers has 9, but there are 6 dual-stream blocks: use 0 to 5"),
+        ({"layers": (9,)}, "layers has 9, but there are 6 blocks: use 0 to 5"),
         ({"layers": ()}, "layers must be one or more whole numbers"),
         ({"temperature": 0.0}, "temperature must be above 0"),
         ({"steps": (40,), "num_inference_steps": 2}, "steps has 40, but there are 2 denoising steps"),

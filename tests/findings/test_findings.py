@@ -359,7 +359,10 @@ def test_questions_name_colours_alone(flux: Any) -> None:
     assert all(q["answer"] in q["choices"] for q in asked)
 
 
-@pytest.mark.parametrize("content", ['{"rows": [{"prompt": "a"}]}', "nonsense", "3"])
+NOT_A_TRUTH = '[{"prompt": "a", "seed": 0, "objects": true, "right": "false"}]'
+
+
+@pytest.mark.parametrize("content", ['{"rows": [{"prompt": "a"}]}', "nonsense", "3", NOT_A_TRUTH])
 def test_verdicts_that_cannot_be_read(tmp_path: Path, content: str) -> None:
     (tmp_path / "v.json").write_text(content)
     with pytest.raises(FindingError, match=r"cannot read verdicts from .*v.json.* prompt, seed, objects, right"):

@@ -89,12 +89,21 @@ def test_sequential_offload() -> None:
 def test_weights_that_are_gone_in_the_backward_pass() -> None:
     pipeline = sd_pipeline()
     pipeline.unet.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
-    with pytest.raises(cl.ModelError, match="layerwise casting takes a U-Net's weights away before the backward pass"):
+    with pytest.raises(cl.ModelError, match="layerwise casting takes weights away before the backward pass"):
         guide(pipeline, PROMPT, TSAM())
     pipeline = sd_pipeline()
     pipeline.unet.enable_group_offload(torch.device("cpu"), torch.device("cpu"), offload_type="leaf_level")
-    with pytest.raises(cl.ModelError, match="group offloading takes a U-Net's weights away before the backward pass"):
+    with pytest.raises(cl.ModelError, match="group offloading takes weights away before the backward pass"):
         guide(pipeline, PROMPT, TSAM())
+
+
+def test_settings_and_offloading_of_a_transformer() -> None:
+    with pytest.raises(cl.ModelError, match="attention_size is of U-Nets; FluxPipeline reads blocks of one size"):
+        guide(flux_pipeline(), PROMPT, TSAM(experimental=True, attention_size=(4, 4)))
+    pipeline = flux_pipeline()
+    pipeline.transformer.enable_group_offload(torch.device("cpu"), torch.device("cpu"), offload_type="leaf_level")
+    with pytest.raises(cl.ModelError, match="group offloading takes weights away before the backward pass"):
+        guide(pipeline, PROMPT, TSAM(experimental=True))
 
 
 def test_a_step_cache() -> None:

@@ -300,7 +300,7 @@ def test_the_loss_of_full_rows() -> None:
     [
         ({"loss": "release_default"}, {}, "release_default is of causal text encoders; T5 is none"),
         ({"blocks": ()}, {}, r"blocks must be numbers of dual-stream blocks, such as \(2, 3\); got \(\)"),
-        ({"blocks": (9,)}, {}, "layers has 9, but there are 4 dual-stream blocks"),
+        ({"blocks": (9,)}, {}, "layers has 9, but there are 4 blocks"),
         ({"blocks": (-1,)}, {}, "block 3 has no text output. Leave it out of blocks"),
         ({}, {"prompt_3": "a sun"}, "prompt_3 differs from prompt"),
         ({}, {"height": 15}, "refused its settings: .*divisible by"),

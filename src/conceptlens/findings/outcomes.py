@@ -77,7 +77,10 @@ def read_verdicts(path: Path) -> tuple[Sequence[Row], Mapping[str, Any]]:
             said = json.loads(path.read_text(encoding="utf-8"))
             rows, call = (said["rows"], said.get("call", {})) if isinstance(said, dict) else (said, {})
             fields = {"prompt": str, "seed": int, "objects": bool, "right": bool}
-            kept = [{name: kind(row[name]) for name, kind in fields.items()} for row in rows]
+            kept = [{name: row[name] for name in fields} for row in rows]
+            wrong = [f"{n} is {r[n]!r}" for r in kept for n, kind in fields.items() if type(r[n]) is not kind]
+            if wrong:
+                raise ValueError(wrong[0])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FindingError(
             f"cannot read verdicts from {path}: {one_line(error)}. Give JSON rows with prompt, seed, objects, right, "

@@ -44,6 +44,8 @@ def check_pipeline(pipeline: Any, guidance: Guidance) -> None:
                 f"guidance of a diffusion transformer ({name}) is an experiment without published settings. "
                 "Say experimental=True to try it."
             )
+        if guidance.attention_size is not None:
+            raise ModelError(f"attention_size is of U-Nets; {name} reads blocks of one size. Use blocks=.")
     model = pipeline.transformer if is_transformer(pipeline) else pipeline.unet
     if getattr(model, "encoder_hid_proj", None) is not None or getattr(pipeline, "is_ip_adapter_active", False):
         raise ModelError("an IP-Adapter is loaded, whose image guidance cannot see. Call unload_ip_adapter() first.")
@@ -56,10 +58,10 @@ def check_pipeline(pipeline: Any, guidance: Guidance) -> None:
             "a step cache is on, which skips blocks that are read. Call pipeline.transformer.disable_cache()."
         )
     hooks = {name for m in model.modules() for name in getattr(getattr(m, "_diffusers_hook", None), "hooks", ())}
-    moved = sorted(hooks & {"group_offloading", "layerwise_casting"})
-    if moved and not is_transformer(pipeline):
+    moved = sorted(hooks & {"group_offloading", *(() if is_transformer(pipeline) else ("layerwise_casting",))})
+    if moved:
         raise ModelError(
-            f"{moved[0].replace('_', ' ')} takes a U-Net's weights away before the backward pass. "
+            f"{moved[0].replace('_', ' ')} takes weights away before the backward pass. "
             "Use enable_model_cpu_offload(), or a lower precision."
         )
     _check_scheduler(pipeline.scheduler, FLOW if is_transformer(pipeline) else DIFFUSION)

@@ -1,5 +1,8 @@
 """See where a diffusion transformer sees a concept (ConceptAttention, arXiv 2502.04320)."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from logging import ERROR, getLogger
 from typing import TYPE_CHECKING
 
 from conceptlens._version import __version__
@@ -14,14 +17,30 @@ if TYPE_CHECKING:
     from conceptlens.session import Session, load
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what some packages say of themselves while diffusers imports them; their levels are put back."""
+    loggers = [getLogger(name) for name in ("torchao", "torch.utils._pytree", "transformers", "diffusers.quantizers")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(ERROR)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
 def __getattr__(name: str) -> object:
     """What needs diffusers, which takes seconds to import, is fetched when first used."""
     if name in ("load", "Session"):
-        from conceptlens import session
+        with _quiet():
+            from conceptlens import session
 
         return getattr(session, name)
     if name in ("doctor", "Diagnosis"):
-        from conceptlens.engine import doctor
+        with _quiet():
+            from conceptlens.engine import doctor
 
         return getattr(doctor, name)
     raise AttributeError(f"module 'conceptlens' has no attribute {name!r}")

@@ -182,7 +182,7 @@ def probe(
     options = recipe_options(space, raw, layers, isolate)
     session = _open(model, device, single_stream=single_stream, quiet=json_)
     seen = session.load_record(record)
-    maps = _judged(session, session.probe(seen, concept, **options), seen)
+    maps = _judged(session, session.probe(seen, concept, **options), seen, again=False)
     _finish(_refined(maps, edges, abstain), out, json_)
 
 
@@ -206,9 +206,9 @@ def methods(json_: Json = False) -> None:
 @app.command()
 def doctor(
     model: Annotated[str | None, typer.Argument(help="Hub id, folder or transformer class; demo.")] = None,
-    height: Annotated[int, typer.Option(help="Pixels.")] = 1024,
-    width: Annotated[int, typer.Option(help="Pixels.")] = 1024,
-    frames: Annotated[int, typer.Option(help="Latent frames of a video.")] = 1,
+    height: Annotated[int, typer.Option(min=1, help="Pixels.")] = 1024,
+    width: Annotated[int, typer.Option(min=1, help="Pixels.")] = 1024,
+    frames: Annotated[int, typer.Option(min=1, help="Latent frames of a video.")] = 1,
     all_: Annotated[bool, typer.Option("--all", help="Every class that is served, on tiny weights.")] = False,
     json_: Json = False,
 ) -> None:
@@ -312,11 +312,11 @@ def _open(
     return session
 
 
-def _judged(session: Any, maps: Any, record: Any = None) -> Any:
+def _judged(session: Any, maps: Any, record: Any = None, *, again: bool = True) -> Any:
     """Maps with the chance of each concept to be in the picture, where the model can tell."""
     from conceptlens.presence import add_presence
 
-    return maps if hasattr(maps, "images") else add_presence(session, maps, record)
+    return maps if hasattr(maps, "images") else add_presence(session, maps, record, again=again)
 
 
 def _refined(maps: Any, edges: bool, abstain: float) -> Any:
@@ -350,6 +350,8 @@ def _finish(made: Any, out: Path, json_: bool) -> None:
         table.add_row(name, *told, f"{place.area:.0%}", f"{float(maps[name].max()):.3f}")
     Console().print(table)
     typer.echo(f"{out / 'overlay.png'}, with heat maps, masks, report.html and maps.json beside it")
+    if "caveat" in maps.details:
+        console.print(f"note: {maps.details['caveat']}", soft_wrap=True, markup=False)
     typer.echo(maps.describe())
 
 

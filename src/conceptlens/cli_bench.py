@@ -7,6 +7,7 @@ import json
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -82,7 +83,8 @@ def _run(
     )  # fmt: skip
     limit = limit or DEFAULT_LIMITS.get(dataset)
     bar = _Bar(dataset, json_)
-    told, rows = run(spec, out, limit=limit, engine=engine, workers=workers, track=bar.track, command=_command())
+    with _resumable():
+        told, rows = run(spec, out, limit=limit, engine=engine, workers=workers, track=bar.track, command=_command())
     report = Report(told, rows)
     _warn_of_bad(report)
     if json_:
@@ -139,7 +141,8 @@ def ablate_(
     bar = _Bar(f"{axis} on {dataset}", quiet=False)
     limit = limit or DEFAULT_LIMITS.get(dataset)
     folder = out / axis
-    reports = ablate(spec, axis, folder, limit=limit, track=bar.track, command=_command())
+    with _resumable():
+        reports = ablate(spec, axis, folder, limit=limit, track=bar.track, command=_command())
     table = ablation_table(reports, axis, _command())
     for ending, kind in (("md", "markdown"), ("tex", "latex"), ("csv", "csv")):
         (folder / f"{axis}.{ending}").write_text(table.render(kind) + "\n")
@@ -176,6 +179,16 @@ def _check_form(form: str) -> None:
 
     if form not in ("markdown", "latex", "csv"):
         raise RecipeError(f"no format {form!r}. Known: markdown, latex, csv.")
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """Says, when a run is interrupted, that nothing is lost."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.print("stopped; the rows so far are kept, and the same command goes on from there")
+        raise typer.Exit(130) from None
 
 
 def _command() -> str:

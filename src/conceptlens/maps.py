@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +29,7 @@ from conceptlens.records import ImageRecord
 _PROVENANCE = "maps.json"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ConceptMaps:
     """Saliency maps of concepts in one image.
 
@@ -190,6 +190,15 @@ class ConceptMaps:
         winners = self._winners
         return {name: winners == self.concepts.index(name) for name in names}
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.asked)
+
+    def __contains__(self, concept: object) -> bool:
+        return concept in self.concepts
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {', '.join(self.asked)} · {self.describe()}>"
+
     def _repr_html_(self) -> str:
         alt = f"Maps of {', '.join(self.asked)}"
         return card(self.overlay(), alt, self._table(), self.describe())
@@ -281,7 +290,7 @@ class ConceptMaps:
     def save(self, folder: str | Path) -> Path:
         """Writes the pictures, the masks in several forms, the scores, a report and how it was all made.
 
-        `image.png`, `overlay.png`, and per concept `heatmap-*.png`, `mask-*.png` (above the mean) and `cutout-*.png`;
+        `image.png`, `overlay.png`, and per concept `heatmap-*.png`, `mask-*.png` (see `places`) and `cutout-*.png`;
         `segmentation.png` and `labels.png` (a palette PNG whose values index `concepts`, 255 where `abstain` applies)
         of competing concepts; `coco.json` (masks of the segmentation as run lengths), `reference-*-overlay.png` of
         reference pictures, `maps.npz` (`scores`, `spread`, `segmentation`, `parts`, `reference_*`), `report.html` and
@@ -305,7 +314,7 @@ class ConceptMaps:
             for number, name in enumerate(self.asked):
                 stem = f"{number}-{_file_name(name)}.png"
                 Image.fromarray(heat_colours(self.heatmap(name))).save(stage / f"heatmap-{stem}")
-                Image.fromarray(self.mask(name)).save(stage / f"mask-{stem}")
+                Image.fromarray(masks[name]).save(stage / f"mask-{stem}")
                 cut_out(self.image, masks[name]).save(stage / f"cutout-{stem}", compress_level=3)
             if len(self.concepts) > 1:
                 self._segmented().save(stage / "segmentation.png")

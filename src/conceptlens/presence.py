@@ -18,6 +18,7 @@ say": one that was never seen absent, such as the embedded model's sky, or one t
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -130,6 +131,12 @@ def presence(
     measured = ModelCalibration.of(session)
     if nulls is None and measured is not None and measured.suits(record):
         curves, options["layers"] = measured.curves, measured.layers
+    elif nulls is None and measured is not None and calibration is None:
+        warnings.warn(
+            f"no chances of presence: they were measured on pictures read at noise {measured.noise:g} without a "
+            f"prompt, which this record is not. Read with noise={measured.noise:g}.",
+            stacklevel=2,
+        )
     if calibration is not None:
         curves = dict.fromkeys(asked, calibration)
     maps = session.probe(record, names, background=False, **options)
@@ -143,7 +150,9 @@ def presence(
     return tuple(found)
 
 
-def add_presence(session: Session, maps: ConceptMaps, record: ImageRecord | None = None) -> ConceptMaps:
+def add_presence(
+    session: Session, maps: ConceptMaps, record: ImageRecord | None = None, *, again: bool = True
+) -> ConceptMaps:
     """The same maps with the chance of each asked concept to be in the picture, where the model was calibrated.
 
     Args:
@@ -151,7 +160,11 @@ def add_presence(session: Session, maps: ConceptMaps, record: ImageRecord | None
         maps: of a picture that was read or painted.
         record: of the picture, when it was read. When it does not suit the calibration (painted, another noise level,
             a prompt), the picture is read once more, by one partial forward.
+        again: False for maps without chances rather than another reading.
     """
+    measured = ModelCalibration.of(session)
+    if not again and measured is not None and (record is None or not measured.suits(record)):
+        return maps
     seen = calibrated_reading(session, maps.image, record)
     if seen is None:
         return maps

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from numbers import Integral
 from typing import Any, Literal, get_args, get_type_hints
 
 from conceptlens.errors import RecipeError
@@ -148,8 +150,17 @@ def resolve_steps(steps: tuple[int, ...] | None, count: int) -> frozenset[int]:
     return frozenset(_in_range("steps", steps, count, "denoising steps"))
 
 
+def check_counts(options: Mapping[str, Any]) -> None:
+    """Raises a `RecipeError` for steps, sides or frames below one."""
+    for name in ("num_inference_steps", "height", "width", "num_frames"):
+        if isinstance(options.get(name), int) and options[name] < 1:
+            raise RecipeError(f"{name} must be at least 1; got {options[name]}.")
+
+
 def check_seed(seed: int) -> int:
-    """The seed; raises a `RecipeError` for one of more than 64 bits."""
+    """The seed; raises a `RecipeError` for anything but a whole number of at most 64 bits."""
+    if isinstance(seed, bool) or not isinstance(seed, Integral):
+        raise RecipeError(f"a seed is one whole number; got {seed!r}. For several pictures, paint once per seed.")
     if not -(2**63) <= seed < 2**63:
         raise RecipeError(f"a seed has 64 bits; got {seed}.")
     return seed

@@ -18,22 +18,20 @@ from conceptlens.adapters.base import Concepts
 from conceptlens.engine.encode import open_image, read
 from conceptlens.engine.generate import generate, on_grid, stack_parts
 from conceptlens.engine.keeping import RECORD_BUDGET, Keeping, Store
-from conceptlens.engine.loading import LoadedModel, load_model, resident
-from conceptlens.engine.replay import check_recorded, replay
+from conceptlens.engine.loading import DEMO_UNET, LoadedModel, load_model, resident
+from conceptlens.engine.replay import check_origin, check_recorded, replay
 from conceptlens.engine.unets import is_unet, load_unet
-from conceptlens.errors import ConceptError, ModelError, RecipeError
+from conceptlens.errors import ConceptError, RecipeError
 from conceptlens.guidance import Guidance, chosen_guidance, demo_folder, paint_guided
 from conceptlens.maps import ConceptMaps, reference_maps
 from conceptlens.ops.accumulate import moments
-from conceptlens.recipe import RECIPE_FIELDS, Recipe, check_seed
+from conceptlens.recipe import RECIPE_FIELDS, Recipe, check_counts, check_seed
 from conceptlens.record_files import load_record, save_record
 from conceptlens.records import ImageRecord
 from conceptlens.video_maps import maps_of
 from conceptlens.words import check_concepts, check_prompts
 
 Background = bool | Sequence[str]
-DEMO_UNET = "demo-unet"
-"""The short name of the embedded U-Net."""
 _READ_OPTIONS = ("guidance_scale", "max_sequence_length")
 
 
@@ -159,8 +157,7 @@ class Session:
         for name in ("output_type", "return_dict"):
             if name in call:
                 raise RecipeError(f"generate returns pictures with their maps; {name} cannot be set. Drop it.")
-        if isinstance(call.get("num_inference_steps"), int) and call["num_inference_steps"] < 1:
-            raise RecipeError(f"num_inference_steps must be at least 1; got {call['num_inference_steps']}.")
+        check_counts(call)
         self._embedded.clear()
         negative = call.get("negative_prompt")
         if not isinstance(prompt, str) and isinstance(negative, str):
@@ -275,10 +272,7 @@ class Session:
             ModelError: for a record of another model.
         """
         started = time.perf_counter()
-        if record.model_id != self.model_id:
-            raise ModelError(
-                f"this record was made by {record.model_id}, this session has {self.model_id}. Read again."
-            )
+        check_origin(record, self.model_id)
         adapter = self._model.adapter
         recipe = record.recipe.override(options).resolve(len(adapter.blocks()))
         adapter.check(recipe)

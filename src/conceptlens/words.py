@@ -55,7 +55,9 @@ def check_concepts(concepts: Sequence[str]) -> tuple[str, ...]:
     if not names:
         raise ConceptError("no concepts were given. Name at least one, for example: house.")
     for number, name in enumerate(names):
-        if not isinstance(name, str) or not name:
+        if not isinstance(name, str):
+            raise ConceptError(f"concept {number + 1} of {len(names)} is no text; got {name!r:.60}. Give a flat list.")
+        if not name:
             raise ConceptError(f"concept {number + 1} of {len(names)} is empty. Give each concept a word.")
         if name in names[:number]:
             raise ConceptError(f"concept {name!r} was given twice. Name each concept once.")

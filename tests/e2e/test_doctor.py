@@ -108,6 +108,13 @@ def test_where_the_method_cannot_apply_the_doctor_says_why(monkeypatch: pytest.M
     assert group_of("NothingTransformer2DModel").name == "unknown"
     with pytest.raises(ModelError, match="is no folder, no transformer class"):
         doctor("no-such-thing")
+    with pytest.raises(ModelError, match="'fluxtransformer2dmodel' .* Did you mean FluxTransformer2DModel"):
+        doctor("fluxtransformer2dmodel")
+    with pytest.raises(ModelError, match="no model was named"):
+        doctor("")
+    with pytest.raises(ModelError, match="FluxPipeline is a pipeline. Give an open one, or the class of its transform"):
+        doctor("FluxPipeline")
+    assert doctor("demo-unet").group == "cross attention of a U-Net"
 
 
 def test_the_groups_name_classes_that_exist_once() -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 import conceptlens as cl
 from conceptlens.bench.datasets.scenes import make_scene
 from conceptlens.engine.encode import open_image
+from conceptlens.presence import add_presence, presence
 from conceptlens.session import Session
 from conftest import hooks_left
 from tiny_models import flux_pipeline
@@ -44,6 +45,27 @@ def test_concepts(demo: Session, picture: Image.Image, concepts: list[str], says
         demo.probe(record, concepts)
 
 
+def test_things_of_the_wrong_kind(demo: Session) -> None:
+    with pytest.raises(cl.ImageError, match="an image is a path or a PIL picture; got a ndarray. Arrays: PIL.Image.f"):
+        demo.read(np.zeros((64, 64, 3), np.uint8))  # type: ignore[arg-type]
+    with pytest.raises(cl.RecipeError, match="probe asks a record; got 'photo.record'. Make one with read or load_rec"):
+        demo.probe("photo.record", ["house", "sky"])  # type: ignore[arg-type]
+    with pytest.raises(cl.ConceptError, match=r"concept 1 of 1 is no text; got \['house', 'sky'\]. Give a flat list"):
+        demo.generate("a red house", [["house", "sky"]])  # type: ignore[list-item]
+    for opened in (cl.load, cl.doctor):
+        with pytest.raises(cl.ModelError, match="a model is a hub id, a folder.* or a diffusers pipeline; got 3"):
+            opened(3)
+
+
+def test_a_record_that_chances_were_not_measured_for_says_so(demo: Session, picture: Image.Image) -> None:
+    record = demo.read(picture, noise=0.3)
+    with pytest.warns(UserWarning, match="no chances of presence: .* read at noise 0.25 .* Read with noise=0.25"):
+        assert presence(demo, record, ["house"])[0].chance is None
+    maps = demo.probe(record, ["house", "sky"])
+    assert add_presence(demo, maps, record, again=False).presence is None
+    assert add_presence(demo, maps, record).presence is not None
+
+
 @pytest.mark.parametrize("prompt", ["", "  ", []])
 def test_empty_prompt(demo: Session, prompt: str | list[str]) -> None:
     with pytest.raises(cl.RecipeError, match="the prompt is empty. Say what to paint"):
@@ -60,6 +82,9 @@ def test_empty_prompt(demo: Session, prompt: str | list[str]) -> None:
         ({"steps": (40,), "num_inference_steps": 2}, "steps has 40, but there are 2 denoising steps"),
         ({"output_type": "latent"}, "output_type cannot be set"),
         ({"num_inference_steps": 0}, "num_inference_steps must be at least 1; got 0"),
+        ({"height": 0}, "height must be at least 1; got 0"),
+        ({"width": -8}, "width must be at least 1; got -8"),
+        ({"seed": [1, 2]}, r"a seed is one whole number; got \[1, 2\]. For several pictures, paint once per seed"),
         ({"foo": 1}, "neither Recipe nor FluxPipeline has an option 'foo'"),
         ({"temperature": "hot"}, "temperature must be a number; got 'hot'"),
         ({"softmax": 1}, "softmax must be true or false; got 1"),

@@ -160,7 +160,11 @@ def test_save_writes_everything_and_says_how(maps: cl.ConceptMaps, tmp_path: Pat
     assert {f"mask-{i}-{c}.png" for i, c in enumerate(CONCEPTS)} <= names
     assert not [n for n in names if n.endswith(".part")]
     mask = np.asarray(Image.open(tmp_path / "out" / "mask-0-house.png"))
-    assert np.array_equal(mask > 0, maps.mask("house"))
+    assert np.array_equal(mask > 0, maps.mask("house", "argmax"))
+    assert list(maps) == list(CONCEPTS)
+    assert "house" in maps
+    assert "boat" not in maps
+    assert repr(maps).startswith("<ConceptMaps of house, ")
     said = json.loads((tmp_path / "out" / "maps.json").read_text())
     assert said["seed"] == 0
     assert said["recipe"]["space"] == "output"

@@ -6,6 +6,7 @@ import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,20 @@ from torch import nn
 
 from conceptlens.adapters import adapter_for, registered
 from conceptlens.adapters._cross_attention import CROSS_LAYOUTS, METHOD
-from conceptlens.adapters._groups import group_of
+from conceptlens.adapters._groups import GROUPS, group_of
 from conceptlens.adapters._specimens import SPECIMENS
 from conceptlens.adapters.base import DiTAdapter, ModelAdapter
 from conceptlens.adapters.single_stream import SINGLE_STREAMS
 from conceptlens.engine.encode import read, record_call
-from conceptlens.engine.loading import LOADING_ERRORS, demo_folder, folder_defaults, is_demo, load_model, quiet_loading
+from conceptlens.engine.loading import (
+    DEMO_UNET,
+    LOADING_ERRORS,
+    demo_folder,
+    folder_defaults,
+    is_demo,
+    load_model,
+    quiet_loading,
+)
 from conceptlens.engine.selfcheck import own_text_errors
 from conceptlens.errors import ConceptlensError, ModelError, one_line
 from conceptlens.recipe import Recipe
@@ -181,11 +190,19 @@ def _identify(model: Any) -> _Subject:
         if part is None:
             raise ModelError(f"{type(model).__name__} has no transformer. Give a text-to-image or -video pipeline.")
         return _Subject(type(model).__name__, type(getattr(part, "_orig_mod", part)).__name__, part.config, model)
-    folder = demo_folder() if is_demo(model) else Path(model)
-    if folder.is_dir():
+    if not is_demo(model) and not isinstance(model, (str, Path)):
+        raise ModelError(f"a model is a hub id, a folder, a class or a diffusers pipeline; got {model!r:.60}.")
+    folder = demo_folder() if is_demo(model) else Path(str(model))
+    if folder.is_dir() and str(model):
         return _identify_folder(folder)
-    if hasattr(diffusers, str(model)):
+    if str(model) == DEMO_UNET:
+        return _identify_folder(demo_folder().with_name(DEMO_UNET))
+    kind = getattr(diffusers, str(model), None)
+    if isinstance(kind, type) and issubclass(kind, DiffusionPipeline):
+        raise ModelError(f"{model} is a pipeline. Give an open one, or the class of its transformer.")
+    if kind is not None:
         return _Subject(str(model), str(model))
+    _refuse_misspelt(str(model))
     try:
         with quiet_loading(progress=False):
             index: Any = DiffusionPipeline.load_config(str(model))
@@ -197,6 +214,16 @@ def _identify(model: Any) -> _Subject:
             f"{str(model)!r} is no folder, no transformer class of diffusers and no hub id that can be read "
             f"({one_line(error)}). Check the spelling."
         ) from error
+
+
+def _refuse_misspelt(name: str) -> None:
+    """Raises a `ModelError` for what looks like a class of diffusers, before the hub is asked for it."""
+    known = {known.lower(): known for group in GROUPS for known in group.classes}
+    near = get_close_matches(name.lower(), known, n=1, cutoff=0.8) or [k for k in known if k.startswith(name.lower())]
+    if not name.strip():
+        raise ModelError("no model was named. Give a hub id, a folder or a transformer class.")
+    if "/" not in name and near:
+        raise ModelError(f"{name!r} is no transformer class of diffusers. Did you mean {known[near[0]]}?")
 
 
 def _identify_folder(folder: Path) -> _Subject:

@@ -30,6 +30,10 @@ def open_image(source: str | Path | Image.Image) -> Image.Image:
     Raises:
         ImageError: when it cannot be read, or a side is below `MIN_SIDE` or above `MAX_SIDE`.
     """
+    if not isinstance(source, (str, Path, Image.Image)):
+        raise ImageError(
+            f"an image is a path or a PIL picture; got a {type(source).__name__}. Arrays: PIL.Image.fromarray."
+        )
     name = "image" if isinstance(source, Image.Image) else str(source)
     try:
         if isinstance(source, Image.Image):

@@ -59,8 +59,8 @@ class LoadedModel:
     defaults: Defaults
 
 
-DEMO = "demo"
-"""The name of the embedded model."""
+DEMO, DEMO_UNET = "demo", "demo-unet"
+"""The names of the embedded models."""
 
 
 def demo_folder() -> Path:
@@ -141,6 +141,8 @@ def open_pipeline(
     Raises:
         ModelError: when it cannot be loaded, or `check` raised it.
     """
+    if not isinstance(model, (str, Path)):
+        raise ModelError(f"a model is a hub id, a folder or a diffusers pipeline; got {model!r:.60}.")
     folder = Path(model)
     local = folder.is_dir()
     if local and not (folder / "model_index.json").exists():

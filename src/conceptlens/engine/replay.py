@@ -18,6 +18,14 @@ from conceptlens.recipe import Recipe, resolve_steps
 from conceptlens.records import ImageRecord
 
 
+def check_origin(record: Any, model_id: str) -> None:
+    """Raises a `ModelError` for a record of another model, a `RecipeError` for what is no record."""
+    if not isinstance(record, ImageRecord):
+        raise RecipeError(f"probe asks a record; got {record!r:.60}. Make one with read or load_record.")
+    if record.model_id != model_id:
+        raise ModelError(f"this record was made by {record.model_id}, this session has {model_id}. Read again.")
+
+
 def check_recorded(adapter: ModelAdapter, record: ImageRecord, recipe: Recipe) -> None:
     """Refuses a recipe that needs more than the record holds.
 

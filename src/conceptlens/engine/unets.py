@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -73,7 +74,7 @@ def is_unet(model: Any) -> bool:
     """Whether a pipeline, folder or hub id is one that `load_unet` takes; False for what cannot be opened."""
     if isinstance(model, DiffusionPipeline):
         return type(model).__name__ in SUPPORTED
-    if is_demo(model):
+    if is_demo(model) or not isinstance(model, (str, Path)):
         return False
     try:
         with quiet_loading(progress=False):

@@ -42,7 +42,7 @@ def check_pipeline(pipeline: Any, guidance: Guidance) -> None:
         if not guidance.experimental:
             raise ModelError(
                 f"guidance of a diffusion transformer ({name}) is an experiment without published settings. "
-                "Say experimental=True to try it."
+                "Say experimental=True (--set guide.experimental=true) to try it."
             )
         if guidance.attention_size is not None:
             raise ModelError(f"attention_size is of U-Nets; {name} reads blocks of one size. Use blocks=.")

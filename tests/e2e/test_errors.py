@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from inspect import unwrap
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,11 @@ from PIL import Image
 import conceptlens as cl
 from conceptlens.bench.datasets.scenes import make_scene
 from conceptlens.engine.encode import open_image
+from conceptlens.engine.replay import check_origin
 from conceptlens.presence import add_presence, presence
+from conceptlens.recipe import check_seed
 from conceptlens.session import Session
+from conceptlens.words import check_concepts
 from conftest import hooks_left
 from tiny_models import flux_pipeline
 
@@ -45,13 +49,16 @@ def test_concepts(demo: Session, picture: Image.Image, concepts: list[str], says
         demo.probe(record, concepts)
 
 
-def test_things_of_the_wrong_kind(demo: Session) -> None:
+def test_things_of_the_wrong_kind() -> None:
+    """As they come from users; here a type checker stands in front of every function."""
     with pytest.raises(cl.ImageError, match="an image is a path or a PIL picture; got a ndarray. Arrays: PIL.Image.f"):
-        demo.read(np.zeros((64, 64, 3), np.uint8))  # type: ignore[arg-type]
+        unwrap(open_image)(np.zeros((64, 64, 3), np.uint8))
     with pytest.raises(cl.RecipeError, match="probe asks a record; got 'photo.record'. Make one with read or load_rec"):
-        demo.probe("photo.record", ["house", "sky"])  # type: ignore[arg-type]
+        check_origin("photo.record", "demo")
     with pytest.raises(cl.ConceptError, match=r"concept 1 of 1 is no text; got \['house', 'sky'\]. Give a flat list"):
-        demo.generate("a red house", [["house", "sky"]])  # type: ignore[list-item]
+        unwrap(check_concepts)([["house", "sky"]])
+    with pytest.raises(cl.RecipeError, match=r"a seed is one whole number; got \[1, 2\]. For several pictures, paint"):
+        unwrap(check_seed)([1, 2])
     for opened in (cl.load, cl.doctor):
         with pytest.raises(cl.ModelError, match="a model is a hub id, a folder.* or a diffusers pipeline; got 3"):
             opened(3)
@@ -84,7 +91,6 @@ def test_empty_prompt(demo: Session, prompt: str | list[str]) -> None:
         ({"num_inference_steps": 0}, "num_inference_steps must be at least 1; got 0"),
         ({"height": 0}, "height must be at least 1; got 0"),
         ({"width": -8}, "width must be at least 1; got -8"),
-        ({"seed": [1, 2]}, r"a seed is one whole number; got \[1, 2\]. For several pictures, paint once per seed"),
         ({"foo": 1}, "neither Recipe nor FluxPipeline has an option 'foo'"),
         ({"temperature": "hot"}, "temperature must be a number; got 'hot'"),
         ({"softmax": 1}, "softmax must be true or false; got 1"),

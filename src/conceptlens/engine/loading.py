@@ -98,6 +98,8 @@ def load_model(
     if isinstance(model, DiffusionPipeline):
         return LoadedModel(model, _adapter(model, single_stream), pipeline_name(model), Defaults())
     embedded = is_demo(model)
+    if not embedded and not isinstance(model, (str, Path)):
+        raise ModelError(f"a model is a hub id, a folder or a diffusers pipeline; got {model!r:.60}.")
     found = open_pipeline(
         demo_folder() if embedded else model, _check_supported, device=device, dtype=dtype, offload=offload
     )
@@ -141,8 +143,6 @@ def open_pipeline(
     Raises:
         ModelError: when it cannot be loaded, or `check` raised it.
     """
-    if not isinstance(model, (str, Path)):
-        raise ModelError(f"a model is a hub id, a folder or a diffusers pipeline; got {model!r:.60}.")
     folder = Path(model)
     local = folder.is_dir()
     if local and not (folder / "model_index.json").exists():

@@ -51,6 +51,30 @@ from conceptlens.adapters._random_models import randomize
 from tiny_cross_parts import FLOW, HEAD, HEADS, TEXT, gemma, louder, scheduler_of, t5
 from tiny_models import clip_text, quiet, qwen_text, tiny_vae, tokenizers
 
+_WAN: dict[str, Any] = {
+    "num_attention_heads": HEADS,
+    "attention_head_dim": HEAD,
+    "in_channels": 4,
+    "out_channels": 4,
+    "text_dim": TEXT,
+    "freq_dim": 16,
+    "ffn_dim": 24,
+    "num_layers": 3,
+}
+"""The transformer of Wan and of those made from it."""
+_KANDINSKY: dict[str, Any] = {
+    "in_visual_dim": 4,
+    "out_visual_dim": 4,
+    "model_dim": 24,
+    "ff_dim": 24,
+    "time_dim": 16,
+    "in_text_dim": TEXT,
+    "in_text_dim2": 8,
+    "num_text_blocks": 1,
+    "num_visual_blocks": 3,
+    "axes_dims": (4, 4, 4),
+}
+
 
 def latte_pipeline() -> LattePipeline:
     torch.manual_seed(0)
@@ -94,14 +118,7 @@ def sana_video_pipeline() -> SanaVideoPipeline:
 def sky_reels_pipeline() -> SkyReelsV2Pipeline:
     torch.manual_seed(0)
     transformer = SkyReelsV2Transformer3DModel(
-        num_attention_heads=HEADS,
-        attention_head_dim=HEAD,
-        in_channels=4,
-        out_channels=4,
-        text_dim=TEXT,
-        freq_dim=16,
-        ffn_dim=24,
-        num_layers=3,
+        **_WAN,
     )
     words: Any = tokenizers()[1]
     return quiet(SkyReelsV2Pipeline(words, t5(), louder(transformer), wan_vae(), UniPCMultistepScheduler(**FLOW)))
@@ -125,14 +142,7 @@ def wan_vae() -> AutoencoderKLWan:
 def wan_pipeline(**changes: Any) -> WanPipeline:
     torch.manual_seed(0)
     transformer = WanTransformer3DModel(
-        num_attention_heads=HEADS,
-        attention_head_dim=HEAD,
-        in_channels=4,
-        out_channels=4,
-        text_dim=TEXT,
-        freq_dim=16,
-        ffn_dim=24,
-        num_layers=3,
+        **_WAN,
         **changes,
     )
     words: Any = tokenizers()[1]
@@ -164,14 +174,7 @@ def ltx_pipeline() -> LTXPipeline:
 def wan_vace_pipeline() -> WanVACEPipeline:
     torch.manual_seed(0)
     transformer = WanVACETransformer3DModel(
-        num_attention_heads=HEADS,
-        attention_head_dim=HEAD,
-        in_channels=4,
-        out_channels=4,
-        text_dim=TEXT,
-        freq_dim=16,
-        ffn_dim=24,
-        num_layers=3,
+        **_WAN,
         vace_layers=[0, 2],
         vace_in_channels=12,  # two latents and a mask, which has the pixels of a latent as channels
     )
@@ -183,14 +186,7 @@ def wan_vace_pipeline() -> WanVACEPipeline:
 def any_flow_pipeline() -> AnyFlowPipeline:
     torch.manual_seed(0)
     transformer = AnyFlowTransformer3DModel(
-        num_attention_heads=HEADS,
-        attention_head_dim=HEAD,
-        in_channels=4,
-        out_channels=4,
-        text_dim=TEXT,
-        freq_dim=16,
-        ffn_dim=24,
-        num_layers=3,
+        **_WAN,
     )
     words: Any = tokenizers()[1]
     text: Any = t5()
@@ -200,14 +196,7 @@ def any_flow_pipeline() -> AnyFlowPipeline:
 def helios_pipeline() -> HeliosPipeline:
     torch.manual_seed(0)
     transformer = HeliosTransformer3DModel(
-        num_attention_heads=HEADS,
-        attention_head_dim=HEAD,
-        in_channels=4,
-        out_channels=4,
-        text_dim=TEXT,
-        freq_dim=16,
-        ffn_dim=24,
-        num_layers=3,
+        **_WAN,
         rope_dim=(4, 4, 4),
     )
     words: Any = tokenizers()[1]
@@ -218,9 +207,7 @@ def helios_pipeline() -> HeliosPipeline:
 
 def kandinsky5_transformer(**changes: Any) -> Kandinsky5Transformer3DModel:
     torch.manual_seed(0)
-    shape: dict[str, Any] = {"in_visual_dim": 4, "out_visual_dim": 4, "model_dim": 24, "ff_dim": 24, "time_dim": 16}
-    text: dict[str, Any] = {"in_text_dim": TEXT, "in_text_dim2": 8, "num_text_blocks": 1, "num_visual_blocks": 3}
-    return louder(Kandinsky5Transformer3DModel(**shape, **text, axes_dims=(4, 4, 4), **changes), "cross_attention")
+    return louder(Kandinsky5Transformer3DModel(**_KANDINSKY, **changes), "cross_attention")
 
 
 def kandinsky_text() -> dict[str, Any]:
@@ -249,10 +236,8 @@ def kandinsky5_pipeline() -> Kandinsky5T2VPipeline:
 def kandinsky6_pipeline() -> Kandinsky6TI2VAPipeline:
     """Without the parts that make sound."""
     torch.manual_seed(0)
-    shape: dict[str, Any] = {"in_visual_dim": 4, "out_visual_dim": 4, "model_dim": 24, "ff_dim": 24, "time_dim": 16}
-    text: dict[str, Any] = {"in_text_dim": TEXT, "in_text_dim2": 8, "num_text_blocks": 1, "num_visual_blocks": 3}
     audio: dict[str, Any] = {"in_audio_dim": 4, "out_audio_dim": 4, "axes_dims_a": (4, 4, 4)}
-    transformer = Kandinsky6Transformer3DModel(**shape, **text, **audio, axes_dims=(4, 4, 4))
+    transformer = Kandinsky6Transformer3DModel(**_KANDINSKY, **audio)
     made = Kandinsky6TI2VAPipeline(
         transformer=louder(transformer, "cross_attention"),
         vae=hunyuan_video_vae(),

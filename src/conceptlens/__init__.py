@@ -17,10 +17,14 @@ if TYPE_CHECKING:
     from conceptlens.session import Session, load
 
 
+CHATTY = ("torchao", "torch.utils._pytree", "transformers", "diffusers.quantizers")
+"""Packages that speak of themselves when they are imported."""
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without what some packages say of themselves while diffusers imports them; their levels are put back."""
-    loggers = [getLogger(name) for name in ("torchao", "torch.utils._pytree", "transformers", "diffusers.quantizers")]
+    loggers = [getLogger(name) for name in CHATTY]
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:

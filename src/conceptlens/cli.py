@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from conceptlens import CHATTY
 from conceptlens._version import __version__
 from conceptlens.cli_bench import bench
 from conceptlens.cli_fidelity import fidelity
@@ -368,8 +369,7 @@ def _plain_errors() -> Iterator[None]:
 def main() -> None:
     """Entry point of the `conceptlens` command."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    # What these say of themselves when they are imported.
-    for chatty in ("torchao", "torch.utils._pytree", "transformers", "diffusers.quantizers"):
+    for chatty in CHATTY:
         logging.getLogger(chatty).setLevel(logging.ERROR)
     warnings.showwarning = lambda message, *_, **__: console.print(f"note: {message}", soft_wrap=True, markup=False)
     with _plain_errors():

@@ -162,21 +162,23 @@ def add_presence(
             a prompt), the picture is read once more, by one partial forward.
         again: False for maps without chances rather than another reading.
     """
-    measured = ModelCalibration.of(session)
-    if not again and measured is not None and (record is None or not measured.suits(record)):
-        return maps
-    seen = calibrated_reading(session, maps.image, record)
+    seen = calibrated_reading(session, maps.image, record, again=again)
     if seen is None:
         return maps
     return replace(maps, presence={found.concept: found.chance for found in presence(session, seen, maps.asked)})
 
 
-def calibrated_reading(session: Session, image: Image.Image, record: ImageRecord | None = None) -> ImageRecord | None:
-    """A record that suits the calibration: `record` if it does, else the picture is read; None without calibration."""
+def calibrated_reading(
+    session: Session, image: Image.Image, record: ImageRecord | None = None, *, again: bool = True
+) -> ImageRecord | None:
+    """A record that suits the calibration: `record` if it does, else the picture is read (unless `again` is False).
+
+    None without a calibration, or such a record.
+    """
     measured = ModelCalibration.of(session)
     if measured is None or (record is not None and measured.suits(record)):
         return record if measured else None
-    return session.read(image, noise=measured.noise, layers=measured.layers)
+    return session.read(image, noise=measured.noise, layers=measured.layers) if again else None
 
 
 def standing(own: Float[np.ndarray, "rows cols"], nulls: Float[np.ndarray, "null rows cols"]) -> float:

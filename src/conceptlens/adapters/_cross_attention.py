@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from conceptlens.adapters._first_call import first_call, first_row, tokenizer_of
+from conceptlens.adapters._layouts import Order
 from conceptlens.adapters._tokens import EncodedText, OwnTokens, check_length, tokens_between
 from conceptlens.errors import LibraryError
 from conceptlens.records import TokenGrid
@@ -59,7 +60,7 @@ class CrossLayout:
     clock: Callable[[float], float] | None = None
     aligned: bool = False
     fixed: Mapping[str, Any] = field(default_factory=dict)
-    joint: Literal["text first", "image first"] | None = None
+    joint: Order | None = None
     placed: bool = False
     side: Callable[[Any], int] | None = None
     mode: Callable[[Any, Tensor], Tensor] | None = None

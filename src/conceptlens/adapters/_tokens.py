@@ -99,16 +99,10 @@ def own_tokens(tokenizer: Any, name: str, text: EncodedText, empty: EncodedText,
     Raises:
         ConceptError: when the concept is longer than the encoder reads, or has no token at all.
     """
-    before = _common(text.ids, empty.ids)
-    after = _common(text.ids[before:][::-1], empty.ids[before:][::-1])
+    before, after = _template(text, empty)
     if before + after < len(empty.ids):
         raise _too_long(name, length)
-    special = set(tokenizer.all_special_ids)
-    kept = tuple(i for i in range(before, len(text.ids) - after) if text.ids[i] not in special)
-    if not kept:
-        raise ConceptError(f"concept {name!r} has no token that the model's tokenizer knows. Use another word.")
-    pieces = tuple(tokenizer.convert_ids_to_tokens([text.ids[i] for i in kept]))
-    return OwnTokens(tuple(text.start + i for i in kept), pieces)
+    return _own(tokenizer, name, text, _between(tokenizer, text, before, after))
 
 
 def tokens_between(tokenizer: Any, name: str, text: EncodedText, empty: EncodedText, length: int) -> OwnTokens:
@@ -118,13 +112,27 @@ def tokens_between(tokenizer: Any, name: str, text: EncodedText, empty: EncodedT
         ConceptError: when the concept is longer than the encoder reads, or has no token at all.
     """
     check_length(tokenizer, name, length)
-    before = _common(text.ids, empty.ids)
-    after = _common(text.ids[before:][::-1], empty.ids[before:][::-1])
-    special = set(tokenizer.all_special_ids)
-    kept = [i for i in range(before, len(text.ids) - after) if text.ids[i] not in special]
+    kept = _between(tokenizer, text, *_template(text, empty))
     alone = tokenizer(name, add_special_tokens=False, truncation=False).input_ids
     if len(text.ids) == len(text.states) and len(kept) < len(alone):
         raise _too_long(name, length)
+    return _own(tokenizer, name, text, kept)
+
+
+def _template(text: EncodedText, empty: EncodedText) -> tuple[int, int]:
+    """How many tokens in front of a text, and behind it, are those of the template around an empty one."""
+    before = _common(text.ids, empty.ids)
+    return before, _common(text.ids[before:][::-1], empty.ids[before:][::-1])
+
+
+def _between(tokenizer: Any, text: EncodedText, before: int, after: int) -> tuple[int, ...]:
+    """The tokens between a template's first ones and its last, specials left out."""
+    special = set(tokenizer.all_special_ids)
+    return tuple(i for i in range(before, len(text.ids) - after) if text.ids[i] not in special)
+
+
+def _own(tokenizer: Any, name: str, text: EncodedText, kept: tuple[int, ...]) -> OwnTokens:
+    """Some tokens of a text as a concept's own. Raises `ConceptError` for none."""
     if not kept:
         raise ConceptError(f"concept {name!r} has no token that the model's tokenizer knows. Use another word.")
     pieces = tuple(tokenizer.convert_ids_to_tokens([text.ids[i] for i in kept]))

@@ -85,8 +85,9 @@ class SingleStreamAdapter(ReentryAdapter):
         return self.single if any(block is single for single in self._single_blocks()) else self.layout
 
     def observe(self, arguments: Mapping[str, Any], rows: slice, step: int, previous: CallRecord | None) -> CallRecord:
-        told = self._family.observe(arguments, rows, step, None)  # for its grid, and for what it refuses
-        return replace(super().observe(arguments, rows, step, previous), grid=told.grid)
+        if previous is None:
+            self._family.observe(arguments, rows, step, None)  # for what it refuses
+        return super().observe(arguments, rows, step, previous)
 
     def native_area(self, pipeline: Any) -> int:
         return self._family.native_area(pipeline)

@@ -87,8 +87,7 @@ class RunSpec:
         chosen = method_named(self.method)
         if not issubclass(chosen, StreamMethod):
             return chosen.load(self.model, device=self.device, **self.method_options())
-        kind = {"single_stream": True} if self.options.get("single_stream") else {}
-        session = load(self.model, device=self.device, **kind)
+        session = load(self.model, device=self.device, single_stream=bool(self.options.get("single_stream")))
         return chosen(session, **self.method_options(session.depth))
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from conceptlens.adapters._cross_attention import CrossLayout
+from conceptlens.adapters._layouts import Order
 from conceptlens.engine.recorder import StopForward
 
 
@@ -64,7 +65,7 @@ class LayerAttention:
         key = key.repeat_interleave(self.query.shape[1] // key.shape[1], dim=1)
         return self.query.to(precise) @ key.to(precise).transpose(-1, -2) * self.scale
 
-    def parted(self, joint: str | None) -> LayerAttention:
+    def parted(self, joint: Order | None) -> LayerAttention:
         """With the image's keys, which stand before or behind those of the text (`CrossLayout.joint`), apart."""
         if joint is None:
             return self
@@ -80,7 +81,7 @@ class _Look(TorchFunctionMode):
 
     def __init__(self, layout: CrossLayout) -> None:
         super().__init__()
-        self._joint = layout.joint
+        self._joint: Order | None = layout.joint
         self.layer: int | None = None
         self.seen: dict[int, list[LayerAttention]] = {}
 

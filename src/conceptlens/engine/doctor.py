@@ -196,7 +196,7 @@ def _identify(model: Any) -> _Subject:
     if folder.is_dir() and str(model):
         return _identify_folder(folder)
     if str(model) == DEMO_UNET:
-        return _identify_folder(demo_folder().with_name(DEMO_UNET))
+        return _identify_folder(demo_folder(DEMO_UNET))
     kind = getattr(diffusers, str(model), None)
     if isinstance(kind, type) and issubclass(kind, DiffusionPipeline):
         raise ModelError(f"{model} is a pipeline. Give an open one, or the class of its transformer.")

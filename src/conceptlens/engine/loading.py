@@ -63,9 +63,9 @@ DEMO, DEMO_UNET = "demo", "demo-unet"
 """The names of the embedded models."""
 
 
-def demo_folder() -> Path:
-    """The embedded model: an ordinary diffusers folder inside the package."""
-    return Path(str(files("conceptlens") / "assets" / "demo"))
+def demo_folder(name: str = DEMO) -> Path:
+    """An embedded model: an ordinary diffusers folder inside the package."""
+    return Path(str(files("conceptlens") / "assets" / name))
 
 
 def is_demo(model: Any) -> bool:

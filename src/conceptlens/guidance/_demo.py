@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
+
+from conceptlens.engine import loading
 
 
 def demo_folder() -> Path:
     """An ordinary `StableDiffusionPipeline` folder inside the package, 32x32 pixels: to try guidance offline."""
-    return Path(str(files("conceptlens") / "assets" / "demo-unet"))
+    return loading.demo_folder(loading.DEMO_UNET)

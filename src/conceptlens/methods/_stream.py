@@ -32,8 +32,7 @@ class StreamMethod(SaliencyMethod):
     def load(
         cls, model: Any = None, *, device: str | None = None, single_stream: bool = False, **options: Any
     ) -> StreamMethod:
-        kind = {"single_stream": True} if single_stream else {}
-        return cls(load(model, device=device, **kind), **options)
+        return cls(load(model, device=device, single_stream=single_stream), **options)
 
     @property
     def session(self) -> Session:

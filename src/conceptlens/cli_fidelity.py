@@ -34,7 +34,7 @@ def fidelity(
     json_: Json = False,
 ) -> None:
     """Score pictures against their prompts: one row per picture, figures with intervals, resumable."""
-    from conceptlens.engine.loading import quiet_loading
+    from conceptlens.engine.opening import quiet_loading
 
     with quiet_loading(progress=False):
         from conceptlens.fidelity.runs import open_scorer, run

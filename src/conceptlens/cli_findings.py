@@ -42,7 +42,7 @@ def findings(
 ) -> None:
     """Measure a finding of the T-SAM paper: a table, a JSON with everything behind it, and a figure."""
     from conceptlens.engine.loading import demo_folder as demo_transformer
-    from conceptlens.engine.loading import quiet_loading
+    from conceptlens.engine.opening import quiet_loading
 
     with quiet_loading(progress=False):
         from conceptlens.engine.text_side import load_text_side

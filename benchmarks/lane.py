@@ -1,6 +1,6 @@
 """Paints the demo with the installed versions and holds picture and scores against the committed figures.
 
-make lanes                                    # with the oldest and with the newest versions that pyproject.toml promises
+make lanes                                    # with the oldest and the newest versions of pyproject.toml
 .venv/bin/python benchmarks/lane.py --write   # after the embedded model has changed
 """
 

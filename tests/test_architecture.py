@@ -15,7 +15,7 @@ SOURCE = Path(conceptlens.__file__).parent
 MODULES = sorted(SOURCE.rglob("*.py"))
 LADDER = [
     {"_version", "errors", "recipe", "records"},
-    {"registry", "files", "films", "pictures", "words"},
+    {"registry", "files", "films", "picture_files", "pictures", "words"},
     {"ops", "exports", "pages", "positions"},
     {"maps", "record_files"},
     {"video_maps"},

@@ -292,8 +292,8 @@ def _explain(
     device: str | None,
     options: dict[str, Any],
 ) -> Any:
-    from conceptlens.engine.encode import open_image
     from conceptlens.methods import method_named
+    from conceptlens.picture_files import open_image
 
     chosen, picture = method_named(method), open_image(image)
     with console.status("opening the model"):

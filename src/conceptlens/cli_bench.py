@@ -86,7 +86,7 @@ def _run(
     with _resumable():
         told, rows = run(spec, out, limit=limit, engine=engine, workers=workers, track=bar.track, command=_command())
     report = Report(told, rows)
-    _warn_of_bad(report)
+    _check_scored(report)
     if json_:
         typer.echo(json.dumps(report.summary()))
         return
@@ -143,6 +143,8 @@ def ablate_(
     folder = out / axis
     with _resumable():
         reports = ablate(spec, axis, folder, limit=limit, track=bar.track, command=_command())
+    for report in reports.values():
+        _check_scored(report)
     table = ablation_table(reports, axis, _command())
     for ending, kind in (("md", "markdown"), ("tex", "latex"), ("csv", "csv")):
         (folder / f"{axis}.{ending}").write_text(table.render(kind) + "\n")
@@ -195,7 +197,17 @@ def _command() -> str:
     return f"conceptlens {shlex.join(sys.argv[1:])}"
 
 
-def _warn_of_bad(report: Any) -> None:
+def _check_scored(report: Any) -> None:
+    """Names the images that were skipped.
+
+    Raises:
+        RunError: when nothing else is left.
+    """
+    from conceptlens.bench.rows import RunError
+
+    if not report.good:
+        why = f"{report.bad[0]['id']}: {report.bad[0]['error']}" if report.bad else "the dataset has none."
+        raise RunError(f"none of {len(report.bad)} images could be scored; {why}")
     for row in report.bad[:5]:
         console.print(f"note: skipped {row['id']}: {row['error']}", soft_wrap=True, markup=False)
     if len(report.bad) > 5:

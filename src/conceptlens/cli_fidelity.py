@@ -37,16 +37,24 @@ def fidelity(
     from conceptlens.engine.loading import quiet_loading
 
     with quiet_loading(progress=False):
-        from conceptlens.fidelity.runs import open_scorer, run
-    with console.status("opening the models"):
-        scorer = open_scorer(metric, model, second=second, device=device)
+        from conceptlens.fidelity.prompts import FidelityError
+        from conceptlens.fidelity.runs import Scorer, open_scorer, run
+
+    def opened() -> Scorer:
+        with console.status("opening the models"):
+            return open_scorer(metric, model, second=second, device=device)
+
     found = run(
-        scorer, images, prompts, out or Path("out/fidelity", metric), limit=limit,
+        opened, images, prompts, out or Path("out/fidelity", metric), limit=limit,
         command=f"conceptlens {shlex.join(sys.argv[1:])}",
         track=lambda rows, total: progress(
             rows, metric, total, console=console, transient=True, disable=json_ or not console.is_terminal
         ),
     )  # fmt: skip
+    if not found["pictures"]:
+        raise FidelityError(
+            f"none of {len(found['bad'])} pictures could be scored; {found['bad'][0]['id']}: {found['bad'][0]['error']}"
+        )
     typer.echo(json.dumps(found)) if json_ else _show(found)
 
 

@@ -19,6 +19,10 @@ class ModelError(ConceptlensError, ValueError):
     """A model is unknown, unsupported, or in a state in which its attention cannot be read exactly."""
 
 
+class ScoreError(ModelError):
+    """A model or a method gave scores that are no numbers."""
+
+
 class RecipeError(ConceptlensError, ValueError):
     """A setting of the method is out of range for the model at hand."""
 

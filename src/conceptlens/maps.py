@@ -19,7 +19,7 @@ from conceptlens.exports import ABSTAINED, coco, cut_out, detections, palette_im
 from conceptlens.files import into_folder
 from conceptlens.ops.doubt import doubt
 from conceptlens.ops.edges import follow_edges
-from conceptlens.ops.grids import Threshold, resize, threshold_level, unit_range
+from conceptlens.ops.grids import Threshold, check_finite, resize, threshold_level, unit_range
 from conceptlens.pages import card, page, table
 from conceptlens.pictures import contact_sheet, heat_colours, palette, tint
 from conceptlens.positions import Place, Relation, place_of, relate
@@ -72,6 +72,10 @@ class ConceptMaps:
     edges: bool = False
     abstain: float = 0.0
     references: tuple[ConceptMaps, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuses maps that hold NaN or infinity (`ScoreError`): what engine and methods give ends up here."""
+        check_finite(self.scores, f"{self.details.get('method', 'the concepts')} on {self.model_id}")
 
     @property
     def asked(self) -> tuple[str, ...]:

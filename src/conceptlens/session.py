@@ -15,7 +15,7 @@ from PIL import Image
 
 from conceptlens._version import package_version
 from conceptlens.adapters.base import Concepts
-from conceptlens.engine.encode import open_image, read
+from conceptlens.engine.encode import read
 from conceptlens.engine.generate import generate, on_grid, stack_parts
 from conceptlens.engine.keeping import RECORD_BUDGET, Keeping, Store
 from conceptlens.engine.loading import DEMO_UNET, LoadedModel, load_model, resident
@@ -25,6 +25,7 @@ from conceptlens.errors import ConceptError, RecipeError
 from conceptlens.guidance import Guidance, chosen_guidance, demo_folder, paint_guided
 from conceptlens.maps import ConceptMaps, reference_maps
 from conceptlens.ops.accumulate import moments
+from conceptlens.picture_files import open_image
 from conceptlens.recipe import RECIPE_FIELDS, Recipe, check_counts, check_seed
 from conceptlens.record_files import load_record, save_record
 from conceptlens.records import ImageRecord

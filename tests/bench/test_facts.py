@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -18,14 +20,21 @@ from conceptlens.bench.datasets.pascal_voc import CLASSES, PascalVOCMulti, Pasca
 from conceptlens.bench.datasets.storybook import StorybookScenes
 from conceptlens.bench.metrics import average_precision, pooled_average_precision
 from conceptlens.bench.paper import TABLE_1, TABLE_3, TABLE_4, paper_figures
-from conceptlens.bench.protocol import Protocol, ProtocolError, protocol_named, protocols
+from conceptlens.bench.protocol import Concept, Protocol, ProtocolError, protocol_named, protocols
 from conceptlens.bench.scoring import binary_mask, fit_labels, relabel_sequentially, score_image
 
 SINGLE = Protocol("fixed", "single")
 
 
-def voc(*present: str) -> Sample:
+CAT = (Concept("cat", 0),)
+
+
+def holding(*present: int) -> Sample:
     return Sample("x", Image.new("RGB", (4, 4)), np.zeros((4, 4), np.int32), present)
+
+
+def words(concepts: Sequence[Concept]) -> list[str]:
+    return [concept.name for concept in concepts]
 
 
 @given(st.integers(0, 10_000))
@@ -100,10 +109,50 @@ def test_raw_pooled_ap_rewards_tiny_scores() -> None:
 def test_a_constant_map_has_no_mask_and_half_an_ap() -> None:
     labels = np.zeros((4, 4), np.int32)
     labels[:2] = 1
-    sample = Sample("x", Image.new("RGB", (4, 4)), labels, ("cat",))
-    scored = score_image(torch.full((1, 4, 4), 0.3), ("cat",), sample, ("cat",), SINGLE, background=False)
+    sample = Sample("x", Image.new("RGB", (4, 4)), labels, (0,))
+    scored = score_image(torch.full((1, 4, 4), 0.3), CAT, sample, 1, SINGLE, background=False)
     assert scored.counts["tp"] == scored.counts["fp"] == 0
     assert scored.scores["ap_pooled_minmax"] == 0.5
+
+
+@pytest.mark.parametrize("level", [0.1, 0.3, 0.7])
+def test_enlarging_makes_no_pixels_out_of_a_map_that_says_nothing(level: float) -> None:
+    labels = np.zeros((90, 70), np.int32)
+    labels[:40] = 1
+    sample = Sample("x", Image.new("RGB", (70, 90)), labels, (0,))
+    chefer = Protocol("chefer", "single", label_size=224, stretch=True)
+    scored = score_image(torch.full((1, 16, 16), level), CAT, sample, 1, chefer, background=False)
+    assert scored.counts["tp"] == scored.counts["fp"] == 0
+    assert scored.scores["auc"] == scored.scores["ap_pooled_minmax"] == 0.5
+    full = Protocol("full-vocab", "multi", mask="argmax", candidates="all")
+    everything = tuple(Concept(f"class {n}", n) for n in range(40))
+    same = torch.rand(16, 16, 1).expand(-1, -1, 40).contiguous().permute(2, 0, 1)
+    for scores in (torch.full((40, 1, 1), level), same):
+        counts = score_image(scores, everything, sample, 40, full, background=False).counts["classes"]
+        assert counts["0"] == [50 * 70, 90 * 70, 50 * 70, 0], "equal scores are the first class everywhere"
+
+
+@pytest.mark.parametrize("name", ["background", "Background", "tree"])
+def test_a_class_counts_by_its_number_whatever_it_is_called(name: str) -> None:
+    classes = (name, "house", "background" if name == "tree" else "sky")
+    labels = np.array([[0, 1], [2, -1]], np.int32)
+    sample = Sample("x", Image.new("RGB", (2, 2)), labels, (0, 1, 2))
+    for protocol in (Protocol("fixed", "multi", mask="argmax"), Protocol("v", "multi", ("tree", "sky"), mask="argmax")):
+        concepts = protocol.concepts(sample, classes)
+        assert [number for _, number in concepts][:3] == [0, 1, 2]
+        scores = torch.zeros(len(concepts), 2, 2)
+        scores[0, 0, 0] = scores[1, 0, 1] = scores[2, 1, 0] = 1
+        scored = score_image(scores, concepts, sample, 3, protocol, background=False)
+        assert scored.scores["accuracy"] == scored.scores["iou"] == 1.0
+
+
+def test_two_classes_of_one_name_are_two_classes() -> None:
+    sample = Sample("x", Image.new("RGB", (2, 1)), np.array([[3, 1]], np.int32), (3, 1))
+    concepts = Protocol("fixed", "multi").concepts(sample, ("tree", "sky", "sea", "tree"))
+    assert concepts == (("tree", 3), ("sky", 1))
+    scores = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])
+    scored = score_image(scores, concepts, sample, 4, Protocol("fixed", "multi", mask="argmax"), background=False)
+    assert scored.counts["classes"] == {"1": [1, 1, 1, 0], "3": [1, 1, 1, 0]}
 
 
 def test_the_mean_threshold_is_strict_and_taken_on_the_native_grid() -> None:
@@ -112,8 +161,8 @@ def test_the_mean_threshold_is_strict_and_taken_on_the_native_grid() -> None:
     paper = Protocol("paper", "single", label_size=8, score_filter="nearest")
     labels = np.zeros((16, 16), np.int32)
     labels[8:, 8:] = 1
-    sample = Sample("x", Image.new("RGB", (16, 16)), labels, ("cat",))
-    scored = score_image(scores, ("cat",), sample, ("cat",), paper, background=False)
+    sample = Sample("x", Image.new("RGB", (16, 16)), labels, (0,))
+    scored = score_image(scores, CAT, sample, 1, paper, background=False)
     assert scored.counts == {"tp": 16, "fp": 0, "fn": 0, "tn": 48, "void": 0, "void_predicted": 0}
 
 
@@ -128,12 +177,13 @@ def test_sequential_relabelling_merges_classes_and_the_lookup_does_not() -> None
     winner = np.array([[0, 4, 5, 6]])
     assert relabel_sequentially(winner, 5, [6, 7]).tolist() == [[0, 0, 7, 7]]
     assert relabel_sequentially(winner, 5, [1, 7]).tolist() == [[0, 0, 1, 7]]
-    concepts = ("background", "floor", "grass", "tree", "sky", "bus", "car")
+    distractors = [Concept(name, -1) for name in ("background", "floor", "grass", "tree", "sky")]
+    concepts = (*distractors, Concept("bus", 6), Concept("car", 7))
     scores = torch.zeros(7, 1, 2)
     scores[5, 0, 0] = scores[6, 0, 1] = 1
-    sample = Sample("x", Image.new("RGB", (2, 1)), np.array([[6, 7]], np.int32), ("bus", "car"))
+    sample = Sample("x", Image.new("RGB", (2, 1)), np.array([[6, 7]], np.int32), (6, 7))
     right, wrong = (
-        score_image(scores, concepts, sample, CLASSES, p, background=True).scores["accuracy"]
+        score_image(scores, concepts, sample, len(CLASSES), p, background=True).scores["accuracy"]
         for p in (
             Protocol("fixed", "multi", mask="argmax"),
             Protocol("paper", "multi", mask="argmax", relabel="sequential"),
@@ -176,18 +226,22 @@ def test_concepts_and_captions_are_those_of_the_scripts() -> None:
     from conceptlens.bench.datasets.imagenet_seg import ImageNetSegmentation
 
     paper = protocol_named("paper", ImageNetSegmentation, "concept-attention", streams=True)
-    assert paper.concepts(voc("dog"), ()) == ("dog", "background", "floor", "tree", "person", "grass", "face")
-    assert paper.caption(voc("dog")) == "a dog"
+    names = ["background", "floor", "tree", "person", "grass", "face"]
+    assert paper.concepts(holding(0), ("dog",)) == (("dog", 0), *((name, -1) for name in names))
+    assert paper.caption(holding(0), ("dog",)) == "a dog"
     assert paper.blur
     assert not protocol_named("paper", ImageNetSegmentation, "cross-attention", streams=True).blur
     single = protocol_named("paper", PascalVOCSingle, "concept-attention", streams=True)
-    assert single.concepts(voc("cow"), ()) == ("background", "floor", "grass", "tree", "sky", "cow")
-    assert protocol_named("paper", PascalVOCSingle, "dino", streams=False).concepts(voc("cow"), ()) == ("cow",)
+    assert words(single.concepts(holding(0), ("cow",))) == ["background", "floor", "grass", "tree", "sky", "cow"]
+    lone = protocol_named("paper", PascalVOCSingle, "dino", streams=False)
+    assert words(lone.concepts(holding(0), ("cow",))) == ["cow"]
     multi = protocol_named("paper", PascalVOCMulti, "concept-attention", streams=True)
-    assert multi.caption(voc("cow", "person")) == "a cow,a person"
+    cow, person = CLASSES.index("cow"), CLASSES.index("person")
+    assert multi.caption(holding(cow, person), CLASSES) == "a cow,a person"
     full = protocol_named("full-vocab", PascalVOCMulti, "concept-attention", streams=True)
-    assert len(full.concepts(voc("cow"), CLASSES[1:])) == 25
-    assert full.caption(voc("cow")) == ""
+    asked = full.concepts(holding(cow), CLASSES, background=True)
+    assert [number for _, number in asked] == [*range(1, 21), -1, -1, -1, -1, -1]
+    assert full.caption(holding(cow), CLASSES) == ""
 
 
 def test_an_unknown_protocol_names_those_that_exist() -> None:

@@ -28,6 +28,7 @@ from conceptlens.exports import (
     polygons,
     ring_area,
     run_lengths,
+    without_holes,
 )
 from conceptlens.pictures import palette
 
@@ -123,6 +124,31 @@ def test_a_ring_has_an_outer_outline_and_a_hole() -> None:
     mask = np.ones((5, 6), bool)
     mask[2, 2:4] = False
     assert sorted(map(ring_area, polygons(mask))) == [-2, 30]
+
+
+def test_outlines_in_coco_are_of_the_area_that_they_enclose() -> None:
+    ring = np.zeros((40, 40), bool)
+    ring[5:35, 5:35] = True
+    ring[10:30, 10:30] = False
+    ring[15:25, 15:25] = True  # an island in the hole
+    ring[0, 0] = True
+    ring[5, 5] = ring[6, 6] = False  # which touch at a corner, so that no hole is left open
+    drawn, exact = (coco({"r": ring}, (40, 40), outlines=o)["annotations"][0] for o in (True, False))
+    outlines = [np.array(flat).reshape(-1, 2) for flat in drawn["segmentation"]]
+    assert drawn["area"] == sum(map(ring_area, outlines)) == 900 - 1
+    assert len(outlines) == 2
+    assert even_odd(outlines, ring.shape).sum() == drawn["area"]
+    assert exact["area"] == ring.sum()
+    assert np.array_equal(decode_rle(exact["segmentation"]), ring)
+    assert drawn["bbox"] == exact["bbox"] == [0, 0, 35, 35]
+
+
+@given(masks)
+@settings(max_examples=40, deadline=None)
+def test_filled_masks_have_outer_outlines_only(mask: np.ndarray) -> None:
+    filled = without_holes(mask)
+    assert filled[mask].all()
+    assert all(ring_area(ring) > 0 for ring in polygons(filled))
 
 
 def test_coco_holds_what_it_says() -> None:

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 from page import HOME, LIMITS, Tab, png
-from PIL import Image
+from PIL import Image, features
 from starlette.testclient import TestClient
 
-from conceptlens.engine.encode import open_image
+from conceptlens.picture_files import open_image
 from conceptlens.session import Session
 from conceptlens.web import create_app
 
@@ -102,7 +102,7 @@ UPLOADS: list[tuple[int, bytes]] = [
     (422, png(GREEN)[:-40]),
     (422, png(Image.new("RGB", (4, 4)))),
     (422, png(Image.new("RGB", (400, 20)))),
-    (415, saved(GREEN, "TIFF")),
+    (415, saved(GREEN, "PPM")),
 ]
 
 
@@ -202,3 +202,21 @@ def test_other_names_for_this_computer_are_refused(kept: tuple[Tab, str]) -> Non
 def test_the_page_still_answers(kept: tuple[Tab, str]) -> None:
     tab, picture = kept
     assert tab.post("/api/maps", picture=picture, concepts=["house", "sky"]).status_code == 200
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "TIFF"])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_newer_and_older_kinds_of_pictures_are_taken(kept: tuple[Tab, str], kind: str) -> None:
+    if kind == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow reads no AVIF")
+    whole = saved(GREEN, kind)
+    done = kept[0].finish(kept[0].upload(whole))
+    assert done["state"] == "done"
+    shown = Image.open(io.BytesIO(kept[0].get(f"/api/pictures/{done['picture']}").content))
+    assert shown.resize((1, 1)).getpixel((0, 0)) == pytest.approx((20, 160, 60), abs=3)
+    for length in range(4, len(whole) - 200, len(whole) // 12):
+        answer = kept[0].upload(whole[:length])
+        assert answer.status_code in (415, 422), answer.text
+        plain(answer, answer.status_code)
+    page = kept[0].client.get("/").text
+    assert f"image/{kind.lower()}" in page

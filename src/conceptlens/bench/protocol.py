@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from conceptlens.bench.counts import BinaryIoU, Void
-from conceptlens.bench.datasets.base import Dataset, Sample, Task
+from conceptlens.bench.datasets.base import VOID, Dataset, Sample, Task
 from conceptlens.errors import ConceptlensError
 
 AP = Literal["pooled-minmax", "pooled-raw", "foreground", "none"]
@@ -24,6 +24,18 @@ _VOC_DISTRACTORS = ("background", "floor", "grass", "tree", "sky")
 
 class ProtocolError(ConceptlensError, ValueError):
     """A protocol is unknown or does not fit the data."""
+
+
+class Concept(NamedTuple):
+    """A word to ask for, and what it stands for.
+
+    Attributes:
+        name: the word.
+        number: its place in the dataset's `classes`; -1 for a distractor.
+    """
+
+    name: str
+    number: int
 
 
 @dataclass(frozen=True)
@@ -77,17 +89,25 @@ class Protocol:
         told = asdict(replace(self, options={}))
         return {**told, "distractors": list(self.distractors), "options": dict(self.options)}
 
-    def concepts(self, sample: Sample, classes: tuple[str, ...]) -> tuple[str, ...]:
-        """The concepts to ask for in one image, distractors included."""
-        asked = classes if self.candidates == "all" else sample.present
-        others = tuple(d for d in self.distractors if d not in asked)
+    def concepts(self, sample: Sample, classes: tuple[str, ...], *, background: bool = False) -> tuple[Concept, ...]:
+        """The concepts to ask for in one image, distractors included: all but those that are a class to ask for.
+
+        Args:
+            sample: the image.
+            classes: names of the dataset's labels.
+            background: class 0 is a background, which has no name to ask for.
+        """
+        numbers = range(int(background), len(classes)) if self.candidates == "all" else sample.present
+        asked = [Concept(classes[number], number) for number in numbers]
+        names = {concept.name for concept in asked}
+        others = [Concept(name, VOID) for name in self.distractors if name not in names]
         return (*others, *asked) if self.distractors_first else (*asked, *others)
 
-    def caption(self, sample: Sample) -> str:
+    def caption(self, sample: Sample, classes: tuple[str, ...]) -> str:
         """The prompt that goes with the image."""
         if self.prompt == "none":
             return ""
-        return ",".join(f"a {name}" for name in sample.present)
+        return ",".join(f"a {classes[number]}" for number in sample.present)
 
 
 def _single(streams: bool, *, voc: bool) -> dict[str, Protocol]:

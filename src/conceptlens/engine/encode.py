@@ -5,81 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from conceptlens.adapters.base import ModelAdapter
 from conceptlens.engine.recorder import Recorder, StopForward
 from conceptlens.engine.stream import needs_queries
-from conceptlens.errors import ImageError, ModelError, RecipeError, one_line
+from conceptlens.errors import ModelError, RecipeError
 from conceptlens.recipe import Recipe
 from conceptlens.records import LayerRecord, TokenGrid
-
-MIN_SIDE, MAX_SIDE, MAX_ASPECT = 8, 16384, 8
-"""Smallest and largest height and width of an image that is read, in pixels; the longer side over the shorter."""
-
-
-def open_image(source: str | Path | Image.Image) -> Image.Image:
-    """An RGB image, upright.
-
-    Raises:
-        ImageError: when it cannot be read, or a side is below `MIN_SIDE` or above `MAX_SIDE`.
-    """
-    if not isinstance(source, (str, Path, Image.Image)):
-        raise ImageError(
-            f"an image is a path or a PIL picture; got a {type(source).__name__}. Arrays: PIL.Image.fromarray."
-        )
-    name = "image" if isinstance(source, Image.Image) else str(source)
-    try:
-        if isinstance(source, Image.Image):
-            return _as_rgb(name, source)
-        with Image.open(source) as opened:
-            return _as_rgb(name, opened)
-    except FileNotFoundError as error:
-        raise ImageError(f"no image at {name}. Check the path.") from error
-    except ImageError:
-        raise
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise ImageError(f"cannot read {name} as an image ({one_line(error)}). Use a PNG, JPEG or WebP.") from error
-
-
-def _as_rgb(name: str, picture: Image.Image) -> Image.Image:
-    """Upright, 8 bits, transparency over white."""
-    _check_size(name, picture.size)
-    picture = _upright(picture)
-    if picture.mode in ("F", "I") or picture.mode.startswith("I;16"):
-        values = np.asarray(picture, np.float32)
-        top = 65535.0 if values.max() > 255 else 255.0 if values.max() > 1 else 1.0
-        return Image.fromarray(np.clip(values / top * 255, 0, 255).astype(np.uint8)).convert("RGB")
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-    return picture.convert("RGB")
-
-
-def _upright(picture: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(picture) or picture
-    except Exception:
-        # Damaged metadata raises whatever its parser meets, from SyntaxError to struct.error. The pixels may be whole:
-        # they are taken as they are stored, as browsers do, and raise on their own when they are not.
-        return picture
-
-
-def _check_size(name: str, size: tuple[int, int]) -> None:
-    if min(size) < MIN_SIDE or max(size) > MAX_SIDE:
-        raise ImageError(
-            f"{name} is {size[0]}x{size[1]} pixels; sides from {MIN_SIDE} to {MAX_SIDE} can be read. Resize it first."
-        )
-    if max(size) > MAX_ASPECT * min(size):
-        raise ImageError(
-            f"{name} is {size[0]}x{size[1]} pixels; a side may be at most {MAX_ASPECT} times the other. Crop it first."
-        )
 
 
 def working_size(size: tuple[int, int], area: int, multiple: int, *, within: bool = False) -> tuple[int, int]:

@@ -39,12 +39,12 @@ from conceptlens.engine.cross_attention import (
     read_queries,
     wanted_layers,
 )
-from conceptlens.engine.encode import open_image
 from conceptlens.errors import ModelError, RecipeError
 from conceptlens.maps import ConceptMaps
 from conceptlens.methods import register
 from conceptlens.methods._options import check_range, maps_of, options_of, plain
 from conceptlens.methods.base import MethodInfo, SaliencyMethod
+from conceptlens.picture_files import open_image
 from conceptlens.words import check_concepts
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from skimage.filters import threshold_otsu
 from torch import Tensor
 
-from conceptlens.errors import RecipeError
+from conceptlens.errors import RecipeError, ScoreError
 
 Threshold = str | float
 
@@ -17,9 +17,30 @@ Threshold = str | float
 def resize(
     scores: Float[Tensor, "concept rows cols"], height: int, width: int, mode: str = "bilinear"
 ) -> Float[Tensor, "concept height width"]:
-    """Scores at another resolution; `mode` is "nearest" or "bilinear" (aligned to pixel areas, not corners)."""
-    corners = None if mode == "nearest" else False
-    return F.interpolate(scores[None], (height, width), mode=mode, align_corners=corners)[0]
+    """Scores at another resolution; `mode` is "nearest" or "bilinear" (aligned to pixel areas, not corners).
+
+    Equal maps stay equal, and a map stays in its range: a constant one stays constant.
+    """
+    if mode == "nearest":
+        return F.interpolate(scores[None], (height, width), mode=mode)[0]
+    # Of many maps in channels-last memory, the first and the last are rounded differently.
+    large = F.interpolate(scores.contiguous()[None], (height, width), mode=mode, align_corners=False)[0]
+    # The weights of a pixel add up to one only but for rounding.
+    return large.clamp(scores.amin((1, 2), keepdim=True), scores.amax((1, 2), keepdim=True))
+
+
+def check_finite(scores: Tensor, what: str) -> None:
+    """Scores of any shape, which must be numbers; `what` they are, for the message.
+
+    Raises:
+        ScoreError: when one is NaN or infinite.
+    """
+    wrong = int((~scores.isfinite()).sum())
+    if wrong:
+        raise ScoreError(
+            f"{wrong} of {scores.numel()} scores of {what} are not finite. Half precision overflows in some models: "
+            "open it in float32 or bfloat16. If that does not help, its weights are damaged."
+        )
 
 
 def unit_range(scores: Tensor) -> Tensor:

@@ -8,15 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from PIL import Image
+from PIL import Image, features
 from starlette.requests import ClientDisconnect, Request
 
-from conceptlens.engine.encode import open_image
 from conceptlens.errors import one_line
+from conceptlens.picture_files import DAMAGED, open_image
 from conceptlens.web.errors import RequestError
 from conceptlens.web.limits import Limits
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", *(("AVIF",) if "avif" in features.modules else ()))
 
 
 async def body_of(request: Request, limit: int, what: str) -> bytes:
@@ -145,8 +145,8 @@ def opened(data: bytes, limits: Limits) -> Image.Image:
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise RequestError(413, f"this picture is too large: {one_line(error)}. Shrink it first.") from error
-    except (OSError, ValueError, SyntaxError, TypeError) as error:
-        raise RequestError(415, "this file is no picture that can be read. Use PNG, JPEG, WebP, GIF or BMP.") from error
+    except DAMAGED as error:
+        raise RequestError(415, "this file is no picture that can be read. Use PNG, JPEG, WebP or TIFF.") from error
     width, height = picture.size
     if width * height > limits.upload_pixels:
         raise RequestError(413, f"{width}x{height} pixels are more than {limits.upload_pixels:,}. Shrink it first.")
@@ -154,7 +154,7 @@ def opened(data: bytes, limits: Limits) -> Image.Image:
         if picture.format == "JPEG":
             picture.draft("RGB", (limits.side, limits.side))
         picture.load()
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
+    except DAMAGED as error:
         raise RequestError(422, f"this picture is damaged ({one_line(error)}). Save it again.") from error
     upright = open_image(picture)
     upright.thumbnail((limits.side, limits.side))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -196,9 +198,33 @@ def test_an_unknown_protocol_names_those_that_exist() -> None:
 
 
 def test_every_field_of_a_protocol_is_told() -> None:
+    every, later = set(Protocol.__dataclass_fields__), {"center", "clip"}
     for dataset in (PascalVOCMulti, PascalVOCSingle, StorybookScenes):
         for protocol in protocols(dataset, "concept-attention", streams=True).values():
-            assert set(protocol.to_dict()) == set(protocol.__dataclass_fields__)
+            assert set(protocol.to_dict()) == every - later, "a run of an earlier version could not go on"
+    own = protocol_named("gandelsman", PascalVOCSingle, "textspan", streams=False)
+    assert set(own.to_dict()) == every
+
+
+def test_textspans_own_evaluation_subtracts_the_mean_over_the_classes() -> None:
+    """Class minus the mean of all, enlarged, clipped at 0, stretched to 0..1, masked above its mean; AP of that map."""
+    own = protocol_named("gandelsman", PascalVOCSingle, "textspan", streams=False)
+    own = replace(own, image_size=None, label_size=8)
+    assert own.concepts(voc("cow"), CLASSES[1:])[: len(CLASSES) - 1] == CLASSES[1:]
+    random = torch.Generator().manual_seed(0)
+    scores = torch.randn(3, 4, 4, generator=random) + 5
+    labels = (torch.rand(8, 8, generator=random) < 0.4).numpy().astype(np.int32)
+    sample = Sample("x", Image.new("RGB", (8, 8)), labels, ("cow",))
+    scored = score_image(scores, ("dog", "cow", "sky"), sample, ("cow", "dog"), own, background=False)
+    centred = scores[1] - (scores[0] + scores[1] + scores[2]) / 3
+    map_ = F.interpolate(centred[None, None], (8, 8), mode="bilinear")[0, 0].clamp(min=0)
+    map_ = ((map_ - map_.min()) / (map_.max() - map_.min())).numpy()
+    mask, truth = map_ > map_.mean(), labels == 1
+    assert (scored.counts["tp"], scored.counts["fp"]) == (int((mask & truth).sum()), int((mask & ~truth).sum()))
+    expected = average_precision_score(np.stack([~truth, truth]).ravel(), np.stack([1 - map_, map_]).ravel())
+    assert scored.scores["ap_pooled_minmax"] == pytest.approx(expected, abs=1e-6)
+    with pytest.raises(ProtocolError, match="no protocol 'gandelsman'"):
+        protocol_named("gandelsman", PascalVOCSingle, "dino", streams=False)
 
 
 def test_paper_figures_follow_the_model_family() -> None:

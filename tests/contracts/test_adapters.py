@@ -170,6 +170,35 @@ def test_c3_taps_reproduce_the_attention_output(family: Family) -> None:
     assert max(errors) < 1e-10, f"{family.name}: q, k, v or out is tapped in the wrong place: {errors}"
 
 
+def test_the_rotation_of_image_keys_can_be_taken_off(family: Family) -> None:
+    adapter = adapter_for(family.transformer())
+
+    def undo(block: Any, record: LayerRecord) -> None:
+        assert record.query is not None
+        turned = adapter.rotate(record.query, record.call)
+        torch.testing.assert_close(adapter.unrotate(turned, record.call), record.query, rtol=1e-5, atol=1e-5)
+
+    run(adapter, family.call(2, ROWS, COLS), undo)
+
+
+@pytest.mark.parametrize("pair", ["query-key", "query-query"])
+@pytest.mark.parametrize("rotated", ["concepts", "both", "neither"])
+def test_the_cross_space_in_each_way_the_official_codes_write_it(family: Family, pair: Any, rotated: Any) -> None:
+    """Each is the same live and from a record, and keys without rotation are those of the block."""
+    call = family.call(1, ROWS, COLS)
+    adapter = adapter_for(family.transformer())
+    recipe = full_recipe(adapter, space="cross", cross_pair=pair, cross_rotated=rotated, cross_heads="sum")
+    concepts = concepts_like(call)
+    shown = live(adapter, call, concepts, recipe)
+    with torch.no_grad():
+        records = record_call(adapter, call, recipe)
+    assert all((record.query is not None) == (pair == "query-query") for record in records)
+    again = ConceptProbe(adapter, concepts, recipe)
+    for record in records:
+        again(adapter.blocks()[record.layer], record)
+    assert torch.equal(shown, again.scores.mean())
+
+
 @pytest.mark.parametrize("space", ["output", "cross", "value"])
 @pytest.mark.parametrize("isolate", [False, True])
 def test_c4_replay_equals_live(family: Family, space: Any, isolate: bool) -> None:

@@ -119,6 +119,15 @@ def test_the_mean_threshold_is_strict_and_taken_on_the_native_grid() -> None:
     assert scored.counts == {"tp": 16, "fp": 0, "fn": 0, "tn": 48, "void": 0, "void_predicted": 0}
 
 
+def test_the_mean_threshold_of_a_stretched_map_is_strict_too() -> None:
+    labels = np.zeros((2, 2), np.int32)
+    labels[1, 1] = 1
+    sample = Sample("x", Image.new("RGB", (2, 2)), labels, ("cat",))
+    scores = torch.tensor([[[0.0, 0.5], [0.5, 1.0]]])
+    scored = score_image(scores, ("cat",), sample, ("cat",), replace(SINGLE, stretch=True), background=False)
+    assert scored.counts == {"tp": 1, "fp": 0, "fn": 0, "tn": 3, "void": 0, "void_predicted": 0}
+
+
 def test_argmax_masks_take_the_target_where_no_distractor_wins() -> None:
     scores = torch.tensor([[[0.2, 0.9]], [[0.5, 0.05]], [[0.3, 0.05]]])
     protocol = Protocol("paper", "single", mask="argmax")

@@ -27,7 +27,7 @@ from conceptlens.ops.attention import image_attention
 from conceptlens.recipe import Recipe
 from conceptlens.records import LayerRecord
 from conceptlens.session import Session
-from tiny_models import FAMILIES, Family
+from tiny_models import FAMILIES, Family, sd3_pipeline
 
 ROWS, COLS = 4, 6
 pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # diffusers on Mochi, without a GPU
@@ -351,6 +351,22 @@ def test_c10_with_guidance_the_conditional_half_is_read(family: Family) -> None:
     torch.testing.assert_close(with_guidance.scores, without.scores, rtol=1e-5, atol=1e-6)
     other = session.generate("a boat", ["house", "sky"], **shared, **family.plain)
     assert not torch.allclose(with_guidance.scores, other.scores, rtol=1e-4, atol=1e-5)
+
+
+def test_the_pass_that_skips_layers_is_not_read() -> None:
+    """Skip layer guidance of Stable Diffusion 3 calls the model a second time in a step, which does not count."""
+    session = session_of(sd3_pipeline())
+    shared: dict[str, Any] = {"seed": 3, "num_inference_steps": 3, "guidance_scale": 5.0, "keep": True}
+    plain = session.generate("a red house", ["house", "sky"], **shared)
+    skipped = {"skip_guidance_layers": [1], "skip_layer_guidance_stop": 1.0}
+    calls = captured_calls(
+        session.pipeline.transformer,
+        lambda: shared.update(maps=session.generate("a red house", ["house", "sky"], **shared, **skipped)),
+    )
+    assert [call.get("skip_layers") for call in calls] == [None, None, [1], None, [1]]
+    assert plain.parts is not None
+    # The pictures part after step 1, the first with guidance.
+    torch.testing.assert_close(shared["maps"].parts[:2], plain.parts[:2], rtol=1e-5, atol=1e-6)
 
 
 def test_generation_is_bit_identical_and_deterministic(family: Family) -> None:

@@ -126,6 +126,14 @@ def test_what_cannot_be_repeated_is_one_line(
     assert "\n" not in str(caught.value)
 
 
+def test_the_difference_is_the_largest_of_all_scores(demo: Session, picture: Image.Image, tmp_path: Path) -> None:
+    maps = demo.probe(demo.read(picture), ["house", "sky"])
+    maps.save(tmp_path)
+    scores = maps.scores.clone()
+    scores[1, 2, 3] -= 0.25
+    assert difference(replace(maps, scores=scores), tmp_path) == pytest.approx(0.25, abs=1e-6)
+
+
 @pytest.mark.parametrize("keep", [0, 100])
 def test_saved_scores_that_are_cut_short_are_one_line(
     demo: Session, picture: Image.Image, tmp_path: Path, keep: int

@@ -70,6 +70,7 @@ def test_void_accounting_on_three_pixels() -> None:
     assert counts.accuracy() == 1.0
     assert counts.accuracy("wrong") == pytest.approx(2 * 2 / (2 * 2 + 1))
     assert (counts.void, counts.void_predicted) == (1, 1)
+    assert BinaryCounts(tp=1, fp=0, fn=0, tn=1, void=3, void_predicted=1).accuracy("wrong") == pytest.approx(4 / 7)
     classes = ClassCounts.of(np.array([[1, 0, 1]]), labels, 2)
     assert classes.iou() == 1.0
     assert classes.class_iou(void_in_union=True)[1] == pytest.approx(0.5)

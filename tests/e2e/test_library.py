@@ -110,6 +110,13 @@ def test_a_record_says_what_it_lacks_for_the_cross_space(demo: Session, record: 
         demo.probe(record, CONCEPTS, cross_pair="key")
 
 
+def test_the_seed_of_a_reading_draws_its_noise(demo: Session) -> None:
+    picture = Image.fromarray(make_scene(2).image)
+    first, again, other = (demo.probe(demo.read(picture, seed=seed), CONCEPTS).scores for seed in (3, 3, 4))
+    assert torch.equal(first, again)
+    assert (first - other).abs().max() > 1e-3
+
+
 def test_samples_are_averaged(demo: Session) -> None:
     picture = Image.fromarray(make_scene(2).image)
     one, many = (demo.read(picture, samples=n, noise=0.8) for n in (1, 4))

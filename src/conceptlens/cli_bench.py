@@ -35,7 +35,9 @@ bench = typer.Typer(help="Score methods on images with known masks.", no_args_is
 
 Method = Annotated[str, typer.Option(help="A method; `conceptlens methods` lists them.")]
 ModelId = Annotated[str | None, typer.Option("--model", help="Hub id or folder; the method's own if not given.")]
-ProtocolName = Annotated[str, typer.Option("--protocol", help="fixed, paper, chefer, gt-prompt or full-vocab.")]
+ProtocolName = Annotated[
+    str, typer.Option("--protocol", help="fixed, paper, chefer, gandelsman (textspan), gt-prompt or full-vocab.")
+]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only so many images.")]
 Data = Annotated[Path | None, typer.Option(help="Folder of the dataset.", envvar="CONCEPTLENS_DATA")]
 RunOut = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run, to keep or to go on with.")]

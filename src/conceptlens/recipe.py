@@ -14,6 +14,10 @@ Normalization = Literal["none", "unit", "linear"]
 Pooling = Literal["mean", "first", "last", "joined"]
 ImageVectors = Literal["model", "concept-pass"]
 Branch = Literal["prompt", "negative"]
+CrossPair = Literal["key-query", "query-key", "query-query"]
+CrossRotated = Literal["concepts", "both", "neither"]
+CrossHeads = Literal["each", "sum"]
+SoftmaxAt = Literal["each", "mean"]
 
 
 @dataclass(frozen=True)
@@ -26,8 +30,17 @@ class Recipe:
         steps: denoising steps whose scores are averaged, 0 = the noisiest; negative numbers count from the last step,
             None means all. Used when generating.
         space: "output" compares attention outputs of concepts and patches (the method), "cross" concept keys with
-            image queries, "value" values with values.
-        softmax: softmax over the concepts, per layer and step, before averaging.
+            image queries (see `cross_pair`), "value" values with values.
+        cross_pair: what the cross space compares, of the concepts and of the image: "key-query" concept keys with
+            image queries, "query-key" concept queries with image keys (the official FLUX.2 code), "query-query"
+            queries with queries (the maps of the official FLUX.1 pipeline).
+        cross_rotated: which side of it has the model's positional rotation: the "concepts" alone (the identity where
+            text is not rotated), "both" (the official CogVideoX code) or "neither" (the official FLUX.2 code).
+        cross_heads: "each" head has its own softmax, and their mean counts, or their "sum" goes into one softmax (the
+            official FLUX.2 code).
+        softmax: softmax over the concepts.
+        softmax_at: where it is taken: at "each" layer and step, before their scores are averaged, or at their "mean"
+            (the official FLUX.2 code).
         temperature: the scores are divided by it before the softmax.
         normalize: concept vectors as they are ("none"), with unit length ("unit"), or shifted and scaled across the
             concepts to sum to one in each dimension ("linear").
@@ -53,7 +66,11 @@ class Recipe:
     layers: tuple[int, ...] | None = None
     steps: tuple[int, ...] | None = None
     space: Space = "output"
+    cross_pair: CrossPair = "key-query"
+    cross_rotated: CrossRotated = "concepts"
+    cross_heads: CrossHeads = "each"
     softmax: bool = True
+    softmax_at: SoftmaxAt = "each"
     temperature: float = 1.0
     normalize: Normalization = "none"
     cross_attention: bool = True
@@ -105,7 +122,10 @@ class Recipe:
 
 
 RECIPE_FIELDS = frozenset(f.name for f in fields(Recipe))
-_CHOICES = {"space", "normalize", "pooling", "pooled", "image_vectors", "branch"}
+_CHOICES = {
+    *("space", "cross_pair", "cross_rotated", "cross_heads", "softmax_at"),
+    *("normalize", "pooling", "pooled", "image_vectors", "branch"),
+}
 
 
 _KINDS: dict[str, tuple[type, ...]] = {"temperature": (int, float), "noise": (int, float), "samples": (int,)}

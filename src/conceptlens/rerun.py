@@ -14,6 +14,7 @@ import torch
 from conceptlens.errors import ConceptlensError, one_line
 from conceptlens.guidance import guidance_named
 from conceptlens.maps import ConceptMaps
+from conceptlens.recipe import Recipe
 from conceptlens.session import Session, load
 
 
@@ -54,7 +55,10 @@ def rerun(file: str | Path, *, session: Session | None = None, device: str | Non
         raise RerunError(f"{path} has no seed: a generator or latents of the caller's own were used. Use seed=.")
     if told.get("batch"):
         raise RerunError(f"{path} is one of a batch of {told['batch']} pictures. Paint its prompt alone, then save.")
-    settings = {name: tuple(v) if isinstance(v, list) else v for name, v in (recipe or {}).items()}
+    # A field that came after the file was written is left at its default, which is what was done before, not at that of
+    # the preset.
+    full = {} if recipe is None else {**Recipe().to_dict(), **recipe}
+    settings = {name: tuple(v) if isinstance(v, list) else v for name, v in full.items()}
     if recipe is not None:
         settings["background"] = background
     if session is None:

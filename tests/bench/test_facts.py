@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -77,6 +78,7 @@ def test_void_accounting_on_three_pixels() -> None:
     assert counts.accuracy() == 1.0
     assert counts.accuracy("wrong") == pytest.approx(2 * 2 / (2 * 2 + 1))
     assert (counts.void, counts.void_predicted) == (1, 1)
+    assert BinaryCounts(tp=1, fp=0, fn=0, tn=1, void=3, void_predicted=1).accuracy("wrong") == pytest.approx(4 / 7)
     classes = ClassCounts.of(np.array([[1, 0, 1]]), labels, 2)
     assert classes.iou() == 1.0
     assert classes.class_iou(void_in_union=True)[1] == pytest.approx(0.5)
@@ -166,6 +168,15 @@ def test_the_mean_threshold_is_strict_and_taken_on_the_native_grid() -> None:
     assert scored.counts == {"tp": 16, "fp": 0, "fn": 0, "tn": 48, "void": 0, "void_predicted": 0}
 
 
+def test_the_mean_threshold_of_a_stretched_map_is_strict_too() -> None:
+    labels = np.zeros((2, 2), np.int32)
+    labels[1, 1] = 1
+    sample = Sample("x", Image.new("RGB", (2, 2)), labels, (0,))
+    scores = torch.tensor([[[0.0, 0.5], [0.5, 1.0]]])
+    scored = score_image(scores, CAT, sample, 1, replace(SINGLE, stretch=True), background=False)
+    assert scored.counts == {"tp": 1, "fp": 0, "fn": 0, "tn": 3, "void": 0, "void_predicted": 0}
+
+
 def test_argmax_masks_take_the_target_where_no_distractor_wins() -> None:
     scores = torch.tensor([[[0.2, 0.9]], [[0.5, 0.05]], [[0.3, 0.05]]])
     protocol = Protocol("paper", "single", mask="argmax")
@@ -250,9 +261,35 @@ def test_an_unknown_protocol_names_those_that_exist() -> None:
 
 
 def test_every_field_of_a_protocol_is_told() -> None:
+    every, later = set(Protocol.__dataclass_fields__), {"center", "clip"}
     for dataset in (PascalVOCMulti, PascalVOCSingle, StorybookScenes):
         for protocol in protocols(dataset, "concept-attention", streams=True).values():
-            assert set(protocol.to_dict()) == set(protocol.__dataclass_fields__)
+            assert set(protocol.to_dict()) == every - later, "a run of an earlier version could not go on"
+    own = protocol_named("gandelsman", PascalVOCSingle, "textspan", streams=False)
+    assert set(own.to_dict()) == every
+
+
+def test_textspans_own_evaluation_subtracts_the_mean_over_the_classes() -> None:
+    """Class minus the mean of all, enlarged, clipped at 0, stretched to 0..1, masked above its mean; AP of that map."""
+    own = protocol_named("gandelsman", PascalVOCSingle, "textspan", streams=False)
+    own = replace(own, image_size=None, label_size=8)
+    asked = own.concepts(holding(9), CLASSES[1:])
+    assert words(asked)[: len(CLASSES) - 1] == list(CLASSES[1:])
+    random = torch.Generator().manual_seed(0)
+    scores = torch.randn(3, 4, 4, generator=random) + 5
+    labels = (torch.rand(8, 8, generator=random) < 0.4).numpy().astype(np.int32)
+    sample = Sample("x", Image.new("RGB", (8, 8)), labels, (0,))
+    concepts = (Concept("dog", 1), Concept("cow", 0), Concept("sky", VOID))
+    scored = score_image(scores, concepts, sample, 2, own, background=False)
+    centred = scores[1] - (scores[0] + scores[1] + scores[2]) / 3
+    map_ = F.interpolate(centred[None, None], (8, 8), mode="bilinear")[0, 0].clamp(min=0)
+    map_ = ((map_ - map_.min()) / (map_.max() - map_.min())).numpy()
+    mask, truth = map_ > map_.mean(), labels == 1
+    assert (scored.counts["tp"], scored.counts["fp"]) == (int((mask & truth).sum()), int((mask & ~truth).sum()))
+    expected = average_precision_score(np.stack([~truth, truth]).ravel(), np.stack([1 - map_, map_]).ravel())
+    assert scored.scores["ap_pooled_minmax"] == pytest.approx(expected, abs=1e-6)
+    with pytest.raises(ProtocolError, match="no protocol 'gandelsman'"):
+        protocol_named("gandelsman", PascalVOCSingle, "dino", streams=False)
 
 
 def test_paper_figures_follow_the_model_family() -> None:

@@ -52,6 +52,15 @@ def test_probing_a_painted_record_gives_the_live_maps(family: Family, settings: 
     assert again.details["task"] == "generate"
 
 
+def test_a_record_holds_no_more_memory_than_it_says() -> None:
+    """With guidance half of each tensor that passes by is the negative prompt's; a view would keep it."""
+    session = opened(FAMILIES["sd3"])
+    record = session.generate("a red house", WORDS, record=True, guidance_scale=5.0, **SMALL).record
+    for layer in record.layers:
+        for name, tensor in layer.tensors.items():
+            assert tensor.untyped_storage().nbytes() == tensor.nbytes, name
+
+
 def test_other_words_and_fewer_steps_equal_a_run_that_asked_them(family: Family) -> None:
     session = opened(family)
     record = session.generate("a red house", WORDS, record=True, **SMALL).record

@@ -157,7 +157,7 @@ def test_coco_holds_what_it_says() -> None:
     assert [c["name"] for c in made["categories"]] == ["moon", "sea", "boat"]
     assert [a["category_id"] for a in made["annotations"]] == [1, 2]
     first = made["annotations"][0]
-    assert first["bbox"] == [7, 2, 17, 17]
+    assert [a["bbox"] for a in made["annotations"]] == [[7, 2, 17, 17], [0, 0, 31, 21]]
     assert first["area"] == disc.sum()
     assert np.array_equal(decode_rle(first["segmentation"]), disc)
     (outline,) = coco({"moon": disc}, (31, 21), outlines=True)["annotations"][0]["segmentation"]
@@ -220,6 +220,8 @@ def test_supervision_gets_what_it_expects(monkeypatch: pytest.MonkeyPatch) -> No
     assert found.class_id.tolist() == [0, 2], "the boat has no pixel, its number stays free"
     assert found.data["class_name"].tolist() == ["sun", "sea"]
     assert detections({"boat": np.zeros((2, 2), bool)}, {}).xyxy.shape == (0, 4)
+    mask, scores = np.array([[True, True], [False, True]]), np.array([[0.25, 0.5], [9.0, 0.75]])
+    assert detections({"sun": mask}, {"sun": scores}).confidence.tolist() == [0.5], "the mean inside the mask"
 
 
 def test_without_supervision_it_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,12 +55,16 @@ class Tap:
 
 @dataclass(frozen=True)
 class Projection:
-    """The text side of one block applied to the concept stream, up to the attention."""
+    """The text side of one block applied to the concept stream, up to the attention.
+
+    `unrotated` is the same before the rotation of text by its position; None where text is not rotated.
+    """
 
     query: Float[Tensor, "batch head concept head_dim"]
     key: Float[Tensor, "batch head concept head_dim"]
     value: Float[Tensor, "batch head concept head_dim"]
     modulation: tuple[Tensor, ...]
+    unrotated: Projection | None = None
 
 
 class ModelAdapter(ABC):
@@ -182,6 +186,15 @@ class DiTAdapter(ModelAdapter):
         self, heads: Float[Tensor, "batch head image head_dim"], call: CallRecord
     ) -> Float[Tensor, "batch head image head_dim"]:
         """Image queries or keys with the model's positional rotation."""
+
+    def unrotate(
+        self, heads: Float[Tensor, "batch head image head_dim"], call: CallRecord
+    ) -> Float[Tensor, "batch head image head_dim"]:
+        """Image queries or keys without it again, in float32 or better."""
+        precise = heads.to(torch.promote_types(heads.dtype, torch.float32))
+        # A rotation is undone by its transpose, which is what autograd computes of any linear function.
+        transposed = torch.func.vjp(lambda plain: self.rotate(plain, call), precise)[1]
+        return transposed(precise)[0]
 
     def record(
         self, block: Any, layer: int, call: CallRecord, tapped: Mapping[str, Tensor], rows: slice

@@ -30,7 +30,9 @@ class CogVideoXAdapter(DiTAdapter):
         return Recipe(layers=tuple(range(max(0, depth - 10), depth)), pooled="prompt")
 
     def paper_recipe(self, depth: int) -> Recipe:
-        return Recipe(softmax=False, pooling="first", padding=True, pooled="prompt", preset="paper")
+        return Recipe(
+            softmax=False, pooling="first", padding=True, pooled="prompt", cross_rotated="both", preset="paper"
+        )
 
     def blocks(self) -> nn.ModuleList:
         return self.transformer.transformer_blocks

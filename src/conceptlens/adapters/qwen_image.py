@@ -63,7 +63,8 @@ class QwenImageAdapter(DualStreamAdapter):
         shift, scale, *modulation = block.txt_mod(vector).chunk(6, dim=-1)
         normed = block.txt_norm1(hidden) * (1 + scale[:, None]) + shift[:, None]
         side = project_text(block.attn, normed, modulation, fused=False)
-        return replace(side, query=rotate_pairs(side.query, cos, sin), key=rotate_pairs(side.key, cos, sin))
+        query, key = (rotate_pairs(t, cos, sin) for t in (side.query, side.key))
+        return replace(side, query=query, key=key, unrotated=side)
 
     def advance(self, block: Any, hidden: Tensor, out: Tensor, modulation: tuple[Tensor, ...]) -> Tensor:
         return gated_residuals(hidden, block.attn.to_add_out(out), block.txt_norm2, block.txt_mlp, modulation)

@@ -70,6 +70,8 @@ def score_image(
     labels = fit_labels(sample.labels, protocol)
     native = blurred(scores) if protocol.blur else scores.float()
     numbers = [concept.number for concept in concepts]
+    if protocol.center:
+        native = native - native.mean(dim=0)
     if protocol.task == "single":
         return _score_single(native, numbers.index(sample.present[0]), labels, protocol)
     return _score_multi(native, numbers, labels, classes, protocol, background)
@@ -96,6 +98,8 @@ def _score_single(native: Tensor, target: int, labels: np.ndarray, protocol: Pro
     height, width = labels.shape
     others = [i for i in range(len(native)) if i != target]
     own = resize(native[target][None], height, width, protocol.score_filter)[0]
+    if protocol.clip:
+        own = own.clamp_min(0)
     if protocol.stretch:
         own = unit_range(own)
         mask = (own.double() > own.double().mean()).numpy()
@@ -105,9 +109,11 @@ def _score_single(native: Tensor, target: int, labels: np.ndarray, protocol: Pro
     counts = BinaryCounts.of(mask, labels)
     valid = labels != VOID
     truth, raw = labels[valid] == 1, own.numpy()[valid]
-    # Stretched by the extremes of the native map, as in the official ImageNet script; a constant map says nothing.
-    constant = bool(native[target].max() <= native[target].min())
-    stretched = resize(unit_range(native[target])[None], height, width, protocol.score_filter)[0].numpy()[valid]
+    # Stretched by the extremes of the native map, as in the official ImageNet script, unless it was clipped at the
+    # label size; a constant map says nothing.
+    extremes = own if protocol.clip else native[target]
+    constant = bool(extremes.max() <= extremes.min())
+    stretched = resize(unit_range(extremes)[None], height, width, protocol.score_filter)[0].numpy()[valid]
     values = {
         "accuracy": counts.accuracy(protocol.void_accuracy),
         "iou": counts.iou(),

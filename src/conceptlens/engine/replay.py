@@ -57,7 +57,7 @@ def check_recorded(adapter: ModelAdapter, record: ImageRecord, recipe: Recipe) -
             f"{again} with steps=."
         )
     if needs_queries(recipe) and not any(layer.query is not None for layer in record.layers):
-        raise RecipeError(f"this record holds no image queries. {again} with space='cross'.")
+        raise RecipeError(f"this record holds no image queries. {again} with {_asking_for_queries(recipe)}.")
     if recipe.branch != record.recipe.branch:
         raise RecipeError(
             f"this record is of the {record.recipe.branch} branch; got branch={recipe.branch!r}. "
@@ -65,6 +65,13 @@ def check_recorded(adapter: ModelAdapter, record: ImageRecord, recipe: Recipe) -
         )
     if replace(recipe, noise=record.recipe.noise, samples=record.recipe.samples) != recipe:
         raise RecipeError("noise and samples are fixed when an image is read. Read the image again.")
+
+
+def _asking_for_queries(recipe: Recipe) -> str:
+    """The settings with which image queries are recorded."""
+    if recipe.space != "cross":
+        return f"image_vectors={recipe.image_vectors!r}"
+    return f"space='cross', cross_pair={recipe.cross_pair!r}"
 
 
 def wanted_steps(record: ImageRecord, recipe: Recipe) -> frozenset[int]:

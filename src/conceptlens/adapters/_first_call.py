@@ -90,8 +90,10 @@ def encoded_text(given: Mapping[str, Any], tokenizer: Any) -> EncodedText:
     ids, mask = given["input_ids"][0], given.get("attention_mask")
     pad = getattr(tokenizer, "pad_token_id", None)
     real = mask[0].bool() if mask is not None else ids != (-1 if pad is None else pad)
-    start = int(real.nonzero()[0]) if real.any() else 0
-    return EncodedText(ids, tuple(ids[real].tolist()), start)
+    places = real.nonzero().flatten().tolist()
+    # All from the first to the last: CLIP's padding is also its unknown mark, which may stand in the midst of a text.
+    span = slice(places[0], places[-1] + 1) if places else slice(0)
+    return EncodedText(ids, tuple(ids[span].tolist()), span.start or 0)
 
 
 def concepts_of(

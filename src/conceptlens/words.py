@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from typing import Any
 
 from conceptlens.errors import ConceptError, RecipeError
 
@@ -78,16 +79,15 @@ def check_prompts(prompt: str | Sequence[str]) -> list[str]:
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
     if not prompts or not all(isinstance(p, str) and p.strip() for p in prompts):
         raise RecipeError("the prompt is empty. Say what to paint, for example: a red house and a tree.")
-    return [check_text(p, "prompt") for p in prompts]
+    check_text(prompts, "prompt")
+    return prompts
 
 
-def check_text(text: str, what: str) -> str:
-    """The text. Raises a `RecipeError`, which calls it `what`, for one that no tokenizer takes."""
-    if not isinstance(text, str):
-        raise RecipeError(f"the {what} must be a text; got {text!r:.60}.")
-    if (character := unreadable(text)) is not None:
-        raise RecipeError(f"the {what} {text!r:.60} has {character}, which is no text. Remove it.")
-    return text
+def check_text(given: Any, what: str) -> None:
+    """Raises a `RecipeError`, which calls it `what`, for a text, or one of several, that no tokenizer takes."""
+    for text in given if isinstance(given, (list, tuple)) else [given]:
+        if isinstance(text, str) and (character := unreadable(text)) is not None:
+            raise RecipeError(f"the {what} {text!r:.60} has {character}, which is no text. Remove it.")
 
 
 def unreadable(text: str) -> str | None:

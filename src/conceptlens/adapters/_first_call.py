@@ -18,6 +18,7 @@ from conceptlens.adapters._tokens import EncodedText, OwnTokens, check_length, o
 from conceptlens.adapters.base import Concepts, pool_tokens
 from conceptlens.errors import ConceptlensError, ModelError, one_line
 from conceptlens.recipe import Recipe
+from conceptlens.words import check_text
 
 _DROPPED = ("prompt_template_encode_start_idx", "user_prompt_begin_id")
 """Where pipelines say how many leading tokens of their template the transformer never sees."""
@@ -45,6 +46,7 @@ def first_call(
     Raises:
         ModelError: when the pipeline fails before that call, or lacks such a text encoder.
     """
+    check_text(prompt, "prompt")
     transformer, given = pipeline.transformer, dict[str, dict[str, Any]]()
     read: dict[str, Any] = {ending: getattr(pipeline, f"text_encoder{ending}", None) for ending in encoders}
     if any(encoder is None for encoder in read.values()):

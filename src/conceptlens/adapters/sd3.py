@@ -117,6 +117,9 @@ class SD3Adapter(DiTAdapter):
         tokens = torch.nn.functional.pad(tokens, (0, width - tokens.shape[-1]))
         return replace(found, tokens=tokens, pooled=pooled, extra=extra)
 
+    def concept_length(self, pipeline: Any, options: Mapping[str, Any], stated: int | None = None) -> int:
+        return _CLIP_LENGTH  # T5 reads the prompt alone
+
     def side_multiple(self, pipeline: Any) -> int:
         return pipeline.vae_scale_factor * self.transformer.config.patch_size
 
@@ -129,7 +132,7 @@ class SD3Adapter(DiTAdapter):
             None,
             None,
             do_classifier_free_guidance=False,
-            max_sequence_length=options.get("max_sequence_length", 256),
+            max_sequence_length=self.text_length(pipeline, options),
         )
         return {
             "hidden_states": latents,

@@ -7,7 +7,7 @@ from typing import Any
 
 from conceptlens.adapters._tokens import text_tokens, told_apart
 from conceptlens.errors import ConceptError
-from conceptlens.words import check_text, mentions
+from conceptlens.words import mentions
 
 _END = "</w>"
 """CLIP's mark of the last piece of a word."""
@@ -16,7 +16,7 @@ _END = "</w>"
 def joined_prompt(caption: str, concepts: Sequence[str], separator: str = ",") -> str:
     """The caption and then every concept with an article: "a dog,a dog, a tree"."""
     listed = ", ".join(f"a {name}" for name in concepts)
-    return f"{check_text(caption, 'prompt')}{separator}{listed}" if caption else listed
+    return f"{caption}{separator}{listed}" if caption else listed
 
 
 def clip_positions(tokenizer: Any, text: str, word: str, *, ignore_endings: bool = False) -> tuple[int, ...]:

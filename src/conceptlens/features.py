@@ -106,9 +106,8 @@ def features(session: Session, record: ImageRecord, concepts: Sequence[str], **o
     maps = session.probe(record, concepts, background=False, **options)
     recipe, adapter = maps.recipe, adapter_for(session.pipeline.transformer)
     assert recipe is not None
-    call = {**session.generate_defaults, **record.options}
     with resident(session.pipeline):
-        embedded = adapter.embed(session.pipeline, maps.concepts, recipe, call)
+        embedded = session.embed(maps.concepts, recipe, {**session.generate_defaults, **record.options})
         found = replay_vectors(adapter, record, embedded, recipe, session.pipeline._execution_device)
     grid = (record.grid.rows, record.grid.cols)
     return Features(

@@ -30,7 +30,7 @@ from conceptlens.recipe import RECIPE_FIELDS, Recipe, check_counts, check_seed
 from conceptlens.record_files import load_record, save_record
 from conceptlens.records import ImageRecord
 from conceptlens.video_maps import maps_of
-from conceptlens.words import check_concepts, check_prompts
+from conceptlens.words import check_concepts, check_prompts, check_text
 
 Background = bool | Sequence[str]
 _READ_OPTIONS = ("guidance_scale", "max_sequence_length")
@@ -161,10 +161,11 @@ class Session:
         check_counts(call)
         self._embedded.clear()
         negative = call.get("negative_prompt")
+        check_text(negative, "negative prompt")
         if not isinstance(prompt, str) and isinstance(negative, str):
             call["negative_prompt"] = [negative] * len(prompts)
         asked, added = self._with_background(concepts or (), background, recipe)
-        embedded = self._embed((*asked, *added), recipe, call)
+        embedded = self.embed((*asked, *added), recipe, call)
         self._note_unknown(asked)
         if "generator" not in call:
             seed = secrets.randbelow(2**31) if seed is None else check_seed(seed)
@@ -234,6 +235,7 @@ class Session:
             raise RecipeError("guidance moves latents while a picture is painted; a given one has none. Use generate.")
         call = {k: v for k, v in options.items() if k in _READ_OPTIONS}
         recipe = self.recipe(preset, **{k: v for k, v in options.items() if k not in _READ_OPTIONS})
+        check_text(prompt, "prompt")
         picture = open_image(image)
         self._embedded.clear()
         layers, grid = read(
@@ -279,7 +281,7 @@ class Session:
         adapter.check(recipe)
         check_recorded(self._model.adapter, record, recipe)
         asked, added = self._with_background(concepts, background, recipe)
-        embedded = self._embed((*asked, *added), recipe, {**self._model.defaults.generate, **record.options})
+        embedded = self.embed((*asked, *added), recipe, {**self._model.defaults.generate, **record.options})
         self._note_unknown(asked)
         with resident(self.pipeline):
             probe = replay(adapter, record, embedded, recipe, self.pipeline._execution_device, keep=keep)
@@ -348,13 +350,16 @@ class Session:
             )
 
     @torch.no_grad()
-    def _embed(self, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
-        length = options.get("max_sequence_length")
+    def embed(self, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
+        """Concepts as the text encoder reads them in a call with these keywords; `ConceptError` where it cannot."""
+        length = self._model.concept_length(options)
         key = (names, recipe.pooling, recipe.bos, recipe.padding, recipe.pooled, length)
         if key not in self._embedded:
             if len(self._embedded) >= 256:
                 self._embedded.clear()
-            self._embedded[key] = self._model.adapter.embed(self.pipeline, names, recipe, options)
+            call = options if length is None else {**options, "max_sequence_length": length}
+            embedded = self._model.adapter.embed(self.pipeline, names, recipe, call)
+            self._embedded[key] = replace(embedded, length=length)
         return self._embedded[key]
 
     def _details(self, task: str, concepts: Concepts, seconds: float, more: dict[str, Any]) -> dict[str, Any]:
@@ -365,6 +370,7 @@ class Session:
             **({"single_stream": True} if self.single_stream else {}),
             **({"caveat": self._model.adapter.caveat} if self._model.adapter.caveat else {}),
             "tokens": pieces,
+            **({} if concepts.length is None else {"text_length": concepts.length}),
             "dtype": str(self.pipeline.transformer.dtype).removeprefix("torch."),
             "device": str(self.pipeline._execution_device),
             "seconds": round(seconds, 3),

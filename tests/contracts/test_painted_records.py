@@ -37,7 +37,7 @@ def test_a_video_is_not_recorded() -> None:
 
 def opened(family: Family) -> Session:
     pipeline = family.pipeline()
-    defaults = Defaults(generate={"max_sequence_length": 24})
+    defaults = Defaults(generate={"max_sequence_length": 64 if family.name == "flux2-dev" else 24})
     return Session(LoadedModel(pipeline, adapter_for(pipeline.transformer), family.name, defaults))
 
 

@@ -18,6 +18,7 @@ from conceptlens.adapters._tokens import EncodedText, OwnTokens, check_length, o
 from conceptlens.adapters.base import Concepts, pool_tokens
 from conceptlens.errors import ConceptlensError, ModelError, one_line
 from conceptlens.recipe import Recipe
+from conceptlens.words import check_text
 
 _DROPPED = ("prompt_template_encode_start_idx", "user_prompt_begin_id")
 """Where pipelines say how many leading tokens of their template the transformer never sees."""
@@ -45,6 +46,7 @@ def first_call(
     Raises:
         ModelError: when the pipeline fails before that call, or lacks such a text encoder.
     """
+    check_text(prompt, "prompt")
     transformer, given = pipeline.transformer, dict[str, dict[str, Any]]()
     read: dict[str, Any] = {ending: getattr(pipeline, f"text_encoder{ending}", None) for ending in encoders}
     if any(encoder is None for encoder in read.values()):
@@ -90,8 +92,10 @@ def encoded_text(given: Mapping[str, Any], tokenizer: Any) -> EncodedText:
     ids, mask = given["input_ids"][0], given.get("attention_mask")
     pad = getattr(tokenizer, "pad_token_id", None)
     real = mask[0].bool() if mask is not None else ids != (-1 if pad is None else pad)
-    start = int(real.nonzero()[0]) if real.any() else 0
-    return EncodedText(ids, tuple(ids[real].tolist()), start)
+    places = real.nonzero().flatten().tolist()
+    # All from the first to the last: CLIP's padding is also its unknown mark, which may stand in the midst of a text.
+    span = slice(places[0], places[-1] + 1) if places else slice(0)
+    return EncodedText(ids, tuple(ids[span].tolist()), span.start or 0)
 
 
 def concepts_of(

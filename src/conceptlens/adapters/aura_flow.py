@@ -71,7 +71,7 @@ class AuraFlowAdapter(DualStreamAdapter):
         return hidden + gate_mlp * block.ff_context(normed)
 
     def embed(self, pipeline: Any, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
-        length = options.get("max_sequence_length", 256)
+        length = self.text_length(pipeline, options)
 
         def encode(text: str) -> Tensor:
             return self._text(pipeline, text, length)[0]
@@ -87,7 +87,7 @@ class AuraFlowAdapter(DualStreamAdapter):
     def prepare(
         self, pipeline: Any, latents: Tensor, prompt: str, sigma: float, options: Mapping[str, Any]
     ) -> dict[str, Any]:
-        embeds = self._text(pipeline, prompt, options.get("max_sequence_length", 256))
+        embeds = self._text(pipeline, prompt, self.text_length(pipeline, options))
         return {
             "hidden_states": latents,
             "timestep": latents.new_full((len(latents),), sigma),

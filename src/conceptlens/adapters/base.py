@@ -5,6 +5,7 @@ Abstract methods, and a few with the answer of most families: an image autoencod
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ class Concepts:
         extra: leading rows that take part in the attention and are dropped from the maps.
         pieces: the token split of each name, for showing.
         positions: where each row stands in the text, for families that rotate text by its position; None: at its start.
+        length: tokens, padding included, at which each name was encoded; None where the family has but one length.
     """
 
     names: tuple[str, ...]
@@ -38,6 +40,7 @@ class Concepts:
     extra: int = 0
     pieces: tuple[tuple[str, ...], ...] = ()
     positions: tuple[int, ...] | None = None
+    length: int | None = None
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,36 @@ class ModelAdapter(ABC):
     @abstractmethod
     def embed(self, pipeline: Any, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
         """Concepts through the pipeline's own text encoders; `options` are the pipeline's call keywords."""
+
+    def trained_text_length(self) -> int | None:
+        """Tokens of text, padding included, that the checkpoint was trained with, where that is known.
+
+        T5 attends to its padding, so that at another length the same words become other vectors.
+        """
+        return None
+
+    def text_length(self, pipeline: Any, options: Mapping[str, Any]) -> int:
+        """Tokens, padding included, at which a pipeline with the keyword `max_sequence_length` encodes a text.
+
+        That of the call, or else the checkpoint's own, or else the pipeline's default.
+        """
+        given = options.get("max_sequence_length") or self.trained_text_length()
+        return given or inspect.signature(pipeline.__call__).parameters["max_sequence_length"].default
+
+    def concept_length(self, pipeline: Any, options: Mapping[str, Any], stated: int | None = None) -> int | None:
+        """Tokens, padding included, at which concepts are encoded; None where the pipeline has no say in it.
+
+        The checkpoint's own where it is known, or else that of the call's prompt.
+
+        Args:
+            pipeline: None for what holds of every call.
+            options: of the call.
+            stated: what the model's folder says in `conceptlens.json`.
+        """
+        known = stated or self.trained_text_length() or options.get("max_sequence_length")
+        if known or pipeline is None or "max_sequence_length" not in inspect.signature(pipeline.__call__).parameters:
+            return known
+        return self.text_length(pipeline, options)
 
     def encode(
         self, pipeline: Any, pixels: Float[Tensor, "batch 3 height width"]

@@ -87,8 +87,11 @@ class CogVideoXAdapter(DiTAdapter):
     def advance(self, block: Any, hidden: Tensor, out: Tensor, modulation: tuple[Tensor, ...]) -> Tensor:
         return gated_residuals(hidden, block.attn1.to_out[0](out), block.norm2.norm, block.ff, modulation)
 
+    def trained_text_length(self) -> int:
+        return self.transformer.config.max_text_seq_length
+
     def embed(self, pipeline: Any, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
-        length = options.get("max_sequence_length", 226)
+        length = self.text_length(pipeline, options)
         own = [concept_ids(pipeline.tokenizer, name, length, "T5") for name in names]
         states = [self._text(pipeline, name, length)[0] for name in names]
         tokens = torch.stack([pool_tokens(s, o.positions, recipe.pooling) for s, o in zip(states, own, strict=True)])
@@ -121,7 +124,7 @@ class CogVideoXAdapter(DiTAdapter):
         self, pipeline: Any, latents: Tensor, prompt: str, sigma: float, options: Mapping[str, Any]
     ) -> dict[str, Any]:
         batch, _, rows, cols = latents.shape
-        embeds = self._text(pipeline, prompt, options.get("max_sequence_length", 226))
+        embeds = self._text(pipeline, prompt, self.text_length(pipeline, options))
         frames, factor = self.transformer.config.patch_size_t or 1, pipeline.vae_scale_factor_spatial
         rotation = None
         if self.transformer.config.use_rotary_positional_embeddings:

@@ -64,7 +64,7 @@ class Flux2Adapter(DualStreamAdapter):
         return replace(side, query=query, key=key, unrotated=side)
 
     def embed(self, pipeline: Any, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
-        length = options.get("max_sequence_length", 512)
+        length = self.text_length(pipeline, options)
 
         def encode(text: str) -> Tensor:
             return pipeline.encode_prompt(text, max_sequence_length=length)[0][0]
@@ -83,7 +83,7 @@ class Flux2Adapter(DualStreamAdapter):
         self, pipeline: Any, latents: Tensor, prompt: str, sigma: float, options: Mapping[str, Any]
     ) -> dict[str, Any]:
         batch = len(latents)
-        embeds, text_ids = pipeline.encode_prompt(prompt, max_sequence_length=options.get("max_sequence_length", 512))
+        embeds, text_ids = pipeline.encode_prompt(prompt, max_sequence_length=self.text_length(pipeline, options))
         guidance = None
         if self.transformer.config.guidance_embeds:
             guidance = latents.new_full((batch,), options.get("guidance_scale", 0.0), dtype=torch.float32)

@@ -77,7 +77,7 @@ class MochiAdapter(DualStreamAdapter):
         return hidden + block.norm4_context(block.ff_context(normed), torch.tanh(gate_mlp))
 
     def embed(self, pipeline: Any, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
-        length = options.get("max_sequence_length", 256)
+        length = self.text_length(pipeline, options)
 
         def encode(text: str) -> Tensor:
             return pipeline._get_t5_prompt_embeds(text, max_sequence_length=length)[0][0]
@@ -102,7 +102,7 @@ class MochiAdapter(DualStreamAdapter):
         self, pipeline: Any, latents: Tensor, prompt: str, sigma: float, options: Mapping[str, Any]
     ) -> dict[str, Any]:
         batch = len(latents)
-        length = options.get("max_sequence_length", 256)
+        length = self.text_length(pipeline, options)
         embeds, mask, *_ = pipeline.encode_prompt(prompt, do_classifier_free_guidance=False, max_sequence_length=length)
         return {
             "hidden_states": latents[:, :, None],

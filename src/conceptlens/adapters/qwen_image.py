@@ -75,7 +75,7 @@ class QwenImageAdapter(DualStreamAdapter):
                 f"{type(pipeline).__name__} shows its picture to the text encoder, so no concept stands alone. "
                 "Use QwenImagePipeline, or its img2img, inpaint or ControlNet kin."
             )
-        length, drop = options.get("max_sequence_length", 512), pipeline.prompt_template_encode_start_idx
+        length, drop = self.text_length(pipeline, options), pipeline.prompt_template_encode_start_idx
 
         def encode(text: str) -> Tensor:
             return pipeline._get_qwen_prompt_embeds(text)[0][0]
@@ -102,7 +102,7 @@ class QwenImageAdapter(DualStreamAdapter):
         self, pipeline: Any, latents: Tensor, prompt: str, sigma: float, options: Mapping[str, Any]
     ) -> dict[str, Any]:
         batch, channels, rows, cols = latents.shape
-        embeds, mask = pipeline.encode_prompt(prompt, max_sequence_length=options.get("max_sequence_length", 512))
+        embeds, mask = pipeline.encode_prompt(prompt, max_sequence_length=self.text_length(pipeline, options))
         return {
             "hidden_states": pipeline._pack_latents(latents, batch, channels, rows, cols),
             "timestep": latents.new_full((batch,), sigma),

@@ -89,6 +89,12 @@ class SingleStreamAdapter(ReentryAdapter):
             self._family.observe(arguments, rows, step, None)  # for what it refuses
         return super().observe(arguments, rows, step, previous)
 
+    def trained_text_length(self) -> int | None:
+        return self._family.trained_text_length()
+
+    def concept_length(self, pipeline: Any, options: Mapping[str, Any], stated: int | None = None) -> int | None:
+        return self._family.concept_length(pipeline, options, stated)
+
     def native_area(self, pipeline: Any) -> int:
         return self._family.native_area(pipeline)
 

@@ -42,11 +42,15 @@ from conceptlens.records import TokenGrid
 
 @dataclass(frozen=True)
 class EncodedConcept:
-    """A concept as keys of each wanted layer, which of their rows are its own tokens, and the pieces of those."""
+    """A concept as keys of each wanted layer, which of their rows are its own tokens, and the pieces of those.
+
+    `length` is that of the text as the first encoder read it, padding included.
+    """
 
     layers: tuple[LayerAttention, ...]
     rows: tuple[int, ...]
     pieces: tuple[str, ...]
+    length: int
 
 
 @dataclass(frozen=True)
@@ -273,7 +277,8 @@ def encode_concepts(
             told = text.arguments if noise is None else at_noise(pipeline, layout, text.arguments, noise)
             seen = _called(model, told, layers)
             rows, pieces = own_rows(pipeline, layout, name, text, empty, seen[0].key.shape[2])
-            yield EncodedConcept(tuple(replace(layer, image_key=None) for layer in seen), rows, pieces)
+            keys = tuple(replace(layer, image_key=None) for layer in seen)
+            yield EncodedConcept(keys, rows, pieces, len(text.tokens[0].states))
     finally:
         pipeline.maybe_free_model_hooks()
 

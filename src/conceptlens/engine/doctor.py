@@ -67,6 +67,8 @@ class Diagnosis:
         tried_on: what the dry run ran on.
         own_text_error: how far the model's own text, sent through as concepts, came out from what the model made of it,
             relative to its largest value; None where that was not tried.
+        text_length: tokens, padding included, at which concepts are encoded; None where unknown.
+        text_length_fixed: whether that holds of every call, not only of those that give no length of their own.
         method: another method that makes maps of it, for `read --method`; None where there is none.
         captured: blocks that the dry run saw, of `expected`.
         expected: see `captured`.
@@ -95,6 +97,8 @@ class Diagnosis:
     tier: str | None = None
     own_text_error: float | None = None
     method: str | None = None
+    text_length: int | None = None
+    text_length_fixed: bool = False
 
     @property
     def ok(self) -> bool:
@@ -114,6 +118,9 @@ class Diagnosis:
             if self.transformer in SINGLE_STREAMS:
                 lines.append("more blocks  the single-stream ones with single_stream=True, as an experiment")
             lines.append(f"dry run      {self.captured} of {self.expected} blocks seen, on {self.tried_on}")
+            if self.text_length is not None:
+                usual = "whatever the prompt's length" if self.text_length_fixed else "unless the prompt has another"
+                lines.append(f"text         concepts are encoded at {self.text_length} tokens, {usual}")
             if self.own_text_error is not None:
                 lines.append(f"own text     reproduced to {self.own_text_error:.0e} (bar {OWN_TEXT_BAR:.0e})")
             lines.append(
@@ -153,6 +160,7 @@ def doctor(model: Any, *, height: int = 1024, width: int = 1024, frames: int = 1
     recipe = adapter.recipe(depth).override(dict(subject.recipe)).resolve(depth)
     side = _TOKEN_SIDE if pipeline is None else adapter.side_multiple(pipeline)
     tokens = max(1, height // side) * max(1, width // side) * frames
+    stated = subject.generate.get("max_sequence_length")
     live, kept = _memory(adapter, recipe, tokens, 2 if pipeline is None else adapter.transformer.dtype.itemsize)
     found = Diagnosis(
         *(name, transformer_name, adapter.name, group.name, True, group.reason),
@@ -162,6 +170,8 @@ def doctor(model: Any, *, height: int = 1024, width: int = 1024, frames: int = 1
         tokens=tokens,
         live_bytes=live,
         record_bytes=kept,
+        text_length=adapter.concept_length(pipeline, {}, stated),
+        text_length_fixed=adapter.concept_length(None, {}, stated) is not None,
         tier="adapter" if isinstance(adapter, DiTAdapter) else "experimental" if adapter.caveat else "re-entry",
     )
     return _tried(found, adapter, pipeline)
@@ -175,13 +185,14 @@ def served() -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class _Subject:
-    """A model's name, its transformer class with its settings, the pipeline where it is loaded, its own recipe."""
+    """A model's name, its transformer class with its settings, the pipeline where it is loaded, its own defaults."""
 
     name: str
     transformer: str
     config: Mapping[str, Any] = field(default_factory=dict)
     pipeline: Any = None
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    generate: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _identify(model: Any) -> _Subject:
@@ -244,7 +255,8 @@ def _identify_folder(folder: Path) -> _Subject:
     weights = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
     small = name in registered() and weights <= SMALL
     pipeline = load_model(folder, device="cpu").pipeline if small else None
-    return _Subject(folder.name, name, config, pipeline, folder_defaults(folder).recipe)
+    defaults = folder_defaults(folder)
+    return _Subject(folder.name, name, config, pipeline, defaults.recipe, defaults.generate)
 
 
 def _skeleton(name: str, config: Mapping[str, Any]) -> nn.Module:

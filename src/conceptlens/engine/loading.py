@@ -58,6 +58,10 @@ class LoadedModel:
     model_id: str
     defaults: Defaults
 
+    def concept_length(self, options: Mapping[str, Any]) -> int | None:
+        """Tokens, padding included, at which concepts are encoded in a call with these options; None where unknown."""
+        return self.adapter.concept_length(self.pipeline, options, self.defaults.generate.get("max_sequence_length"))
+
 
 DEMO, DEMO_UNET = "demo", "demo-unet"
 """The names of the embedded models."""

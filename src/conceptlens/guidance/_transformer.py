@@ -166,13 +166,15 @@ def _read(
     if endings:
         attentions = [readers[ending].attention()[row] for ending in endings]
         ids = readers[endings[0]].input_ids[row]
-        warn_of_lost_words(tokenizer, prompt, ids.shape[-1])
-        clip = read_prompt(prompt, tokenizer, ids, attentions, layout.unused)
+        told = _spelt_out(pipeline, prompt, tokenizer)
+        warn_of_lost_words(tokenizer, told, ids.shape[-1])
+        clip = read_prompt(prompt, tokenizer, ids, attentions, layout.unused, told)
     if layout.t5 in readers:
         tokenizer_t5, reader = getattr(pipeline, f"tokenizer{layout.t5}"), readers[layout.t5]
         ids = reader.input_ids[row]
-        warn_of_lost_words(tokenizer_t5, prompt, ids.shape[-1])
-        t5 = read_t5_prompt(prompt, tokenizer_t5, ids, reader.attention()[row])
+        told = _spelt_out(pipeline, prompt, tokenizer_t5)
+        warn_of_lost_words(tokenizer_t5, told, ids.shape[-1])
+        t5 = read_t5_prompt(prompt, tokenizer_t5, ids, reader.attention()[row], told)
     if not layout.clip_rows:
         assert t5 is not None
         names = [word for word, _ in t5.words]
@@ -187,6 +189,12 @@ def _read(
             readings.append(by_words(text, [word for word, _ in text.words], first))
             first += len(text.words)
     return tuple(segments), tuple(reversed(readings))
+
+
+def _spelt_out(pipeline: Any, prompt: str, tokenizer: Any) -> str:
+    """The prompt with the names of all vectors of a textual inversion, in pipelines that can load one."""
+    convert = getattr(pipeline, "maybe_convert_prompt", None)
+    return prompt if convert is None else convert(prompt, tokenizer)
 
 
 def _chosen(readings: Sequence[PromptText], wanted: str) -> tuple[PromptText, ...]:

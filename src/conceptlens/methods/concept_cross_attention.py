@@ -142,12 +142,13 @@ class ConceptCrossAttention(SaliencyMethod):
             raise RecipeError(f"the image was stored with layers {layers}; got {list(self._layers)}. Store it again.")
         maps: list[Tensor] = []
         told: dict[str, list[str]] = {}
+        length = 0
         encoded = encode_concepts(self._model, names, self._layers, noise=stored.noise, grid=stored.grid)
         for name, concept in zip(names, encoded, strict=True):
             maps.append(concept_map(stored, concept))
-            told[name] = list(concept.pieces)
+            told[name], length = list(concept.pieces), concept.length
         where = {"image": stored.image, "prompt": stored.prompt, "seed": stored.seed, "started": started}
-        return maps_of(self, names, torch.stack(maps), tokens=told, **where)
+        return maps_of(self, names, torch.stack(maps), tokens=told, text_length=length, **where)
 
 
 def _parted(options: Mapping[str, Any]) -> tuple[tuple[int, ...] | None, CrossOptions]:

@@ -136,6 +136,12 @@ class Ovam(UnetMethod):
             if encoder is not None:
                 ids = getattr(pipeline, f"tokenizer{suffix}")(text, return_tensors="pt", verbose=False).input_ids
                 states.append(encoder(ids.to(encoder.device), output_hidden_states=True))
+        lengths = [state.last_hidden_state.shape[1] for state in states]
+        if len(set(lengths)) > 1:
+            raise ConceptError(
+                f"the two text encoders part {text!r:.60} into {lengths[0]} and {lengths[1]} tokens, so its words have "
+                "no common places. Leave out repeated marks such as '!!'."
+            )
         if len(states) == 1:
             return states[0].last_hidden_state.to(pipeline.unet.dtype)
         return torch.cat([made.hidden_states[-2] for made in states], dim=-1).to(pipeline.unet.dtype)

@@ -279,7 +279,7 @@ def test_textspans_own_evaluation_subtracts_the_mean_over_the_classes() -> None:
     scores = torch.randn(3, 4, 4, generator=random) + 5
     labels = (torch.rand(8, 8, generator=random) < 0.4).numpy().astype(np.int32)
     sample = Sample("x", Image.new("RGB", (8, 8)), labels, (0,))
-    concepts = (Concept("dog", 1), Concept("cow", 0), Concept("sky", VOID))
+    concepts = (Concept("dog", 1), Concept("cow", 0), Concept("sky", -1))
     scored = score_image(scores, concepts, sample, 2, own, background=False)
     centred = scores[1] - (scores[0] + scores[1] + scores[2]) / 3
     map_ = F.interpolate(centred[None, None], (8, 8), mode="bilinear")[0, 0].clamp(min=0)

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from conceptlens.errors import ConceptlensError, ModelError, RecipeError
+from conceptlens.errors import ConceptlensError, ModelError, RecipeError, shown
 
 _FUNCTION_WORDS = """
 a an the this that these those some any each every and or but of on in at to from by with without under over above below
@@ -51,7 +51,7 @@ class PromptText:
             RecipeError: for a word or position that the prompt does not have, or no list.
         """
         if isinstance(wanted, str) or not isinstance(wanted, Sequence):
-            raise RecipeError(f"words must be a list of words of the prompt; got {wanted!r}.")
+            raise RecipeError(f"words must be a list of words of the prompt; got {shown(wanted)}.")
         found: list[tuple[int, ...]] = []
         for word in wanted:
             if isinstance(word, int):
@@ -93,7 +93,7 @@ class PromptText:
         if given is not None:
             lists = [given, *given] if isinstance(given, Sequence) else [given]
             if not all(isinstance(one, Sequence) and not isinstance(one, str) and one for one in lists):
-                raise RecipeError(f"groups must be lists of words, the noun last in each; got {given!r}.")
+                raise RecipeError(f"groups must be lists of words, the noun last in each; got {shown(given)}.")
             flat = iter(self.find([word for group in given for word in group]))
             return tuple(tuple(next(flat) for _ in group) for group in given)
         runs: list[list[tuple[int, ...]]] = [[]]

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from skimage.filters import threshold_otsu
 from torch import Tensor
 
-from conceptlens.errors import RecipeError
+from conceptlens.errors import ModelError, RecipeError, shown
 
 Threshold = str | float
 
@@ -20,6 +20,22 @@ def resize(
     """Scores at another resolution; `mode` is "nearest" or "bilinear" (aligned to pixel areas, not corners)."""
     corners = None if mode == "nearest" else False
     return F.interpolate(scores[None], (height, width), mode=mode, align_corners=corners)[0]
+
+
+def check_finite(scores: Tensor) -> Tensor:
+    """Scores as they are, none of which is NaN or infinite.
+
+    Raises:
+        ModelError: for scores of a model that computed NaN.
+    """
+    broken = int((~scores.isfinite()).sum())
+    if broken:
+        raise ModelError(
+            f"the model gave NaN or infinity in {broken} of {scores.numel()} scores, as half precision does where it "
+            "overflows (a black picture). Open it with dtype=torch.bfloat16 or torch.float32; if it stays, its weights "
+            "are damaged."
+        )
+    return scores
 
 
 def unit_range(scores: Tensor) -> Tensor:
@@ -44,4 +60,4 @@ def threshold_level(heat: np.ndarray, rule: Threshold) -> float:
         return float(threshold_otsu(heat)) if heat.max() > heat.min() else float(heat.max())
     if isinstance(rule, (int, float)) and 0 <= rule <= 1:
         return float(heat.min() + rule * (heat.max() - heat.min()))
-    raise RecipeError(f"threshold must be 'mean', 'otsu', 'argmax' or a number in 0..1; got {rule!r}.")
+    raise RecipeError(f"threshold must be 'mean', 'otsu', 'argmax' or a number in 0..1; got {shown(rule)}.")

@@ -65,7 +65,7 @@ def check_concepts(concepts: Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def check_prompts(prompt: str | Sequence[str] | None, embeds: Sequence[Any] | None = None) -> list[str]:
+def check_prompts(prompt: str | Sequence[str] | None, embeds: Any = None) -> list[str]:
     """The prompts as a list; of ready-made embeddings, which stand in place of a prompt, an empty text each.
 
     Raises:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+_NUMBERS = re.compile(r"\b(tensor|array)\(.*")
+
 
 class ConceptlensError(Exception):
     """Base of all errors that the package raises on purpose. Its text is one clear line."""
@@ -48,6 +52,17 @@ class LibraryError(ConceptlensError, ImportError):
 
 
 def one_line(error: BaseException) -> str:
-    """The first non-empty line of an exception's text, for use inside our own messages."""
+    """The first non-empty line of an exception's text, for use inside our own messages; without numbers of tensors."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".") if lines else type(error).__name__
+    return _NUMBERS.sub(r"a \1 ...", lines[0]).rstrip(".") if lines else type(error).__name__
+
+
+def shown(value: object) -> str:
+    """A value as a message may show it: short, and of a tensor or array its shape alone."""
+    shape = getattr(value, "shape", None)
+    if shape is not None:
+        return f"a {type(value).__name__} of shape {tuple(shape)}"
+    if isinstance(value, (list, tuple)) and any(getattr(part, "shape", None) is not None for part in value):
+        return f"a {type(value).__name__} of {len(value)} tensors or arrays"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

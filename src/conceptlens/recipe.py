@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from numbers import Integral
 from typing import Any, Literal, get_args, get_type_hints
 
-from conceptlens.errors import RecipeError
+from conceptlens.errors import RecipeError, shown
 
 Space = Literal["output", "cross", "value"]
 Normalization = Literal["none", "unit", "linear"]
@@ -136,21 +136,21 @@ def _check_kind(name: str, value: Any) -> None:
     if name in _CHOICES:
         _check_choice(name, value)
     elif name in _SWITCHES and not isinstance(value, bool):
-        raise RecipeError(f"{name} must be true or false; got {value!r}.")
+        raise RecipeError(f"{name} must be true or false; got {shown(value)}.")
     elif name in _KINDS and (isinstance(value, bool) or not isinstance(value, _KINDS[name])):
-        raise RecipeError(f"{name} must be a number; got {value!r}.")
+        raise RecipeError(f"{name} must be a number; got {shown(value)}.")
 
 
 def _check_choice(name: str, value: Any) -> None:
     known = get_args(get_type_hints(Recipe)[name])
     if value not in known:
-        raise RecipeError(f"{name} must be one of {', '.join(known)}; got {value!r}.")
+        raise RecipeError(f"{name} must be one of {', '.join(known)}; got {shown(value)}.")
 
 
 def _indices(name: str, value: Any) -> tuple[int, ...]:
     chosen = tuple(value) if isinstance(value, (tuple, list, range)) else (value,)
     if not chosen or not all(isinstance(v, int) for v in chosen):
-        raise RecipeError(f"{name} must be one or more whole numbers; got {value!r}.")
+        raise RecipeError(f"{name} must be one or more whole numbers; got {shown(value)}.")
     return chosen
 
 
@@ -180,7 +180,7 @@ def check_counts(options: Mapping[str, Any]) -> None:
 def check_seed(seed: int) -> int:
     """The seed; raises a `RecipeError` for anything but a whole number of at most 64 bits."""
     if isinstance(seed, bool) or not isinstance(seed, Integral):
-        raise RecipeError(f"a seed is one whole number; got {seed!r}. For several pictures, paint once per seed.")
+        raise RecipeError(f"a seed is one whole number; got {shown(seed)}. For several pictures, paint once per seed.")
     if not -(2**63) <= seed < 2**63:
         raise RecipeError(f"a seed has 64 bits; got {seed}.")
     return seed
@@ -189,4 +189,4 @@ def check_seed(seed: int) -> int:
 def check_choice(name: str, value: Any, known: Any) -> None:
     """Raises a `RecipeError` unless `value` is one of the Literal `known`."""
     if value not in get_args(known):
-        raise RecipeError(f"{name} must be one of {', '.join(get_args(known))}; got {value!r}.")
+        raise RecipeError(f"{name} must be one of {', '.join(get_args(known))}; got {shown(value)}.")

@@ -14,12 +14,14 @@ import torch
 from PIL import Image
 
 from conceptlens._version import package_version
-from conceptlens.adapters.base import Concepts
+from conceptlens.adapters.base import Concepts, ModelAdapter
+from conceptlens.engine.embedding import ConceptEmbedder
 from conceptlens.engine.encode import read
 from conceptlens.engine.generate import generate, on_grid, stack_parts
 from conceptlens.engine.keeping import RECORD_BUDGET, Keeping, Store
 from conceptlens.engine.loading import DEMO_UNET, LoadedModel, load_model, resident
 from conceptlens.engine.replay import check_origin, check_recorded, replay
+from conceptlens.engine.surroundings import usual_defaults
 from conceptlens.engine.unets import is_unet, load_unet
 from conceptlens.errors import ConceptError, RecipeError
 from conceptlens.guidance import Guidance, chosen_guidance, demo_folder, paint_guided
@@ -41,7 +43,7 @@ class Session:
 
     def __init__(self, model: LoadedModel) -> None:
         self._model = model
-        self._embedded: dict[Any, Concepts] = {}
+        self.embed = ConceptEmbedder(model)
 
     @property
     def pipeline(self) -> Any:
@@ -54,19 +56,24 @@ class Session:
         return self._model.model_id
 
     @property
+    def adapter(self) -> ModelAdapter:
+        """What is known of the model's family."""
+        return self._model.adapter
+
+    @property
     def single_stream(self) -> bool:
         """Whether single-stream blocks are followed behind the dual-stream ones."""
-        return self._model.adapter.single_stream
+        return self.adapter.single_stream
 
     @property
     def family(self) -> str:
         """The adapter that serves the model."""
-        return self._model.adapter.name
+        return self.adapter.name
 
     @property
     def depth(self) -> int:
         """How many blocks of the transformer are followed: the dual-stream ones, with `single_stream` all."""
-        return len(self._model.adapter.blocks())
+        return len(self.adapter.blocks())
 
     @property
     def generate_defaults(self) -> dict[str, Any]:
@@ -89,7 +96,7 @@ class Session:
         Raises:
             RecipeError: for an unknown preset or option, or a layer that the model does not have.
         """
-        adapter, depth = self._model.adapter, self.depth
+        adapter, depth = self.adapter, self.depth
         if preset is None:
             recipe = adapter.recipe(depth).override(dict(self._model.defaults.recipe))
         elif preset == "paper":
@@ -102,7 +109,7 @@ class Session:
 
     def generate(
         self,
-        prompt: str | list[str],
+        prompt: str | list[str] | None,
         concepts: Sequence[str] | None = None,
         *,
         seed: int | None = None,
@@ -119,7 +126,8 @@ class Session:
         """Paints the prompt and maps the concepts while at it. The image is the plain pipeline's, bit for bit.
 
         Args:
-            prompt: a text, or several for a batch.
+            prompt: a text, or several for a batch; None with `prompt_embeds=` (and what else the pipeline takes in
+                place of a text). Concepts need the text encoders, unless they were asked before those were freed.
             concepts: any words, in the prompt or not; with `guide`, None stands for the prompt's own words.
             seed: of the starting noise, drawn on the CPU; a random one (told in the result) when None.
             preset: "paper" for the settings of the official code.
@@ -144,22 +152,24 @@ class Session:
         Raises:
             ConceptError: for an unusable list of concepts.
             RecipeError: for impossible settings; `BudgetError`, one of them, for a record beyond its budget.
+            ModelError: for a model that cannot be read, or that gives NaN.
         """
         guide = chosen_guidance(guide, compare)
         if guide is not None:
             own = {"preset": preset, "background": background, "keep": keep, "record": record}
             own |= {"record_budget": record_budget, "record_store": record_store}
+            prompt = prompt if isinstance(prompt, str) else check_prompts(prompt)
             seed = secrets.randbelow(2**31) if seed is None else check_seed(seed)
             return paint_guided(self, prompt, concepts, guide, seed, compare=compare, own=own, **options)
         started = time.perf_counter()
         recipe = self.recipe(preset, **{k: v for k, v in options.items() if k in RECIPE_FIELDS})
         call = {**self.generate_defaults, **{k: v for k, v in options.items() if k not in RECIPE_FIELDS}}
-        prompts = check_prompts(prompt)
+        prompts = check_prompts(prompt, call.get("prompt_embeds"))
         for name in ("output_type", "return_dict"):
             if name in call:
                 raise RecipeError(f"generate returns pictures with their maps; {name} cannot be set. Drop it.")
         check_counts(call)
-        self._embedded.clear()
+        self.embed.renew()
         negative = call.get("negative_prompt")
         check_text(negative, "negative prompt")
         if not isinstance(prompt, str) and isinstance(negative, str):
@@ -174,7 +184,7 @@ class Session:
             raise RecipeError("both seed and generator were given. Give one of them.")
         arguments = {"prompt": prompt, **call}
         keeping = Keeping(record_budget, record == "fit", record_store) if record else None
-        made = generate(self.pipeline, self._model.adapter, embedded, recipe, arguments, keep=keep, keeping=keeping)
+        made = generate(self.pipeline, self.adapter, embedded, recipe, arguments, keep=keep, keeping=keeping)
         recipe = made.recipe
         seconds = time.perf_counter() - started
         settings = {k: v for k, v in call.items() if isinstance(v, (str, int, float, bool, type(None)))}
@@ -204,8 +214,9 @@ class Session:
             results.append(
                 maps_of(image, scores=made.scores[row], parts=parts, record=kept, references=references, **shared)
             )
-        return results[0] if isinstance(prompt, str) and len(results) == 1 else results
+        return results[0] if not isinstance(prompt, list | tuple) and len(results) == 1 else results
 
+    @usual_defaults()
     def read(
         self,
         image: str | Path | Image.Image,
@@ -237,10 +248,10 @@ class Session:
         recipe = self.recipe(preset, **{k: v for k, v in options.items() if k not in _READ_OPTIONS})
         check_text(prompt, "prompt")
         picture = open_image(image)
-        self._embedded.clear()
+        self.embed.renew()
         layers, grid = read(
             self.pipeline,
-            self._model.adapter,
+            self.adapter,
             picture,
             prompt,
             recipe,
@@ -250,7 +261,7 @@ class Session:
         )
         return ImageRecord(layers, grid, picture, prompt, self.model_id, recipe, seed, options=call)
 
-    @torch.no_grad()
+    @usual_defaults()
     def probe(
         self,
         record: ImageRecord,
@@ -276,15 +287,14 @@ class Session:
         """
         started = time.perf_counter()
         check_origin(record, self.model_id)
-        adapter = self._model.adapter
-        recipe = record.recipe.override(options).resolve(len(adapter.blocks()))
-        adapter.check(recipe)
-        check_recorded(self._model.adapter, record, recipe)
+        recipe = record.recipe.override(options).resolve(self.depth)
+        self.adapter.check(recipe)
+        check_recorded(self.adapter, record, recipe)
         asked, added = self._with_background(concepts, background, recipe)
         embedded = self.embed((*asked, *added), recipe, {**self._model.defaults.generate, **record.options})
         self._note_unknown(asked)
         with resident(self.pipeline):
-            probe = replay(adapter, record, embedded, recipe, self.pipeline._execution_device, keep=keep)
+            probe = replay(self.adapter, record, embedded, recipe, self.pipeline._execution_device, keep=keep)
         assert probe.grid is not None
         task = "generate" if record.steps else "read"
         more = {"pipeline": dict(record.options), **({"steps": record.steps} if record.steps else {})}
@@ -316,7 +326,7 @@ class Session:
         given = self._model.defaults.generate
         if "width" in given and "height" in given:
             return given["width"] * given["height"]
-        return self._model.adapter.native_area(self.pipeline)
+        return self.adapter.native_area(self.pipeline)
 
     def _with_background(
         self, concepts: Sequence[str], background: Background, recipe: Recipe
@@ -349,26 +359,13 @@ class Session:
                 stacklevel=3,
             )
 
-    @torch.no_grad()
-    def embed(self, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
-        """Concepts as the text encoder reads them in a call with these keywords; `ConceptError` where it cannot."""
-        length = self._model.concept_length(options)
-        key = (names, recipe.pooling, recipe.bos, recipe.padding, recipe.pooled, length)
-        if key not in self._embedded:
-            if len(self._embedded) >= 256:
-                self._embedded.clear()
-            call = options if length is None else {**options, "max_sequence_length": length}
-            embedded = self._model.adapter.embed(self.pipeline, names, recipe, call)
-            self._embedded[key] = replace(embedded, length=length)
-        return self._embedded[key]
-
     def _details(self, task: str, concepts: Concepts, seconds: float, more: dict[str, Any]) -> dict[str, Any]:
         pieces = {n: list(p) for n, p in zip(concepts.names, concepts.pieces, strict=False)}
         return {
             "task": task,
             "family": self.family,
             **({"single_stream": True} if self.single_stream else {}),
-            **({"caveat": self._model.adapter.caveat} if self._model.adapter.caveat else {}),
+            **({"caveat": self.adapter.caveat} if self.adapter.caveat else {}),
             "tokens": pieces,
             **({} if concepts.length is None else {"text_length": concepts.length}),
             "dtype": str(self.pipeline.transformer.dtype).removeprefix("torch."),

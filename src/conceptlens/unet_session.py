@@ -13,6 +13,7 @@ import torch
 from conceptlens._version import package_version
 from conceptlens.adapters._tokens import told_apart
 from conceptlens.engine.generate import refusals
+from conceptlens.engine.surroundings import check_surroundings
 from conceptlens.engine.unets import LoadedUnet
 from conceptlens.errors import ConceptError, ModelError, RecipeError
 from conceptlens.guidance import Guidance, GuidedCall, GuidedMaps, GuidedResult, PromptText
@@ -43,7 +44,7 @@ class UnetSession(Session):
 
     def generate(
         self,
-        prompt: str | list[str],
+        prompt: str | list[str] | None,
         concepts: Sequence[str] | None = None,
         *,
         seed: int | None = None,
@@ -85,7 +86,7 @@ class UnetSession(Session):
             before = self._paint(prompts, names, replace(guide, alpha=0.0), seed, options)[1] if compare else None
             plain = [None] * len(maps) if before is None else before
             maps = [GuidedMaps.of(own, run, n, other) for n, (own, other) in enumerate(zip(maps, plain, strict=True))]
-        return maps[0] if isinstance(prompt, str) and len(maps) == 1 else maps
+        return maps[0] if not isinstance(prompt, list | tuple) and len(maps) == 1 else maps
 
     def _paint(
         self,
@@ -98,6 +99,7 @@ class UnetSession(Session):
         """A call of the pipeline with its cross-attention watched, and the maps of each picture."""
         started = time.perf_counter()
         pipeline = self.pipeline
+        check_surroundings(pipeline)
         texts = [self._text(prompt) for prompt in prompts]
         if guidance is None:  # which says it itself
             for text in texts:

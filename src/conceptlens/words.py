@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
-from conceptlens.errors import ConceptError, RecipeError
+from conceptlens.errors import ConceptError, RecipeError, shown
 
 _FUNCTION_TEXT = (
     "a an the and or of on in at under over above below near with by to from into behind before between beside next "
@@ -60,7 +60,7 @@ def check_concepts(concepts: Sequence[str]) -> tuple[str, ...]:
         raise ConceptError("no concepts were given. Name at least one, for example: house.")
     for number, name in enumerate(names):
         if not isinstance(name, str):
-            raise ConceptError(f"concept {number + 1} of {len(names)} is no text; got {name!r:.60}. Give a flat list.")
+            raise ConceptError(f"concept {number + 1} of {len(names)} is no text; got {shown(name)}. Give a flat list.")
         if not name:
             raise ConceptError(f"concept {number + 1} of {len(names)} is empty. Give each concept a word.")
         if name in names[:number]:
@@ -70,14 +70,19 @@ def check_concepts(concepts: Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def check_prompts(prompt: str | Sequence[str]) -> list[str]:
-    """The prompts as a list.
+def check_prompts(prompt: str | Sequence[str] | None, embeds: Any = None) -> list[str]:
+    """The prompts as a list; of ready-made embeddings, which stand in place of a prompt, an empty text each.
 
     Raises:
-        RecipeError: when there is none, an empty one, or one that no tokenizer takes.
+        RecipeError: when there is none, an empty one, or one that no tokenizer takes, or a prompt besides embeddings.
     """
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-    if not prompts or not all(isinstance(p, str) and p.strip() for p in prompts):
+    if embeds is not None:
+        if prompt is not None:
+            raise RecipeError("prompt and prompt_embeds were both given. Give prompt=None with prompt_embeds.")
+        return [""] * len(embeds)
+    told: list[Any] = list(prompt) if isinstance(prompt, (list, tuple)) else [prompt]
+    prompts: list[str] = [each for each in told if isinstance(each, str) and each.strip()]
+    if not prompts or len(prompts) < len(told):
         raise RecipeError("the prompt is empty. Say what to paint, for example: a red house and a tree.")
     check_text(prompts, "prompt")
     return prompts

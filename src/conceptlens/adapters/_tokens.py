@@ -162,7 +162,7 @@ class EncodedText:
     start: int
 
 
-def encode_watched(encoder: nn.Module, encode: Callable[[str], Tensor], text: str) -> EncodedText:
+def encode_watched(encoder: Any, encode: Callable[[str], Tensor], text: str) -> EncodedText:
     """Encodes a text with `encode` and tells which tokens the `encoder` was given, whatever template they stood in.
 
     Raises:

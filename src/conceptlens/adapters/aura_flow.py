@@ -24,6 +24,7 @@ class AuraFlowAdapter(DualStreamAdapter):
 
     name = "AuraFlow"
     classes = ("AuraFlowTransformer2DModel",)
+    guided_batch = ("negative", "prompt")
 
     def recipe(self, depth: int) -> Recipe:
         return Recipe(pooled="prompt")
@@ -46,11 +47,6 @@ class AuraFlowAdapter(DualStreamAdapter):
         height, width = arguments["hidden_states"].shape[-2:]
         kept = {"timestep": take(arguments["timestep"], rows)}
         return CallRecord(step, TokenGrid(height // patch, width // patch), kept)
-
-    def conditional_rows(self, pipeline: Any, arguments: Mapping[str, Any]) -> slice | None:
-        if pipeline is not None and pipeline.guidance_scale > 1:
-            return slice(len(arguments["hidden_states"]) // 2, None)
-        return slice(None)
 
     def begin(self, concepts: Concepts, call: CallRecord) -> tuple[Tensor, Tensor]:
         model, timestep = self.transformer, call.arguments["timestep"]

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from conceptlens.errors import RecipeError
-from conceptlens.recipe import Pooling, Recipe
+from conceptlens.recipe import Branch, Pooling, Recipe
 from conceptlens.records import CallRecord, LayerRecord, TokenGrid
 
 
@@ -83,6 +83,10 @@ class ModelAdapter(ABC):
     """What users should know about these maps before they trust them; stands in every result."""
     timestep: str = "timestep"
     """The argument of the transformer that says how noisy the image is."""
+    latents: str = "hidden_states"
+    """The argument of the transformer that holds the noised images, one row (or element) each."""
+    guided_batch: tuple[Branch, ...] = ()
+    """Whose rows one call holds under classifier-free guidance, in equal parts; () where each has a call of its own."""
     single_stream: bool = False
     """Whether single-stream blocks are followed behind the dual-stream ones."""
     one_area: bool = False
@@ -128,9 +132,9 @@ class ModelAdapter(ABC):
         `previous` is the last call of the same run: what has not changed since (grid, rotation) is taken from it.
         """
 
-    @abstractmethod
-    def conditional_rows(self, pipeline: Any, arguments: Mapping[str, Any]) -> slice | None:
-        """The rows of the batch that belong to the prompt; None for a call that is not the prompt's own."""
+    def is_perturbed(self, arguments: Mapping[str, Any]) -> bool:
+        """Whether a call leaves out layers, as skip-layer guidance does, so that it is neither prompt's own."""
+        return False
 
     @abstractmethod
     def embed(self, pipeline: Any, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:

@@ -25,6 +25,7 @@ class CogVideoXAdapter(DiTAdapter):
 
     name = "CogVideoX"
     classes = ("CogVideoXTransformer3DModel",)
+    guided_batch = ("negative", "prompt")
 
     def recipe(self, depth: int) -> Recipe:
         return Recipe(layers=tuple(range(max(0, depth - 10), depth)), pooled="prompt")
@@ -58,11 +59,6 @@ class CogVideoXAdapter(DiTAdapter):
         if rotation is not None:
             kept["cos"], kept["sin"] = rotation
         return CallRecord(step, TokenGrid(height // patch, width // patch, frames // (config.patch_size_t or 1)), kept)
-
-    def conditional_rows(self, pipeline: Any, arguments: Mapping[str, Any]) -> slice | None:
-        if pipeline is not None and pipeline.guidance_scale > 1:
-            return slice(len(arguments["hidden_states"]) // 2, None)
-        return slice(None)
 
     def begin(self, concepts: Concepts, call: CallRecord) -> tuple[Tensor, Tensor]:
         model, given = self.transformer, call.arguments

@@ -59,9 +59,6 @@ class CogView4Adapter(DiTAdapter):
         kept = {name: take(arguments[name], rows) for name in ("timestep", *_SIZES)}
         return CallRecord(step, grid, {**kept, "cos": cos, "sin": sin})
 
-    def conditional_rows(self, pipeline: Any, arguments: Mapping[str, Any]) -> slice | None:
-        return slice(None)
-
     def begin(self, concepts: Concepts, call: CallRecord) -> tuple[Tensor, Tensor]:
         model, given = self.transformer, call.arguments
         tokens = repeat_rows(concepts.tokens, len(given["timestep"])).to(given["timestep"].device, model.dtype)

@@ -23,6 +23,7 @@ class MochiAdapter(DualStreamAdapter):
 
     name = "Mochi"
     classes = ("MochiTransformer3DModel",)
+    guided_batch = ("negative", "prompt")
 
     def attention(self, block: Any) -> Any:
         return block.attn1
@@ -48,11 +49,6 @@ class MochiAdapter(DualStreamAdapter):
         names = ("timestep", "encoder_hidden_states", "encoder_attention_mask")
         kept = {name: take(arguments[name], rows) for name in names}
         return CallRecord(step, TokenGrid(height // patch, width // patch, frames), kept)
-
-    def conditional_rows(self, pipeline: Any, arguments: Mapping[str, Any]) -> slice | None:
-        if pipeline is not None and pipeline.do_classifier_free_guidance:
-            return slice(len(arguments["hidden_states"]) // 2, None)
-        return slice(None)
 
     def begin(self, concepts: Concepts, call: CallRecord) -> tuple[Tensor, Tensor]:
         embed, given = self.transformer.time_embed, call.arguments

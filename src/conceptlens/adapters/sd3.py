@@ -28,6 +28,7 @@ class SD3Adapter(DiTAdapter):
 
     name = "Stable Diffusion 3"
     classes = ("SD3Transformer2DModel",)
+    guided_batch = ("negative", "prompt")
 
     def recipe(self, depth: int) -> Recipe:
         return Recipe(normalize="unit", pooled="prompt")
@@ -72,13 +73,8 @@ class SD3Adapter(DiTAdapter):
         kept = {name: take(tensor, rows) for name, tensor in kept.items()}
         return CallRecord(step, TokenGrid(height // patch, width // patch), kept)
 
-    def conditional_rows(self, pipeline: Any, arguments: Mapping[str, Any]) -> slice | None:
-        if arguments.get("skip_layers") is not None:
-            return None
-        if pipeline is not None and pipeline.do_classifier_free_guidance:
-            half = len(arguments["hidden_states"]) // 2
-            return slice(half, None)
-        return slice(None)
+    def is_perturbed(self, arguments: Mapping[str, Any]) -> bool:
+        return arguments.get("skip_layers") is not None
 
     def begin(self, concepts: Concepts, call: CallRecord) -> tuple[Tensor, Tensor]:
         pooled = call.arguments["pooled"]

@@ -33,7 +33,7 @@ from conceptlens.engine.loading import (
     quiet_loading,
 )
 from conceptlens.engine.selfcheck import own_text_errors
-from conceptlens.errors import ConceptlensError, ModelError, one_line
+from conceptlens.errors import ConceptlensError, ModelError, one_line, shown
 from conceptlens.recipe import Recipe
 
 SMALL = 2 * 2**30
@@ -202,7 +202,7 @@ def _identify(model: Any) -> _Subject:
             raise ModelError(f"{type(model).__name__} has no transformer. Give a text-to-image or -video pipeline.")
         return _Subject(type(model).__name__, type(getattr(part, "_orig_mod", part)).__name__, part.config, model)
     if not is_demo(model) and not isinstance(model, (str, Path)):
-        raise ModelError(f"a model is a hub id, a folder, a class or a diffusers pipeline; got {model!r:.60}.")
+        raise ModelError(f"a model is a hub id, a folder, a class or a diffusers pipeline; got {shown(model)}.")
     folder = demo_folder() if is_demo(model) else Path(str(model))
     if folder.is_dir() and str(model):
         return _identify_folder(folder)

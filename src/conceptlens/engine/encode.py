@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -14,7 +14,8 @@ from torch import Tensor
 from conceptlens.adapters.base import ModelAdapter
 from conceptlens.engine.recorder import Recorder, StopForward
 from conceptlens.engine.stream import needs_queries
-from conceptlens.errors import ModelError, RecipeError
+from conceptlens.engine.text_side import text_encoders
+from conceptlens.errors import ModelError, RecipeError, one_line
 from conceptlens.recipe import Recipe
 from conceptlens.records import LayerRecord, TokenGrid
 
@@ -44,7 +45,8 @@ def encode_image(
     latents = adapter.encode(pipeline, pixels.to(device=device, dtype=vae.dtype))
     dtype = pipeline.transformer.dtype
     generator = torch.Generator("cpu").manual_seed(seed)
-    noise = torch.randn((samples, *latents.shape[1:]), generator=generator).to(device=device, dtype=dtype)
+    drawn = torch.randn((samples, *latents.shape[1:]), generator=generator, dtype=torch.float32, device="cpu")
+    noise = drawn.to(device=device, dtype=dtype)
     return latents.to(dtype), noise
 
 
@@ -66,6 +68,7 @@ def read(
 
     Raises:
         RecipeError: for the branch of a negative prompt.
+        ModelError: for a model that takes more than a picture and a text.
     """
     assert recipe.layers is not None
     if recipe.branch != "prompt":
@@ -75,11 +78,37 @@ def read(
         clean, noise = encode_image(pipeline, adapter, image, size, recipe.samples, seed)
         noised = adapter.add_noise(pipeline, clean.expand_as(noise).float(), noise.float(), recipe.noise)
         noised = noised.to(noise.dtype)
-        arguments = adapter.prepare(pipeline, noised, prompt, recipe.noise, options)
-        layers = record_call(adapter, arguments, recipe)
+        with text_encoders(pipeline):
+            arguments = adapter.prepare(pipeline, noised, prompt, recipe.noise, options)
+        with _picture_alone(adapter.transformer):
+            layers = record_call(adapter, arguments, recipe)
     finally:
         pipeline.maybe_free_model_hooks()
     return layers, layers[0].call.grid
+
+
+@contextmanager
+def _picture_alone(transformer: Any) -> Iterator[None]:
+    """Inside it a transformer is called with a picture and a text.
+
+    Raises:
+        ModelError: when it cannot be called so.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise ModelError(f"{one_line(error)}. Use offload=True, fewer samples, or a smaller model.") from error
+    except (RuntimeError, TypeError) as error:
+        remedy = (
+            "It may be made for inpainting, control, editing or image to video: use generate, or another checkpoint."
+        )
+        if getattr(transformer, "encoder_hid_proj", None) is not None:
+            remedy = (
+                "An IP-Adapter is loaded, for whose picture a reading has no place: call unload_ip_adapter() first."
+            )
+        raise ModelError(
+            f"{type(transformer).__name__} does not take a picture and a text alone: {one_line(error)}. {remedy}"
+        ) from error
 
 
 def record_call(adapter: ModelAdapter, arguments: Mapping[str, Any], recipe: Recipe) -> tuple[LayerRecord, ...]:

@@ -21,7 +21,7 @@ from conceptlens.adapters import adapter_for, registered
 from conceptlens.adapters._cross_attention import CROSS_LAYOUTS, METHOD
 from conceptlens.adapters.base import ModelAdapter
 from conceptlens.adapters.single_stream import SingleStreamAdapter
-from conceptlens.errors import ModelError, one_line
+from conceptlens.errors import ModelError, one_line, shown
 
 DEFAULTS_FILE = "conceptlens.json"
 LOADING_ERRORS = (
@@ -103,7 +103,7 @@ def load_model(
         return LoadedModel(model, _adapter(model, single_stream), pipeline_name(model), Defaults())
     embedded = is_demo(model)
     if not embedded and not isinstance(model, (str, Path)):
-        raise ModelError(f"a model is a hub id, a folder or a diffusers pipeline; got {model!r:.60}.")
+        raise ModelError(f"a model is a hub id, a folder or a diffusers pipeline; got {shown(model)}.")
     found = open_pipeline(
         demo_folder() if embedded else model, _check_supported, device=device, dtype=dtype, offload=offload
     )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from conceptlens.adapters._reentry import ReentryAdapter
 from conceptlens.adapters.base import Concepts, DiTAdapter, ModelAdapter
-from conceptlens.engine.recorder import HOOK, NamedHook, StopForward, input_of, unhook, with_input
+from conceptlens.engine.recorder import HOOK, NamedHook, StopForward, check_compiled, input_of, unhook, with_input
 from conceptlens.engine.stream import ConceptProbe
 from conceptlens.errors import ModelError
 from conceptlens.ops.spaces import accumulator, normalize_concepts, scores_of, vector_similarity
@@ -120,6 +120,9 @@ def concept_outputs(
             hook(block, _EnterHook(adapter, record.hidden, last=record is records[-1], cut=count))
         with suppress(StopForward):
             adapter.transformer(**adapter.entry(concepts, records[0].call))
+    except Exception as error:
+        check_compiled(error)
+        raise
     finally:
         for module, name in reversed(hooked):
             unhook(module, name)

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from conceptlens.adapters._tokens import lost_letters, text_tokens
-from conceptlens.errors import ConceptlensError, ModelError, RecipeError
+from conceptlens.errors import ConceptlensError, ModelError, RecipeError, shown
 from conceptlens.guidance._places import assigned, read_words
 from conceptlens.words import mentions
 
@@ -60,7 +60,7 @@ class PromptText:
             RecipeError: for a word or position that the prompt does not have, or no list.
         """
         if isinstance(wanted, str) or not isinstance(wanted, Sequence):
-            raise RecipeError(f"words must be a list of words of the prompt; got {wanted!r}.")
+            raise RecipeError(f"words must be a list of words of the prompt; got {shown(wanted)}.")
         return tuple(places for (places,) in self._assigned([[word] for word in wanted]))
 
     def _assigned(self, groups: Sequence[Sequence[str | int]]) -> tuple[tuple[tuple[int, ...], ...], ...]:
@@ -101,7 +101,7 @@ class PromptText:
         if given is not None:
             lists = [given, *given] if isinstance(given, Sequence) else [given]
             if not all(isinstance(one, Sequence) and not isinstance(one, str) and one for one in lists):
-                raise RecipeError(f"groups must be lists of words, the noun last in each; got {given!r}.")
+                raise RecipeError(f"groups must be lists of words, the noun last in each; got {shown(given)}.")
             return self._assigned(given)
         runs: list[list[tuple[int, ...]]] = [[]]
         for word, places in self.words:

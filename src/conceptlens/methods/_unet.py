@@ -188,7 +188,8 @@ class NoisedImage:
 
         For every scheduler of the diffusion kind this is `scale_model_input` of `add_noise` at the same timestep.
         """
-        noise = torch.randn(self._clean.shape, generator=self._generator).to(self._clean)
+        noise = torch.randn(self._clean.shape, generator=self._generator, dtype=torch.float32, device="cpu")
+        noise = noise.to(self._clean)
         mixed = math.sqrt(self._kept) * self._clean + math.sqrt(1 - self._kept) * noise
         return mixed.to(self._pipeline.unet.dtype)
 

@@ -39,7 +39,7 @@ from conceptlens.engine.cross_attention import (
     read_queries,
     wanted_layers,
 )
-from conceptlens.errors import ModelError, RecipeError
+from conceptlens.errors import ModelError, RecipeError, shown
 from conceptlens.maps import ConceptMaps
 from conceptlens.methods import register
 from conceptlens.methods._options import check_range, maps_of, options_of, plain
@@ -155,6 +155,6 @@ def _parted(options: Mapping[str, Any]) -> tuple[tuple[int, ...] | None, CrossOp
     """The layers, and the other settings."""
     layers = options.get("layers")
     if layers is not None and not (isinstance(layers, (list, tuple)) and all(type(layer) is int for layer in layers)):
-        raise RecipeError(f"layers must be a list of whole numbers; got {layers!r}.")
+        raise RecipeError(f"layers must be a list of whole numbers; got {shown(layers)}.")
     rest = {name: value for name, value in options.items() if name != "layers"}
     return None if layers is None else tuple(layers), options_of(CrossOptions, rest)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from skimage.filters import threshold_otsu
 from torch import Tensor
 
-from conceptlens.errors import RecipeError, ScoreError
+from conceptlens.errors import RecipeError, ScoreError, shown
 
 Threshold = str | float
 
@@ -29,18 +29,20 @@ def resize(
     return large.clamp(scores.amin((1, 2), keepdim=True), scores.amax((1, 2), keepdim=True))
 
 
-def check_finite(scores: Tensor, what: str) -> None:
-    """Scores of any shape, which must be numbers; `what` they are, for the message.
+def check_finite(scores: Tensor, what: str) -> Tensor:
+    """Scores of any shape as they are, none of which is NaN or infinite; `what` they are of, for the message.
 
     Raises:
-        ScoreError: when one is NaN or infinite.
+        ScoreError: when one is.
     """
     wrong = int((~scores.isfinite()).sum())
     if wrong:
         raise ScoreError(
-            f"{wrong} of {scores.numel()} scores of {what} are not finite. Half precision overflows in some models: "
-            "open it in float32 or bfloat16. If that does not help, its weights are damaged."
+            f"{wrong} of {scores.numel()} scores of {what} are NaN or infinite, as half precision makes them where it "
+            "overflows (a black picture). Open the model with dtype=torch.bfloat16 or torch.float32; if it stays, its "
+            "weights are damaged."
         )
+    return scores
 
 
 def unit_range(scores: Tensor) -> Tensor:
@@ -65,4 +67,4 @@ def threshold_level(heat: np.ndarray, rule: Threshold) -> float:
         return float(threshold_otsu(heat)) if heat.max() > heat.min() else float(heat.max())
     if isinstance(rule, (int, float)) and 0 <= rule <= 1:
         return float(heat.min() + rule * (heat.max() - heat.min()))
-    raise RecipeError(f"threshold must be 'mean', 'otsu', 'argmax' or a number in 0..1; got {rule!r}.")
+    raise RecipeError(f"threshold must be 'mean', 'otsu', 'argmax' or a number in 0..1; got {shown(rule)}.")

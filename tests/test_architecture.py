@@ -15,7 +15,7 @@ SOURCE = Path(conceptlens.__file__).parent
 MODULES = sorted(SOURCE.rglob("*.py"))
 LADDER = [
     {"_version", "errors", "recipe", "records"},
-    {"registry", "files", "films", "pictures", "words"},
+    {"registry", "files", "films", "listings", "pictures", "words"},
     {"ops", "exports", "pages", "positions"},
     {"maps", "record_files"},
     {"video_maps"},
@@ -27,7 +27,7 @@ LADDER = [
     {"bench"},
     {"features", "presence", "rerun", "fidelity"},
     {"findings"},
-    {"cli_options"},
+    {"cli_checks", "cli_options"},
     {"cli_bench", "cli_fidelity", "cli_findings"},
     {"cli", "web"},
 ]

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 
 class ConceptlensError(Exception):
-    """Base of all errors that the package raises on purpose. Its text is one clear line."""
+    """Base of all errors that the package raises on purpose. Its text is one clear line that any terminal can show."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class ConceptError(ConceptlensError, ValueError):
@@ -21,6 +26,10 @@ class ModelError(ConceptlensError, ValueError):
 
 class RecipeError(ConceptlensError, ValueError):
     """A setting of the method is out of range for the model at hand."""
+
+
+class UnknownMethodError(ConceptlensError, ValueError):
+    """No method has this name."""
 
 
 class BudgetError(RecipeError):
@@ -47,3 +56,12 @@ def one_line(error: BaseException) -> str:
     """The first non-empty line of an exception's text, for use inside our own messages."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def printable(text: str) -> str:
+    """One line of text as a terminal may get it: what steers one, and what has no letter, stands as its escape."""
+    return "".join(c if unicodedata.category(c) not in ("Cc", "Cs") else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()

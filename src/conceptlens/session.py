@@ -15,6 +15,7 @@ from PIL import Image
 
 from conceptlens._version import package_version
 from conceptlens.adapters.base import Concepts
+from conceptlens.engine.call_settings import check_call
 from conceptlens.engine.encode import open_image, read
 from conceptlens.engine.generate import generate, on_grid, stack_parts
 from conceptlens.engine.keeping import RECORD_BUDGET, Keeping, Store
@@ -25,11 +26,11 @@ from conceptlens.errors import ConceptError, RecipeError
 from conceptlens.guidance import Guidance, chosen_guidance, demo_folder, paint_guided
 from conceptlens.maps import ConceptMaps, reference_maps
 from conceptlens.ops.accumulate import moments
-from conceptlens.recipe import RECIPE_FIELDS, Recipe, check_counts, check_seed
+from conceptlens.recipe import RECIPE_FIELDS, Recipe, check_seed
 from conceptlens.record_files import load_record, save_record
 from conceptlens.records import ImageRecord
 from conceptlens.video_maps import maps_of
-from conceptlens.words import check_concepts, check_prompts
+from conceptlens.words import check_concepts, check_prompts, check_text
 
 Background = bool | Sequence[str]
 _READ_OPTIONS = ("guidance_scale", "max_sequence_length")
@@ -157,7 +158,7 @@ class Session:
         for name in ("output_type", "return_dict"):
             if name in call:
                 raise RecipeError(f"generate returns pictures with their maps; {name} cannot be set. Drop it.")
-        check_counts(call)
+        check_call(self.pipeline, call)
         self._embedded.clear()
         negative = call.get("negative_prompt")
         if not isinstance(prompt, str) and isinstance(negative, str):
@@ -232,6 +233,8 @@ class Session:
         if any(name.split(".")[0] == "guide" for name in options):
             raise RecipeError("guidance moves latents while a picture is painted; a given one has none. Use generate.")
         call = {k: v for k, v in options.items() if k in _READ_OPTIONS}
+        check_call(self.pipeline, call)
+        check_text("the prompt", prompt)
         recipe = self.recipe(preset, **{k: v for k, v in options.items() if k not in _READ_OPTIONS})
         picture = open_image(image)
         self._embedded.clear()

@@ -59,6 +59,10 @@ def check_concepts(concepts: Sequence[str]) -> tuple[str, ...]:
             raise ConceptError(f"concept {number + 1} of {len(names)} is no text; got {name!r:.60}. Give a flat list.")
         if not name:
             raise ConceptError(f"concept {number + 1} of {len(names)} is empty. Give each concept a word.")
+        if no_text := no_letter(name):
+            raise ConceptError(
+                f"concept {number + 1} of {len(names)} has {no_text!r}, which is no letter: {name!r:.60}."
+            )
         if name in names[:number]:
             raise ConceptError(f"concept {name!r} was given twice. Name each concept once.")
     return names
@@ -68,9 +72,22 @@ def check_prompts(prompt: str | Sequence[str]) -> list[str]:
     """The prompts as a list.
 
     Raises:
-        RecipeError: when there is none, or an empty one.
+        RecipeError: when there is none, an empty one, or one with what no tokenizer takes.
     """
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
     if not prompts or not all(isinstance(p, str) and p.strip() for p in prompts):
         raise RecipeError("the prompt is empty. Say what to paint, for example: a red house and a tree.")
+    for text in prompts:
+        check_text("the prompt", text)
     return prompts
+
+
+def check_text(what: str, text: str) -> None:
+    """Raises a `RecipeError` for a text that holds what no tokenizer takes."""
+    if character := no_letter(text):
+        raise RecipeError(f"{what} has {character!r}, which is no letter. Write {what} without it.")
+
+
+def no_letter(text: str) -> str | None:
+    """The first character that is none: a NUL, or half of a surrogate pair (what bytes that are no text become)."""
+    return next((c for c in text if c == "\0" or "\ud800" <= c <= "\udfff"), None)

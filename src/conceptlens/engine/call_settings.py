@@ -22,7 +22,7 @@ def check_call(pipeline: Any, call: Mapping[str, Any]) -> None:
     """
     try:
         hints = get_type_hints(type(pipeline).__call__)
-    except (NameError, TypeError):  # names that only a type checker imports
+    except (AttributeError, NameError, TypeError):  # names that only a type checker imports
         hints = {}
     known = inspect.signature(pipeline.__call__).parameters
     for name, value in call.items():

@@ -12,10 +12,11 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from conceptlens import CHATTY, listings
+from conceptlens import CHATTY
 from conceptlens._version import __version__
 from conceptlens.cli_checks import check_method, check_request
 from conceptlens.cli_findings import findings
+from conceptlens.cli_listings import methods, show_served
 from conceptlens.cli_options import (
     Abstain,
     Concepts,
@@ -215,17 +216,7 @@ def probe(
     _finish(_refined(maps, edges, abstain), out, json_)
 
 
-@app.command()
-def methods(json_: Json = False) -> None:
-    """List the methods that `bench` and `read --method` know."""
-    if json_:
-        say(json.dumps(listings.methods()))
-        return
-    shown = table("method", "text", "class", "gradients", "backbone", "what it is")
-    for name, told in listings.methods().items():
-        marks = ["yes" if told[key] else "no" for key in ("text_conditioned", "class_conditioned", "needs_grad")]
-        shown.add_row(name, *marks, told["backbone"] or "embedded demo model", told["summary"])
-    show(shown)
+app.command()(methods)
 
 
 @app.command()
@@ -241,7 +232,7 @@ def doctor(
     if all_ == (model is not None):
         raise typer.BadParameter("name one model, or give --all.")
     if model is None:
-        _show_served(json_)
+        show_served(json_)
         return
     from conceptlens.engine.doctor import doctor as examine
 
@@ -251,19 +242,6 @@ def doctor(
     say(json.dumps(told, default=str) if json_ else found.describe())
     if not found.ok:
         raise typer.Exit(2)
-
-
-def _show_served(json_: bool) -> None:
-    every = listings.transformers()
-    if json_:
-        say(json.dumps(every))
-        return
-    shown = table("transformer class", "family", "tier", "blocks", "seen", "own text", "maps")
-    for told in every:
-        seen, error = f"{told['captured']}/{told['expected']}", f"{told['own_text_error'] or 0:.0e}"
-        row = (told["adapter"], told["tier"], str(told["blocks"]), seen, error)
-        shown.add_row(told["transformer"], *row, "yes" if told["ok"] else "no")
-    show(shown)
 
 
 @app.command()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 _NUMBERS = re.compile(r"\b(tensor|array)\(.*")
 
 
 class ConceptlensError(Exception):
-    """Base of all errors that the package raises on purpose. Its text is one clear line."""
+    """Base of all errors that the package raises on purpose. Its text is one clear line that any terminal can show."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class ConceptError(ConceptlensError, ValueError):
@@ -29,6 +33,10 @@ class ScoreError(ModelError):
 
 class RecipeError(ConceptlensError, ValueError):
     """A setting of the method is out of range for the model at hand."""
+
+
+class UnknownMethodError(ConceptlensError, ValueError):
+    """No method has this name."""
 
 
 class BudgetError(RecipeError):
@@ -66,3 +74,12 @@ def shown(value: object) -> str:
         return f"a {type(value).__name__} of {len(value)} tensors or arrays"
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def printable(text: str) -> str:
+    """One line of text as a terminal may get it: what steers one, and what has no letter, stands as its escape."""
+    return "".join(c if unicodedata.category(c) not in ("Cc", "Cs") else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from numbers import Integral
@@ -18,6 +19,8 @@ CrossPair = Literal["key-query", "query-key", "query-query"]
 CrossRotated = Literal["concepts", "both", "neither"]
 CrossHeads = Literal["each", "sum"]
 SoftmaxAt = Literal["each", "mean"]
+MOST_STEPS = 10_000
+"""Denoising steps, or noise draws, beyond which a number is a mistake."""
 
 
 @dataclass(frozen=True)
@@ -89,12 +92,14 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in _CHOICES:
             _check_choice(name, getattr(self, name))
-        if not self.temperature > 0:
+        if not 0 < self.temperature < math.inf:
             raise RecipeError(f"temperature must be above 0; got {self.temperature}.")
         if not 0 <= self.noise <= 1:
             raise RecipeError(f"noise is a level from 0 (clean) to 1 (pure noise); got {self.noise}.")
         if self.samples < 1:
             raise RecipeError(f"samples must be at least 1; got {self.samples}.")
+        if self.samples > MOST_STEPS:
+            raise RecipeError(f"samples may be at most {MOST_STEPS}; got {self.samples}.")
 
     def override(self, options: dict[str, Any]) -> Recipe:
         """A copy with some fields replaced.
@@ -149,7 +154,7 @@ def _check_choice(name: str, value: Any) -> None:
 
 def _indices(name: str, value: Any) -> tuple[int, ...]:
     chosen = tuple(value) if isinstance(value, (tuple, list, range)) else (value,)
-    if not chosen or not all(isinstance(v, int) for v in chosen):
+    if not chosen or not all(isinstance(v, int) and not isinstance(v, bool) for v in chosen):
         raise RecipeError(f"{name} must be one or more whole numbers; got {shown(value)}.")
     return chosen
 
@@ -170,11 +175,23 @@ def resolve_steps(steps: tuple[int, ...] | None, count: int) -> frozenset[int]:
     return frozenset(_in_range("steps", steps, count, "denoising steps"))
 
 
+_COUNTS = {
+    "num_inference_steps": MOST_STEPS,
+    "height": 16384,
+    "width": 16384,
+    "num_frames": MOST_STEPS,
+    "max_sequence_length": 8192,
+}
+
+
 def check_counts(options: Mapping[str, Any]) -> None:
-    """Raises a `RecipeError` for steps, sides or frames below one."""
-    for name in ("num_inference_steps", "height", "width", "num_frames"):
-        if isinstance(options.get(name), int) and options[name] < 1:
-            raise RecipeError(f"{name} must be at least 1; got {options[name]}.")
+    """Raises a `RecipeError` for steps, sides, frames or text lengths below one, or beyond all that is meant."""
+    for name, most in _COUNTS.items():
+        value = options.get(name)
+        if isinstance(value, int) and value < 1:
+            raise RecipeError(f"{name} must be at least 1; got {value}.")
+        if isinstance(value, int) and value > most:
+            raise RecipeError(f"{name} may be at most {most}; got {value}.")
 
 
 def check_seed(seed: int) -> int:

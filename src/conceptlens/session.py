@@ -15,6 +15,7 @@ from PIL import Image
 
 from conceptlens._version import package_version
 from conceptlens.adapters.base import Concepts, ModelAdapter
+from conceptlens.engine.call_settings import check_call
 from conceptlens.engine.embedding import ConceptEmbedder
 from conceptlens.engine.encode import read
 from conceptlens.engine.generate import generate, on_grid, stack_parts
@@ -28,7 +29,7 @@ from conceptlens.guidance import Guidance, chosen_guidance, demo_folder, paint_g
 from conceptlens.maps import ConceptMaps, reference_maps
 from conceptlens.ops.accumulate import moments
 from conceptlens.picture_files import open_image
-from conceptlens.recipe import RECIPE_FIELDS, Recipe, check_counts, check_seed
+from conceptlens.recipe import RECIPE_FIELDS, Recipe, check_seed
 from conceptlens.record_files import load_record, save_record
 from conceptlens.records import ImageRecord
 from conceptlens.video_maps import maps_of
@@ -168,10 +169,9 @@ class Session:
         for name in ("output_type", "return_dict"):
             if name in call:
                 raise RecipeError(f"generate returns pictures with their maps; {name} cannot be set. Drop it.")
-        check_counts(call)
+        check_call(self.pipeline, call)
         self.embed.renew()
         negative = call.get("negative_prompt")
-        check_text(negative, "negative prompt")
         if not isinstance(prompt, str) and isinstance(negative, str):
             call["negative_prompt"] = [negative] * len(prompts)
         asked, added = self._with_background(concepts or (), background, recipe)
@@ -245,6 +245,7 @@ class Session:
         if any(name.split(".")[0] == "guide" for name in options):
             raise RecipeError("guidance moves latents while a picture is painted; a given one has none. Use generate.")
         call = {k: v for k, v in options.items() if k in _READ_OPTIONS}
+        check_call(self.pipeline, call)
         recipe = self.recipe(preset, **{k: v for k, v in options.items() if k not in _READ_OPTIONS})
         check_text(prompt, "prompt")
         picture = open_image(image)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from conceptlens.errors import ConceptError, OutputError, RecipeError
-from conceptlens.files import into_folder
+from conceptlens.files import check_file, into_folder, write_manifest
 from conceptlens.films import RATE, can_write_mp4, write_gif, write_mp4
 from conceptlens.maps import ConceptMaps
 from conceptlens.recipe import Recipe
@@ -132,9 +131,7 @@ class VideoMaps:
             if self.parts is not None:
                 arrays["parts"] = self.parts.numpy()
             np.savez_compressed(stage / "maps.npz", **arrays)
-            names = sorted([path.name for path in stage.iterdir()] + ["maps.json"])
-            told = json.dumps({**self.provenance(), "files": names}, indent=2, ensure_ascii=False)
-            (stage / "maps.json").write_text(told + "\n", encoding="utf-8")
+            write_manifest(stage, self.provenance())
         return Path(folder)
 
     def save_mp4(self, file: str | Path, *, rate: int = RATE) -> Path:
@@ -154,6 +151,7 @@ class VideoMaps:
         target = Path(file)
         if target.suffix.lower() != ".mp4":
             raise OutputError(f"save_mp4 writes MP4 files; got {target.name!r}. End the name in .mp4.")
+        check_file(target)
         with into_folder(target.parent) as stage:
             write_mp4(self._sheets(), stage / target.name, rate)
         return target

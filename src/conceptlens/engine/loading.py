@@ -22,6 +22,8 @@ from conceptlens.adapters._cross_attention import CROSS_LAYOUTS, METHOD
 from conceptlens.adapters.base import ModelAdapter
 from conceptlens.adapters.single_stream import SingleStreamAdapter
 from conceptlens.errors import ModelError, one_line, shown
+from conceptlens.recipe import Recipe, check_counts
+from conceptlens.words import check_concepts
 
 DEFAULTS_FILE = "conceptlens.json"
 LOADING_ERRORS = (
@@ -260,10 +262,23 @@ def folder_defaults(folder: Path | None) -> Defaults:
     if path is None or not path.exists():
         return Defaults()
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-        for name in ("background", "vocabulary"):
-            if said.get(name) is not None:
-                said[name] = tuple(said[name])
-        return Defaults(**said)
-    except (ValueError, TypeError) as error:
+        return _defaults(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise ModelError(f"cannot use {path}: {one_line(error)}. Correct or remove it.") from error
+
+
+def _defaults(said: Any) -> Defaults:
+    """Raises a ValueError or TypeError for what cannot be defaults."""
+    if not isinstance(said, dict):
+        raise ValueError(f"it holds {said!r:.40}, not settings by name")
+    for name in ("generate", "recipe", "presence"):
+        if name in said and not isinstance(said[name], dict) and (said[name] is not None or name != "presence"):
+            raise ValueError(f"its {name} is {said[name]!r:.40}, not settings by name")
+    for name in ("background", "vocabulary"):
+        if said.get(name) is not None:
+            if not isinstance(said[name], list):
+                raise ValueError(f"its {name} is {said[name]!r:.40}, not a list of words")
+            said[name] = check_concepts(said[name]) if said[name] else ()
+    Recipe().override(said.get("recipe", {}))
+    check_counts(said.get("generate", {}))
+    return Defaults(**said)

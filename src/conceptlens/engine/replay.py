@@ -110,10 +110,13 @@ def replay(
     assert recipe.layers is not None
     probe = probe_for(adapter, concepts, recipe, keep=keep)
     blocks, steps = adapter.blocks(), wanted_steps(record, recipe)
-    with _in_its_precision(adapter, record):
-        for layer in record.layers:
-            if layer.layer <= recipe.layers[-1] and layer.call.step in steps:
-                probe(blocks[layer.layer], layer.to(device))
+    try:
+        with _in_its_precision(adapter, record):
+            for layer in record.layers:
+                if layer.layer <= recipe.layers[-1] and layer.call.step in steps:
+                    probe(blocks[layer.layer], layer.to(device))
+    except KeyError as error:
+        raise ModelError(f"this record lacks {error}, which {adapter.name} needs. Read the image again.") from error
     return probe
 
 

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from conceptlens.engine.call_settings import check_call
 from conceptlens.errors import ModelError, RecipeError, shown
 from conceptlens.guidance._settings import whole
 from conceptlens.guidance.base import Guidance
@@ -105,3 +106,4 @@ def check_options(pipeline: Any, prompts: Sequence[str], options: Mapping[str, A
         other = options.get(name)
         if other is not None and ([other] if isinstance(other, str) else list(other)) != list(prompts):
             raise RecipeError(f"{name} differs from prompt; T-SAM reads one text with all encoders. Leave {name} out.")
+    check_call(pipeline, options)

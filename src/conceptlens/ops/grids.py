@@ -6,7 +6,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from skimage.filters import threshold_otsu
 from torch import Tensor
 
 from conceptlens.errors import RecipeError, ScoreError, shown
@@ -64,6 +63,8 @@ def threshold_level(heat: np.ndarray, rule: Threshold) -> float:
     if rule == "mean":
         return float(heat.mean())
     if rule == "otsu":
+        from skimage.filters import threshold_otsu
+
         return float(threshold_otsu(heat)) if heat.max() > heat.min() else float(heat.max())
     if isinstance(rule, (int, float)) and 0 <= rule <= 1:
         return float(heat.min() + rule * (heat.max() - heat.min()))

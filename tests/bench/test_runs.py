@@ -191,7 +191,7 @@ def test_scores_that_are_no_numbers_are_no_result(folder: Path) -> None:
     assert [row["id"] for row in report.good] == ["house-1"]
     assert [row["id"] for row in report.bad] == ["house-0", "house-2"]
     for row in report.bad:
-        assert "scores of unsteady on none are not finite" in row["error"]
+        assert "scores of unsteady on none are NaN or infinite" in row["error"]
         assert "counts" not in row
 
 

@@ -163,7 +163,7 @@ def test_what_no_tokenizer_takes(text: str) -> None:
         session.generate("a house", [text])
     with pytest.raises(cl.RecipeError, match=r"the prompt .* has the character U\+(D800|0000)"):
         session.generate(text, ["house"])
-    with pytest.raises(cl.RecipeError, match=r"the negative prompt .* has the character"):
+    with pytest.raises(cl.RecipeError, match=r"the negative_prompt .* has the character"):
         session.generate("a house", ["house"], negative_prompt=text)
     with pytest.raises(cl.RecipeError, match=r"the prompt .* has the character"):
         session.read("nowhere.png", prompt=text)

@@ -119,7 +119,7 @@ def test_scores_that_are_no_numbers_are_refused() -> None:
     for wrong in (math.nan, math.inf, -math.inf):
         scores = torch.zeros(2, 3)
         scores[1, 2] = wrong
-        with pytest.raises(ScoreError, match="1 of 6 scores of lrp are NaN or infinite.* float32"):
+        with pytest.raises(ScoreError, match="1 of 6 scores of lrp are NaN or infinite.*float32"):
             check_finite(scores, "lrp")
 
 

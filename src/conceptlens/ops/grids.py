@@ -29,18 +29,20 @@ def resize(
     return large.clamp(scores.amin((1, 2), keepdim=True), scores.amax((1, 2), keepdim=True))
 
 
-def check_finite(scores: Tensor, what: str) -> None:
-    """Scores of any shape, which must be numbers; `what` they are, for the message.
+def check_finite(scores: Tensor) -> Tensor:
+    """Scores as they are, none of which is NaN or infinite.
 
     Raises:
-        ScoreError: when one is NaN or infinite.
+        ScoreError: for scores of a model that computed NaN.
     """
-    wrong = int((~scores.isfinite()).sum())
-    if wrong:
+    broken = int((~scores.isfinite()).sum())
+    if broken:
         raise ScoreError(
-            f"{wrong} of {scores.numel()} scores of {what} are not finite. Half precision overflows in some models: "
-            "open it in float32 or bfloat16. If that does not help, its weights are damaged."
+            f"the model gave NaN or infinity in {broken} of {scores.numel()} scores, as half precision does where it "
+            "overflows (a black picture). Open it with dtype=torch.bfloat16 or torch.float32; if it stays, its weights "
+            "are damaged."
         )
+    return scores
 
 
 def unit_range(scores: Tensor) -> Tensor:

@@ -117,7 +117,8 @@ def open_labels(path: Path) -> Integer[np.ndarray, "height width"]:
     Raises:
         DataError: when it is missing, damaged, or has colours in place of numbers.
     """
-    return np.array(_open_map(path), np.int32)
+    stored: np.ndarray = np.asarray(_open_map(path))
+    return stored.astype(np.int32)
 
 
 def open_mask(path: Path) -> Integer[np.ndarray, "height width"]:

@@ -73,7 +73,7 @@ class ConceptMaps:
 
     def __post_init__(self) -> None:
         """Refuses maps that hold NaN or infinity (`ScoreError`): what engine and methods give ends up here."""
-        check_finite(self.scores, f"{self.details.get('method', 'the concepts')} on {self.model_id}")
+        check_finite(self.scores)
 
     @property
     def asked(self) -> tuple[str, ...]:

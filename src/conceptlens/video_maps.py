@@ -16,6 +16,7 @@ from conceptlens.errors import ConceptError, OutputError, RecipeError
 from conceptlens.files import check_file, into_folder, write_manifest
 from conceptlens.films import RATE, can_write_mp4, write_gif, write_mp4
 from conceptlens.maps import ConceptMaps
+from conceptlens.ops.grids import check_finite
 from conceptlens.recipe import Recipe
 
 
@@ -49,6 +50,10 @@ class VideoMaps:
     background: tuple[str, ...] = ()
     parts: Float[Tensor, "step layer concept frame rows cols"] | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuses maps that hold NaN or infinity (`ScoreError`)."""
+        check_finite(self.scores)
 
     def __len__(self) -> int:
         """The number of frames."""

@@ -145,7 +145,4 @@ def replay_vectors(
             for side, rows in zip(sides[layer.layer], (out, layer.out[:, : layer.call.grid.tokens]), strict=True):
                 for row in rows.float().expand(len(layer.out), -1, -1):
                     side.add(row)
-    return {
-        layer: (check_finite(concept.mean, "vectors of concepts"), check_finite(patch.mean, "vectors of patches"))
-        for layer, (concept, patch) in sides.items()
-    }
+    return {layer: (check_finite(concept.mean), check_finite(patch.mean)) for layer, (concept, patch) in sides.items()}

@@ -28,18 +28,18 @@ def resize(
     return large.clamp(scores.amin((1, 2), keepdim=True), scores.amax((1, 2), keepdim=True))
 
 
-def check_finite(scores: Tensor, what: str) -> Tensor:
-    """Scores of any shape as they are, none of which is NaN or infinite; `what` they are of, for the message.
+def check_finite(scores: Tensor) -> Tensor:
+    """Scores as they are, none of which is NaN or infinite.
 
     Raises:
-        ScoreError: when one is.
+        ScoreError: for scores of a model that computed NaN.
     """
-    wrong = int((~scores.isfinite()).sum())
-    if wrong:
+    broken = int((~scores.isfinite()).sum())
+    if broken:
         raise ScoreError(
-            f"{wrong} of {scores.numel()} scores of {what} are NaN or infinite, as half precision makes them where it "
-            "overflows (a black picture). Open the model with dtype=torch.bfloat16 or torch.float32; if it stays, its "
-            "weights are damaged."
+            f"the model gave NaN or infinity in {broken} of {scores.numel()} scores, as half precision does where it "
+            "overflows (a black picture). Open it with dtype=torch.bfloat16 or torch.float32; if it stays, its weights "
+            "are damaged."
         )
     return scores
 

@@ -117,7 +117,7 @@ def open_labels(path: Path) -> Integer[np.ndarray, "height width"]:
     Raises:
         DataError: when it is missing, damaged, or has colours in place of numbers.
     """
-    return np.asarray(_open_map(path), np.int32)
+    return np.asarray(_open_map(path)).astype(np.int32)
 
 
 def open_mask(path: Path) -> Integer[np.ndarray, "height width"]:
@@ -135,7 +135,7 @@ def open_mask(path: Path) -> Integer[np.ndarray, "height width"]:
         raise DataError(f"{path} is all black: it marks no target. Draw the target in white, or leave the image out.")
     if stored.mode == "P" and target.all() and (values < 255).any():
         raise DataError(f"{path} has a palette without black for what is not the target. Save it in black and white.")
-    return target.astype(np.int32)
+    return np.asarray(target).astype(np.int32)
 
 
 def _open_map(path: Path) -> Image.Image:

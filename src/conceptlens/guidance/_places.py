@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from conceptlens.adapters._tokens import TextToken, text_tokens
@@ -37,9 +37,15 @@ def read_words(tokenizer: Any, text: str, ids: Sequence[int], positions: Sequenc
     read = [ids[position] for position in positions]
     # Some pipelines change a prompt first (lower case, no blanks around it); then what was read is all that is known.
     for encoded in (text, tokenizer.decode(read)):
-        tokens = text_tokens(tokenizer, encoded)[: len(read)]
-        if [token.id for token in tokens] == read:
-            return encoded, _words(tokenizer, encoded, tokens, positions)
+        tokens = text_tokens(tokenizer, encoded)
+        if [token.id for token in tokens[: len(read)]] == read:
+            words = _words(tokenizer, encoded, tokens[: len(read)], positions)
+            # Unknown marks at the end of a text look like padding; they still belong to its last word.
+            for token in tokens[len(read) :] if words else ():
+                if token.id != tokenizer.unk_token_id or token.start > words[-1].end:
+                    break
+                words[-1] = replace(words[-1], text=encoded[words[-1].start : token.end], end=token.end)
+            return encoded, words
     raise ModelError(
         f"the text encoder read other tokens than those of {text!r:.60}. Give the pipeline its own encoder."
     )

@@ -213,8 +213,6 @@ def test_a_model_that_takes_more_than_a_picture(picture: Image.Image) -> None:
     says = "CogVideoXTransformer3DModel does not take a picture and a text alone: .*8 channels.* use generate"
     with pytest.raises(cl.ModelError, match=says):
         session.read(picture)
-    maps = session.generate("a red house", CONCEPTS, image=picture, num_frames=1, guidance_scale=1.0, **CALL)
-    assert torch.isfinite(maps.scores).all()
     assert hooks_left(session) == []
 
 

@@ -126,7 +126,7 @@ def test_arguments_without_a_name_are_one_clear_line(hidden_arguments: None) -> 
             session.generate("a red house", CONCEPTS, **CALL)
 
 
-def embeds(pipeline: Any, text: str) -> dict[str, torch.Tensor]:
+def embeds(pipeline: Any, text: str) -> dict[str, Any]:
     made = pipeline.encode_prompt(text, text, text, do_classifier_free_guidance=False)
     return {"prompt_embeds": made[0], "pooled_prompt_embeds": made[2], "guidance_scale": 1.0}
 
@@ -201,7 +201,7 @@ def test_no_message_shows_the_numbers_of_a_tensor() -> None:
     session = cl.load(flux_pipeline())
     for name in ("temperature", "layers", "normalize", "softmax"):
         with pytest.raises(cl.RecipeError, match=r"got a Tensor of shape \(3, 4\)"):
-            session.recipe(**{name: numbers})
+            session.recipe(None, **{name: numbers})
 
 
 def test_a_model_that_takes_more_than_a_picture(picture: Image.Image) -> None:
@@ -221,7 +221,8 @@ def test_a_reading_has_no_place_for_the_picture_of_an_ip_adapter(picture: Image.
     model = pipeline.transformer
     text, width = model.config.joint_attention_dim, model.config.attention_head_dim * model.config.num_attention_heads
     model.encoder_hid_proj = MultiIPAdapterImageProjection([ImageProjection(8, text, 2)])
-    made = FluxIPAdapterAttnProcessor(hidden_size=width, cross_attention_dim=text, num_tokens=(2,), scale=[1.0])
+    processor: Any = FluxIPAdapterAttnProcessor
+    made = processor(hidden_size=width, cross_attention_dim=text, num_tokens=(2,), scale=[1.0])
     own = model.attn_processors
     model.set_attn_processor({n: made if n.startswith("transformer_blocks") else part for n, part in own.items()})
     with pytest.raises(cl.ModelError, match="An IP-Adapter is loaded.* call unload_ip_adapter"):

@@ -62,7 +62,7 @@ class LibraryError(ConceptlensError, ImportError):
 def one_line(error: BaseException) -> str:
     """The first non-empty line of an exception's text, for use inside our own messages; without numbers of tensors."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return _NUMBERS.sub(r"a \1 ...", lines[0]).rstrip(".") if lines else type(error).__name__
+    return _NUMBERS.sub(r"a \1", lines[0]).rstrip(".") if lines else type(error).__name__
 
 
 def shown(value: object) -> str:

@@ -17,6 +17,7 @@ from conceptlens.engine.unets import is_unet
 from conceptlens.guidance import TSAM, Conform, GuidedMaps, demo_folder, guidance_named, guide
 from conceptlens.guidance._painting import prompt_words
 from conceptlens.guidance._unet import attention_size
+from conceptlens.maps import ConceptMaps
 from conceptlens.rerun import difference, rerun
 from conceptlens.session import Session
 from conceptlens.unet_session import UnetSession
@@ -278,3 +279,12 @@ def test_places_of_concepts_on_a_unet(unet: UnetSession) -> None:
         assert len(unet._places(foreign, ["café"])["café"]) == 3
     with pytest.warns(UserWarning, match="the prompt is read without '!'"):
         unet.generate("a red house! and a tree", ["tree"], seed=0, num_inference_steps=1)
+
+
+def test_maps_that_were_looked_at_before_they_are_guided(unet: UnetSession) -> None:
+    maps = unet.generate(PROMPT, ["house", "boat"], seed=1, guide="tsam:paper-ae", num_inference_steps=2)
+    plain = ConceptMaps(maps.concepts, maps.scores, maps.image, None, maps.model_id)
+    winners = plain.segmentation()
+    again = GuidedMaps.of(plain, maps.run, 0, maps)
+    assert (again.segmentation() == winners).all()
+    assert (again.seed, again.plain) == (1, maps)

@@ -272,6 +272,10 @@ def app_(
     model: Model = None,
     host: Annotated[str, typer.Option(help="Address; the page has no passwords, so keep it local.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any free one.")] = 8321,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="A name under which other computers may ask for the page; '*' for any. Needed with --host."),
+    ] = None,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page.")] = True,
     device: Device = None,
     offload: Offload = False,
@@ -279,14 +283,17 @@ def app_(
 ) -> None:
     """Open a page: paint or drop a picture, type any word, see its map at once."""
     from conceptlens.web import serve
+    from conceptlens.web.addresses import allowed_hosts
 
+    names = tuple(allow_host or ())
+    allowed_hosts(host, names)  # refused before a model is opened
     session = _open(model, device, offload, single_stream, quiet=True)
     if not session.depth:
         raise ModelError(
             f"{session.model_id} is a U-Net, which cannot be asked again; the page needs a diffusion transformer. "
             "Use generate, with or without --guide."
         )
-    serve(session, host, port, browser, announce=lambda url: say(f"{url}  (stop with Ctrl-C)"))
+    serve(session, host, port, browser, announce=lambda url: say(f"{url}  (stop with Ctrl-C)"), allow_hosts=names)
 
 
 def _explain(

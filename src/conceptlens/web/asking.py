@@ -1,4 +1,4 @@
-"""What a request may say, checked: bodies of bounded size, JSON of known fields, pictures of bounded size."""
+"""What a request may say, checked: JSON of known fields, pictures of bounded size."""
 
 from __future__ import annotations
 
@@ -9,48 +9,27 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from PIL import Image, features
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from conceptlens.errors import one_line
 from conceptlens.picture_files import DAMAGED, open_image
 from conceptlens.web.errors import RequestError
+from conceptlens.web.flight import Share, body_of
 from conceptlens.web.limits import Limits
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", *(("AVIF",) if "avif" in features.modules else ()))
 
 
-async def body_of(request: Request, limit: int, what: str) -> bytes:
-    """The body, read only as far as it may go.
-
-    Raises:
-        RequestError: 413 for a larger one.
-    """
-    too_large = RequestError(413, f"{what} may have {limit:,} bytes; this one has more. Send a smaller one.")
-    said = request.headers.get("content-length", "")
-    if said.isdigit() and int(said) > limit:
-        raise too_large
-    parts, size = [], 0
-    try:
-        async for part in request.stream():
-            size += len(part)
-            if size > limit:
-                raise too_large
-            parts.append(part)
-    except ClientDisconnect as error:
-        raise RequestError(400, "the request ended early. Send it again.") from error
-    return b"".join(parts)
-
-
-async def json_of(request: Request, limits: Limits, known: set[str]) -> Fields:
+async def json_of(request: Request, limits: Limits, known: set[str], share: Share) -> Fields:
     """The fields of a JSON request.
 
     Raises:
-        RequestError: 415 for another type, 400 for damaged JSON, 422 for an unknown field.
+        RequestError: 415 for another type, 400 for damaged JSON, 422 for an unknown field, and those of `body_of`.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise RequestError(415, f"this address takes application/json; got {kind or 'no type'}.")
-    data = await body_of(request, limits.body_bytes, "a request")
+    data = await body_of(request, limits.body_bytes, "a request", share)
     try:
         said = json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:

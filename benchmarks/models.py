@@ -1,15 +1,20 @@
-"""docs/models.md out of the registry: `python benchmarks/models.py` writes it."""
+"""docs/models.md and the package's listings out of the registries: `python benchmarks/models.py` writes both."""
 
 from __future__ import annotations
 
+import json
 import warnings
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from conceptlens.adapters import registered
 from conceptlens.adapters._groups import GROUPS
 from conceptlens.adapters.base import ModelAdapter
 from conceptlens.adapters.single_stream import SINGLE_STREAMS
 from conceptlens.engine.doctor import doctor, served
+from conceptlens.listings import FILE
+from conceptlens.methods import registered as methods
 
 PIPELINES = (
     "BriaTransformer2DModel",
@@ -33,7 +38,7 @@ import conceptlens as cl
 print(cl.doctor("QwenImageTransformer2DModel").describe())
 ```
 
-`conceptlens doctor --all` tries every class of this page.
+`conceptlens doctor --all` lists every class that is served, as the tests find it on tiny weights.
 
 Tiers:
 
@@ -111,6 +116,16 @@ def render() -> str:
     return f"{HEAD}{families()}\n\n{all_blocks()}\n\n## Without an adapter\n\n{others()}\n"
 
 
+def listings() -> dict[str, Any]:
+    """What `conceptlens methods` and `conceptlens doctor --all` show."""
+    examined = [doctor(name) for name in served()]
+    return {
+        "methods": {name: {"summary": method.summary, **asdict(method.info)} for name, method in methods().items()},
+        "transformers": [{**asdict(found), "ok": found.ok} for found in examined],
+    }
+
+
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     TARGET.write_text(render(), encoding="utf-8")
+    FILE.write_text(json.dumps(listings(), indent=1) + "\n", encoding="utf-8")

@@ -15,7 +15,7 @@ SOURCE = Path(conceptlens.__file__).parent
 MODULES = sorted(SOURCE.rglob("*.py"))
 LADDER = [
     {"_version", "errors", "recipe", "records"},
-    {"registry", "files", "films", "pictures", "words"},
+    {"registry", "files", "films", "listings", "picture_files", "pictures", "words"},
     {"ops", "exports", "pages", "positions"},
     {"maps", "record_files"},
     {"video_maps"},
@@ -27,8 +27,8 @@ LADDER = [
     {"bench"},
     {"features", "presence", "rerun", "fidelity"},
     {"findings"},
-    {"cli_options"},
-    {"cli_bench", "cli_fidelity", "cli_findings"},
+    {"cli_checks", "cli_options"},
+    {"cli_bench", "cli_fidelity", "cli_findings", "cli_listings"},
     {"cli", "web"},
 ]
 HEAVY = {"diffusers": {"adapters", "engine", "guidance"}, "transformers": {"adapters", "engine", "methods", "fidelity"}}

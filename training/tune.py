@@ -40,11 +40,12 @@ def main() -> None:
         for id_ in data.ids()[: args.limit]:
             sample = data.sample(id_)
             record = session.read(sample.image, seed=int(id_), noise=noise, layers=range(depth), samples=args.samples)
-            maps = session.probe(record, sample.present, keep=True, softmax=not args.raw)
+            concepts = rules.concepts(sample, data.classes)
+            maps = session.probe(record, [name for name, _ in concepts], keep=True, softmax=not args.raw)
             assert maps.parts is not None
             for span in spans:
                 scores = maps.parts[0, list(span)].mean(0)
-                scored = score_image(scores, sample.present, sample, data.classes, rules, background=False)
+                scored = score_image(scores, concepts, sample, len(data.classes), rules, background=False)
                 found[span].append(scored.scores)
         for span, rows in found.items():
             means = {name: round(float(np.mean([row[name] for row in rows])), 4) for name in rows[0]}

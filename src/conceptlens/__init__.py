@@ -2,21 +2,32 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from logging import ERROR, getLogger
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from conceptlens._version import __version__
 from conceptlens.errors import ConceptError, ConceptlensError, ImageError, ModelError, OutputError, RecipeError
-from conceptlens.maps import ConceptMaps
-from conceptlens.recipe import Recipe
-from conceptlens.records import ImageRecord
-from conceptlens.video_maps import VideoMaps
 
 if TYPE_CHECKING:
     from conceptlens.engine.doctor import Diagnosis, doctor
+    from conceptlens.maps import ConceptMaps
+    from conceptlens.recipe import Recipe
+    from conceptlens.records import ImageRecord
     from conceptlens.session import Session, load
+    from conceptlens.video_maps import VideoMaps
 
 
+_LATER = {
+    "ConceptMaps": "maps",
+    "Diagnosis": "engine.doctor",
+    "ImageRecord": "records",
+    "Recipe": "recipe",
+    "Session": "session",
+    "VideoMaps": "video_maps",
+    "doctor": "engine.doctor",
+    "load": "session",
+}
+"""What is imported when it is first used, and the module that has it: most of it needs torch or diffusers."""
 CHATTY = ("torchao", "torch.utils._pytree", "transformers", "diffusers.quantizers")
 """Packages that speak of themselves when they are imported."""
 
@@ -24,6 +35,8 @@ CHATTY = ("torchao", "torch.utils._pytree", "transformers", "diffusers.quantizer
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without what some packages say of themselves while diffusers imports them; their levels are put back."""
+    from logging import ERROR, getLogger
+
     loggers = [getLogger(name) for name in CHATTY]
     levels = [logger.level for logger in loggers]
     try:
@@ -36,18 +49,13 @@ def _quiet() -> Iterator[None]:
 
 
 def __getattr__(name: str) -> object:
-    """What needs diffusers, which takes seconds to import, is fetched when first used."""
-    if name in ("load", "Session"):
-        with _quiet():
-            from conceptlens import session
-
-        return getattr(session, name)
-    if name in ("doctor", "Diagnosis"):
-        with _quiet():
-            from conceptlens.engine import doctor
-
-        return getattr(doctor, name)
-    raise AttributeError(f"module 'conceptlens' has no attribute {name!r}")
+    """What stands in `_LATER` is fetched when it is first used."""
+    if name not in _LATER:
+        raise AttributeError(f"module 'conceptlens' has no attribute {name!r}")
+    with _quiet():
+        found = getattr(import_module(f"conceptlens.{_LATER[name]}"), name)
+    globals()[name] = found
+    return found
 
 
 __all__ = [

@@ -1,12 +1,8 @@
 """The command line: one command is one function of the session."""
 
-from __future__ import annotations
-
 import json
-import logging
 import os
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -14,15 +10,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from typer.core import TyperGroup
 
 from conceptlens import CHATTY
 from conceptlens._version import __version__
-from conceptlens.cli_bench import bench
-from conceptlens.cli_fidelity import fidelity
+from conceptlens.cli_checks import check_method, check_request
 from conceptlens.cli_findings import findings
+from conceptlens.cli_listings import methods, show_served
 from conceptlens.cli_options import (
     Abstain,
     Concepts,
@@ -47,20 +41,47 @@ from conceptlens.cli_options import (
     console,
     given,
     guidance_of,
+    note,
     recipe_options,
+    say,
     settings,
+    show,
+    table,
 )
 from conceptlens.errors import ConceptlensError, ModelError, RecipeError
-from conceptlens.maps import told_chance
 
 app = typer.Typer(
     help="See where a diffusion transformer sees a concept.",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,  # quick to start, and [brackets] in help texts are no markup
     pretty_exceptions_enable=False,
 )
-bench.command()(fidelity)
-app.add_typer(bench, name="bench")
+
+
+class _Bench(TyperGroup):
+    """The commands of `bench`, built when one of them is asked for, since that takes as long as all the others."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        self._fill()
+        return super().list_commands(ctx)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        self._fill()
+        return super().get_command(ctx, cmd_name)
+
+    def _fill(self) -> None:
+        if not self.commands:
+            from conceptlens.cli_bench import bench
+
+            self.commands.update(typer.main.get_group(bench).commands)
+
+
+app.add_typer(
+    typer.Typer(help="Score methods on images with known masks.", no_args_is_help=True, rich_markup_mode=None),
+    name="bench",
+    cls=_Bench,
+)
 
 DEMO_PROMPT = "a red house and a tree under the sun"
 DEMO_SEED = 45  # one of those that paint all three objects; 18 of the first 64 seeds do
@@ -77,6 +98,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 @app.command()
 def demo(out: Out = Path("out/demo"), seed: Seed = DEMO_SEED, json_: Json = False) -> None:
     """Paint a picture with the embedded model and show where each concept is. No download."""
+    check_request({}, seed=seed, out=out)
     session = _open(None, quiet=json_)
     maps = session.generate(DEMO_PROMPT, DEMO_CONCEPTS, seed=seed)
     _finish(_judged(session, maps), out, json_)
@@ -113,6 +135,7 @@ def generate(
     """Paint PROMPT and map the concepts while at it; with --guide, so that the maps say what the prompt says."""
     options = recipe_options(space, raw, layers, isolate)
     options |= given(num_inference_steps=steps, height=height, width=width) | settings(set_)
+    check_request(options, prompt=prompt, concepts=concept or None, seed=seed, out=out, preset=preset, abstain=abstain)
     options |= given(guide=guidance_of(guide, options), compare=compare or None, preset=preset)
     session = _open(model, device, offload, single_stream, quiet=json_)
     made = session.generate(prompt, concept or None, seed=seed, **options)
@@ -150,11 +173,14 @@ def read(
     if method is not None:
         if record is not None or space is not None:
             raise RecipeError("--record and --space are of concept attention alone. Drop them, or --method.")
+        check_method(method)
         options = recipe_options(None, raw, layers, isolate) | given(noise=noise, samples=samples) | settings(set_)
+        check_request({}, concepts=concept, seed=seed, out=out, abstain=abstain)
         explained = _explain(method, model, image, concept, prompt, seed, device, options)
         _finish(_refined(explained, edges, abstain), out, json_)
         return
     options = recipe_options(space, raw, layers, isolate) | given(noise=noise, samples=samples) | settings(set_)
+    check_request(options, concepts=concept, seed=seed, out=out, preset=preset, abstain=abstain, record=record)
     session = _open(model, device, offload, single_stream, quiet=json_)
     seen = session.read(image, prompt=prompt, seed=seed, preset=preset, **options)
     maps = _judged(session, session.probe(seen, concept), seen)
@@ -181,27 +207,16 @@ def probe(
 ) -> None:
     """Ask a RECORD, kept by `read --record`, for other concepts, without running the model."""
     options = recipe_options(space, raw, layers, isolate)
+    check_request(options, concepts=concept, out=out, abstain=abstain)
+    from conceptlens.record_files import load_record
+
+    seen = load_record(record)
     session = _open(model, device, single_stream=single_stream, quiet=json_)
-    seen = session.load_record(record)
     maps = _judged(session, session.probe(seen, concept, **options), seen, again=False)
     _finish(_refined(maps, edges, abstain), out, json_)
 
 
-@app.command()
-def methods(json_: Json = False) -> None:
-    """List the methods that `bench` and `read --method` know."""
-    from conceptlens.methods import registered
-
-    found = registered()
-    if json_:
-        typer.echo(json.dumps({name: {"summary": m.summary, **asdict(m.info)} for name, m in found.items()}))
-        return
-    table = Table("method", "text", "class", "gradients", "backbone", "what it is", box=None)
-    for name, method in found.items():
-        info = method.info
-        marks = ["yes" if on else "no" for on in (info.text_conditioned, info.class_conditioned, info.needs_grad)]
-        table.add_row(name, *marks, info.backbone or "embedded demo model", method.summary)
-    Console().print(table)
+app.command()(methods)
 
 
 @app.command()
@@ -214,27 +229,17 @@ def doctor(
     json_: Json = False,
 ) -> None:
     """Say whether maps work on MODEL (hub id, folder or transformer class), how, and at what cost."""
-    from conceptlens.engine.doctor import doctor as examine
-    from conceptlens.engine.doctor import served
-
     if all_ == (model is not None):
         raise typer.BadParameter("name one model, or give --all.")
     if model is None:
-        every = [examine(name) for name in served()]
-        if json_:
-            typer.echo(json.dumps([{**asdict(found), "ok": found.ok} for found in every], default=str))
-        else:
-            table = Table("transformer class", "family", "tier", "blocks", "seen", "own text", "maps", box=None)
-            for found in every:
-                seen, error = f"{found.captured}/{found.expected}", f"{found.own_text_error or 0:.0e}"
-                row = (found.adapter or "", found.tier or "", str(found.blocks), seen, error)
-                table.add_row(found.transformer, *row, "yes" if found.ok else "no")
-            Console().print(table)
-        raise typer.Exit(0 if all(found.ok for found in every) else 2)
-    with console.status("examining the model"):
+        show_served(json_)
+        return
+    from conceptlens.engine.doctor import doctor as examine
+
+    with console().status("examining the model"):
         found = examine(model, height=height, width=width, frames=frames)
     told = {**asdict(found), "ok": found.ok}
-    typer.echo(json.dumps(told, default=str) if json_ else found.describe())
+    say(json.dumps(told, default=str) if json_ else found.describe())
     if not found.ok:
         raise typer.Exit(2)
 
@@ -249,12 +254,14 @@ def rerun(
     from conceptlens.rerun import difference
     from conceptlens.rerun import rerun as repeat
 
+    if out is not None:
+        check_request({}, out=out)
     maps = repeat(file, device=device)
     if out is not None:
         maps.save(out)
-        typer.echo(f"{out / 'overlay.png'}, with heat maps, masks and maps.json beside it")
-    typer.echo(f"largest difference to the saved scores: {difference(maps, file):.3g}")
-    typer.echo(maps.describe())
+        say(f"{out / 'overlay.png'}, with heat maps, masks and maps.json beside it")
+    say(f"largest difference to the saved scores: {difference(maps, file):.3g}")
+    say(maps.describe())
 
 
 app.command()(findings)
@@ -265,6 +272,10 @@ def app_(
     model: Model = None,
     host: Annotated[str, typer.Option(help="Address; the page has no passwords, so keep it local.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any free one.")] = 8321,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="A name under which other computers may ask for the page; '*' for any. Needed with --host."),
+    ] = None,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page.")] = True,
     device: Device = None,
     offload: Offload = False,
@@ -272,14 +283,17 @@ def app_(
 ) -> None:
     """Open a page: paint or drop a picture, type any word, see its map at once."""
     from conceptlens.web import serve
+    from conceptlens.web.addresses import allowed_hosts
 
+    names = tuple(allow_host or ())
+    allowed_hosts(host, names)  # refused before a model is opened
     session = _open(model, device, offload, single_stream, quiet=True)
     if not session.depth:
         raise ModelError(
             f"{session.model_id} is a U-Net, which cannot be asked again; the page needs a diffusion transformer. "
             "Use generate, with or without --guide."
         )
-    serve(session, host, port, browser, announce=lambda url: typer.echo(f"{url}  (stop with Ctrl-C)"))
+    serve(session, host, port, browser, announce=lambda url: say(f"{url}  (stop with Ctrl-C)"), allow_hosts=names)
 
 
 def _explain(
@@ -292,11 +306,11 @@ def _explain(
     device: str | None,
     options: dict[str, Any],
 ) -> Any:
-    from conceptlens.engine.encode import open_image
     from conceptlens.methods import method_named
+    from conceptlens.picture_files import open_image
 
     chosen, picture = method_named(method), open_image(image)
-    with console.status("opening the model"):
+    with console().status("opening the model"):
         opened = chosen.load(model, device=device, **options)
     return opened.explain(picture, concepts, prompt=prompt, seed=seed)
 
@@ -307,9 +321,9 @@ def _open(
     """Opens the model; the heavy imports happen here, so that `--help` and `--version` are quick."""
     from conceptlens.session import load
 
-    with console.status("opening the model"):
+    with console().status("opening the model"):
         session = load(model, device=device, offload=offload, single_stream=single_stream)
-    session.pipeline.set_progress_bar_config(disable=quiet or not console.is_terminal, leave=False, desc="painting")
+    session.pipeline.set_progress_bar_config(disable=quiet or not console().is_terminal, leave=False, desc="painting")
     return session
 
 
@@ -338,22 +352,24 @@ def _finish(made: Any, out: Path, json_: bool) -> None:
     maps.save(out)
     if json_:
         peaks = {name: round(float(maps[name].max()), 4) for name in maps.asked}
-        typer.echo(json.dumps({"out": str(out), **maps.provenance(), "peak": peaks}))
+        say(json.dumps({"out": str(out), **maps.provenance(), "peak": peaks}))
         return
     if hasattr(maps, "images"):  # a video
-        typer.echo(f"{out / 'overlay.gif'}, with every frame and maps.json beside it")
-        typer.echo(maps.describe())
+        say(f"{out / 'overlay.gif'}, with every frame and maps.json beside it")
+        say(maps.describe())
         return
+    from conceptlens.maps import told_chance
+
     there = [] if maps.presence is None else ["in the image?"]
-    table = Table("concept", *there, "share of the image", "peak score", box=None)
+    shown = table("concept", *there, "share of the image", "peak score")
     for name, place in maps.places().items():
         told = [] if maps.presence is None else [told_chance(maps.presence[name])]
-        table.add_row(name, *told, f"{place.area:.0%}", f"{float(maps[name].max()):.3f}")
-    Console().print(table)
-    typer.echo(f"{out / 'overlay.png'}, with heat maps, masks, report.html and maps.json beside it")
+        shown.add_row(name, *told, f"{place.area:.0%}", f"{float(maps[name].max()):.3f}")
+    show(shown)
+    say(f"{out / 'overlay.png'}, with heat maps, masks, report.html and maps.json beside it")
     if "caveat" in maps.details:
-        console.print(f"note: {maps.details['caveat']}", soft_wrap=True, markup=False)
-    typer.echo(maps.describe())
+        note(maps.details["caveat"])
+    say(maps.describe())
 
 
 @contextmanager
@@ -362,16 +378,24 @@ def _plain_errors() -> Iterator[None]:
     try:
         yield
     except ConceptlensError as error:
-        console.print(Text.assemble(("error: ", "red"), str(error)), soft_wrap=True)
+        from rich.text import Text
+
+        console().print(Text.assemble(("error: ", "red"), str(error)), soft_wrap=True)
         sys.exit(2)
 
 
 def main() -> None:
     """Entry point of the `conceptlens` command."""
+    if sys.argv[1:] == ["--version"]:
+        print(f"conceptlens {__version__}")  # noqa: T201 - quicker than building the commands
+        return
+    import logging
+    import warnings
+
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     for chatty in CHATTY:
         logging.getLogger(chatty).setLevel(logging.ERROR)
-    warnings.showwarning = lambda message, *_, **__: console.print(f"note: {message}", soft_wrap=True, markup=False)
+    warnings.showwarning = lambda message, *_, **__: note(str(message))
     with _plain_errors():
         app()
 

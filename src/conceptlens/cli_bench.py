@@ -1,7 +1,5 @@
 """`conceptlens bench`: score methods on images with known masks, ablate, report."""
 
-from __future__ import annotations
-
 import inspect
 import json
 import shlex
@@ -12,10 +10,9 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
+from conceptlens.cli_checks import check_method, check_request
+from conceptlens.cli_fidelity import fidelity
 from conceptlens.cli_options import (
     Device,
     Isolate,
@@ -27,15 +24,22 @@ from conceptlens.cli_options import (
     Seed,
     console,
     given,
+    note,
     recipe_options,
+    say,
+    show,
+    table,
 )
 from conceptlens.cli_options import settings as parse_settings
+from conceptlens.errors import RecipeError
 
-bench = typer.Typer(help="Score methods on images with known masks.", no_args_is_help=True)
+bench = typer.Typer(rich_markup_mode=None)
 
 Method = Annotated[str, typer.Option(help="A method; `conceptlens methods` lists them.")]
 ModelId = Annotated[str | None, typer.Option("--model", help="Hub id or folder; the method's own if not given.")]
-ProtocolName = Annotated[str, typer.Option("--protocol", help="fixed, paper, chefer, gt-prompt or full-vocab.")]
+ProtocolName = Annotated[
+    str, typer.Option("--protocol", help="fixed, paper, chefer, gandelsman (textspan), gt-prompt or full-vocab.")
+]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only so many images.")]
 Data = Annotated[Path | None, typer.Option(help="Folder of the dataset.", envvar="CONCEPTLENS_DATA")]
 RunOut = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run, to keep or to go on with.")]
@@ -70,13 +74,14 @@ def _run(
     json_: Json = False,
 ) -> None:
     """Score a method on a dataset: one row per image, figures with intervals, resumable."""
-    from conceptlens.bench.report import Report
-    from conceptlens.bench.runs import RunSpec, run
-    from conceptlens.errors import RecipeError
-
     if engine not in ("local", "ray"):
         raise RecipeError(f"no engine {engine!r}. Known: local, ray.")
     options = recipe_options(None, raw, layers, isolate) | given(noise=noise, samples=samples) | parse_settings(set_)
+    check_method(method)
+    check_request(options, seed=seed, out=out)
+    from conceptlens.bench.report import Report
+    from conceptlens.bench.runs import RunSpec, run
+
     spec = RunSpec(
         dataset, method, protocol, model, None if data is None else str(data), device, seed, options,
         parse_settings(data_set),
@@ -86,9 +91,9 @@ def _run(
     with _resumable():
         told, rows = run(spec, out, limit=limit, engine=engine, workers=workers, track=bar.track, command=_command())
     report = Report(told, rows)
-    _warn_of_bad(report)
+    _check_scored(report)
     if json_:
-        typer.echo(json.dumps(report.summary()))
+        say(json.dumps(report.summary()))
         return
     _show(report)
 
@@ -128,12 +133,13 @@ def ablate_(
     device: Device = None,
 ) -> None:
     """Vary one thing of concept attention, all else equal: tables and figures like the paper's."""
+    _check_form(form)
+    check_request({}, seed=seed, out=out)
     from conceptlens.bench.ablate import ablate
     from conceptlens.bench.figures import draw
     from conceptlens.bench.runs import RunSpec
     from conceptlens.bench.tables import ablation_table
 
-    _check_form(form)
     spec = RunSpec(
         dataset, "concept-attention", protocol, model, None if data is None else str(data), device, seed,
         parse_settings(set_), parse_settings(data_set),
@@ -143,12 +149,14 @@ def ablate_(
     folder = out / axis
     with _resumable():
         reports = ablate(spec, axis, folder, limit=limit, track=bar.track, command=_command())
-    table = ablation_table(reports, axis, _command())
+    for report in reports.values():
+        _check_scored(report)
+    made = ablation_table(reports, axis, _command())
     for ending, kind in (("md", "markdown"), ("tex", "latex"), ("csv", "csv")):
-        (folder / f"{axis}.{ending}").write_text(table.render(kind) + "\n")
+        (folder / f"{axis}.{ending}").write_text(made.render(kind) + "\n")
     draw(reports, axis, [folder / f"{axis}.png", folder / f"{axis}.svg"], command=_command())
-    typer.echo(table.render(form))
-    typer.echo(f"{folder}/{axis}.png, .svg, .md, .tex, .csv")
+    say(made.render(form))
+    say(f"{folder}/{axis}.png, .svg, .md, .tex, .csv")
 
 
 @bench.command("report")
@@ -158,25 +166,26 @@ def report_(
     json_: Json = False,
 ) -> None:
     """A leaderboard of stored runs, the paper's figures beside them."""
+    _check_form(form)
     from conceptlens.bench.report import Report
     from conceptlens.bench.rows import RUN, RunError
     from conceptlens.bench.tables import leaderboard
 
-    _check_form(form)
     found = sorted({path.parent for folder in folders for path in folder.rglob(RUN)})
     # Runs of `bench fidelity` have no dataset and no masks.
     reports = [report for report in map(Report.load, found) if "dataset" in report.settings]
     if not reports:
         raise RunError(f"no run in {', '.join(map(str, folders))}. Make one with conceptlens bench ... --out.")
     if json_:
-        typer.echo(json.dumps([report.summary() for report in reports]))
+        say(json.dumps([report.summary() for report in reports]))
         return
-    typer.echo("\n\n".join(table.render(form) for table in leaderboard(reports)))
+    say("\n\n".join(board.render(form) for board in leaderboard(reports)))
+
+
+bench.command()(fidelity)
 
 
 def _check_form(form: str) -> None:
-    from conceptlens.errors import RecipeError
-
     if form not in ("markdown", "latex", "csv"):
         raise RecipeError(f"no format {form!r}. Known: markdown, latex, csv.")
 
@@ -187,7 +196,7 @@ def _resumable() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        console.print("stopped; the rows so far are kept, and the same command goes on from there")
+        console().print("stopped; the rows so far are kept, and the same command goes on from there")
         raise typer.Exit(130) from None
 
 
@@ -195,11 +204,21 @@ def _command() -> str:
     return f"conceptlens {shlex.join(sys.argv[1:])}"
 
 
-def _warn_of_bad(report: Any) -> None:
+def _check_scored(report: Any) -> None:
+    """Names the images that were skipped.
+
+    Raises:
+        RunError: when nothing else is left.
+    """
+    from conceptlens.bench.rows import RunError
+
+    if not report.good:
+        why = f"{report.bad[0]['id']}: {report.bad[0]['error']}" if report.bad else "the dataset has none."
+        raise RunError(f"none of {len(report.bad)} images could be scored; {why}")
     for row in report.bad[:5]:
-        console.print(f"note: skipped {row['id']}: {row['error']}", soft_wrap=True, markup=False)
+        note(f"skipped {row['id']}: {row['error']}")
     if len(report.bad) > 5:
-        console.print(f"note: {len(report.bad)} images were skipped in all", soft_wrap=True)
+        note(f"{len(report.bad)} images were skipped in all")
 
 
 def _show(report: Any) -> None:
@@ -207,17 +226,17 @@ def _show(report: Any) -> None:
 
     settings = report.settings
     title = f"{settings['method']} on {settings['dataset']}, protocol {report.protocol['name']}"
-    shown = Table("metric", "value", "95% interval", title=title, title_justify="left", box=None)
+    shown = table("metric", "value", "95% interval", title=title)
     for name, estimate in report.metrics.items():
         shown.add_row(HEADINGS[name], f"{estimate.value:.4f}", f"{estimate.low:.4f} to {estimate.high:.4f}")
-    Console().print(shown)
+    show(shown)
     if report.paper:
-        typer.echo(f"paper: {' / '.join(map(str, report.paper))} (Acc / mIoU / AP, per cent)")
+        say(f"paper: {' / '.join(map(str, report.paper))} (Acc / mIoU / AP, per cent)")
     counted = f"{len(report.good)} images" + (f", {len(report.bad)} bad" if report.bad else "")
     peak = f" · peak {report.told['peak_memory_mb']} MB" if "peak_memory_mb" in report.told else ""
-    typer.echo(f"{counted} · model {settings['model']} · seed {settings['seed']} · {report.seconds} s/image{peak}")
-    typer.echo(told_protocol(report.protocol))
-    typer.echo(f"Intervals by bootstrap over images · {report.told['command']}")
+    say(f"{counted} · model {settings['model']} · seed {settings['seed']} · {report.seconds} s/image{peak}")
+    say(told_protocol(report.protocol))
+    say(f"Intervals by bootstrap over images · {report.told['command']}")
 
 
 class _Bar:
@@ -227,11 +246,13 @@ class _Bar:
         self._title, self._quiet = title, quiet
 
     def track(self, rows: Iterable[dict[str, Any]], total: int) -> Iterator[dict[str, Any]]:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
         columns = (
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
             TextColumn("{task.fields[score]}"),
         )  # fmt: skip
-        with Progress(*columns, console=console, disable=self._quiet, transient=True) as progress:
+        with Progress(*columns, console=console(), disable=self._quiet, transient=True) as progress:
             task = progress.add_task(self._title, total=total, score="")
             values: list[float] = []
             for row in rows:

@@ -1,7 +1,5 @@
 """`conceptlens bench fidelity`: do pictures show what their prompts say?"""
 
-from __future__ import annotations
-
 import json
 import shlex
 import sys
@@ -9,11 +7,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import track as progress
-from rich.table import Table
 
-from conceptlens.cli_options import Device, Json, console
+from conceptlens.cli_options import Device, Json, console, note, say, show, table
 
 
 def fidelity(
@@ -34,43 +29,51 @@ def fidelity(
     json_: Json = False,
 ) -> None:
     """Score pictures against their prompts: one row per picture, figures with intervals, resumable."""
+    from rich.progress import track as progress
+
     from conceptlens.engine.opening import quiet_loading
 
     with quiet_loading(progress=False):
-        from conceptlens.fidelity.runs import open_scorer, run
-    with console.status("opening the models"):
-        scorer = open_scorer(metric, model, second=second, device=device)
+        from conceptlens.fidelity.prompts import FidelityError
+        from conceptlens.fidelity.runs import Scorer, open_scorer, run
+
+    def opened() -> Scorer:
+        with console().status("opening the models"):
+            return open_scorer(metric, model, second=second, device=device)
+
     found = run(
-        scorer, images, prompts, out or Path("out/fidelity", metric), limit=limit,
+        opened, images, prompts, out or Path("out/fidelity", metric), limit=limit,
         command=f"conceptlens {shlex.join(sys.argv[1:])}",
         track=lambda rows, total: progress(
-            rows, metric, total, console=console, transient=True, disable=json_ or not console.is_terminal
+            rows, metric, total, console=console(), transient=True, disable=json_ or not console().is_terminal
         ),
     )  # fmt: skip
-    typer.echo(json.dumps(found)) if json_ else _show(found)
+    if not found["pictures"]:
+        raise FidelityError(
+            f"none of {len(found['bad'])} pictures could be scored; {found['bad'][0]['id']}: {found['bad'][0]['error']}"
+        )
+    say(json.dumps(found)) if json_ else _show(found)
 
 
 def _show(found: dict[str, Any]) -> None:
     settings = found["settings"]
-    shown = Table("score", "mean", "95% interval", "prompts", title=settings["metric"], title_justify="left", box=None)
+    shown = table("score", "mean", "95% interval", "prompts", title=settings["metric"])
     for name, (value, low, high) in found["metrics"].items():
         shown.add_row(name, f"{value:.4f}", f"{low:.4f} to {high:.4f}", str(found["prompts"][name]))
     if "tifa" in found:
         figures = found["tifa"]
         for kind, value in figures["accuracy_by_type"].items():
             shown.add_row(f"  {kind}", f"{value:.4f}", "", f"{figures['questions_by_type'][kind]} questions")
-    Console().print(shown)
+    show(shown)
     for bad in found["bad"][:5]:
-        console.print(f"note: skipped {bad['id']}: {bad['error']}", soft_wrap=True, markup=False)
+        note(f"skipped {bad['id']}: {bad['error']}")
     if len(found["bad"]) > 5:
-        console.print(f"note: {len(found['bad'])} pictures were skipped in all", soft_wrap=True)
+        note(f"{len(found['bad'])} pictures were skipped in all")
     missing = found["prompts_without_picture"]
     told = f"{found['pictures']} pictures" + (f" · {missing} prompts without a picture" if missing else "")
     if "tifa" in found and found["tifa"]["tifa_stdev"] is not None:
         told += f" · standard deviation over captions {found['tifa']['tifa_stdev']:.4f}"
-    typer.echo(told)
-    typer.echo("Protocol: " + ", ".join(f"{key}={value}" for key, value in settings.items()))
-    typer.echo("Versions: " + ", ".join(f"{name} {version}" for name, version in found["versions"].items()))
-    typer.echo(
-        f"Means over prompts of means over their pictures, intervals by bootstrap over prompts · {found['command']}"
-    )
+    say(told)
+    say("Protocol: " + ", ".join(f"{key}={value}" for key, value in settings.items()))
+    say("Versions: " + ", ".join(f"{name} {version}" for name, version in found["versions"].items()))
+    say(f"Means over prompts of means over their pictures, intervals by bootstrap over prompts · {found['command']}")

@@ -1,18 +1,16 @@
 """`conceptlens findings`: what the T-SAM paper found about text and cross-attention, on any model."""
 
-from __future__ import annotations
-
 import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from conceptlens.cli_options import Device, Seed, Settings, console
+from conceptlens.cli_checks import check_request
+from conceptlens.cli_options import Device, Seed, Settings, console, say, show, table
 from conceptlens.cli_options import settings as parse_settings
+from conceptlens.errors import RecipeError
 
 NAMES = ("maps", "embeddings", "attention", "sink", "outcomes")
 
@@ -41,28 +39,29 @@ def findings(
     device: Device = None,
 ) -> None:
     """Measure a finding of the T-SAM paper: a table, a JSON with everything behind it, and a figure."""
+    if name not in NAMES:
+        raise RecipeError(f"no finding {name!r}. Known: {', '.join(NAMES)}.")
+    size, options = _size(attention_size), parse_settings(set_)
+    check_request({}, seed=seed, out=out)
     from conceptlens.engine.loading import demo_folder as demo_transformer
     from conceptlens.engine.opening import quiet_loading
 
     with quiet_loading(progress=False):
         from conceptlens.engine.text_side import load_text_side
         from conceptlens.findings import binding, maps, sink
-        from conceptlens.findings._finding import FindingError
         from conceptlens.findings._painting import DEMO, Painting
         from conceptlens.findings._prompts import prompts_named
         from conceptlens.findings.outcomes import outcomes
         from conceptlens.guidance import demo_folder
 
-    if name not in NAMES:
-        raise FindingError(f"no finding {name!r}. Known: {', '.join(NAMES)}.")
     asked = prompts_named(prompts or ("scenes" if model in (DEMO, "demo") else "objects"), limit)
-    painting = Painting(model, step, parse_settings(set_), _size(attention_size), device)
+    painting = Painting(model, step, options, size, device)
     command = f"conceptlens {shlex.join(sys.argv[1:])}"
-    with console.status(f"measuring {name} on {len(asked)} prompts"):
+    with console().status(f"measuring {name} on {len(asked)} prompts"):
         if name == "outcomes":
             made = outcomes(painting, asked, verdicts, out, seed=seed)
             if isinstance(made, str):
-                typer.echo(made)
+                say(made)
                 return
         elif name == "maps":
             made = maps.measure(painting, asked, seed=seed)
@@ -72,13 +71,11 @@ def findings(
             made = measures[name](model, load_text_side(folder, device=device), asked)
         made.save(out, command)
     _show(made)
-    typer.echo(f"{made.counted()} · model {model}")
-    typer.echo(f"{out / name}.json, {out / name}.png")
+    say(f"{made.counted()} · model {model}")
+    say(f"{out / name}.json, {out / name}.png")
 
 
 def _size(text: str | None) -> tuple[int, int] | None:
-    from conceptlens.errors import RecipeError
-
     if text is None:
         return None
     rows, cross, cols = text.partition("x")
@@ -88,9 +85,9 @@ def _size(text: str | None) -> tuple[int, int] | None:
 
 
 def _show(made: Any) -> None:
-    shown = Table(*made.table.head, title=made.table.title, title_justify="left", box=None)
+    shown = table(*made.table.head, title=made.table.title)
     for row in made.table.body:
         shown.add_row(*row)
-    Console().print(shown)
+    show(shown)
     for note in made.table.notes:
-        typer.echo(note)
+        say(note)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
-from conceptlens.errors import RecipeError
+from conceptlens.errors import RecipeError, printable
 
-console = Console(stderr=True, highlight=False)
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
+MOST_LAYERS = 1000
 Model = Annotated[str | None, typer.Option(help="Hub id or folder; the embedded model if not given.", metavar="MODEL")]
 Concepts = Annotated[list[str], typer.Option("--concept", "-c", help="A word to find; repeat it for more.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
@@ -42,6 +45,51 @@ Guide = Annotated[
 Edges = Annotated[bool, typer.Option("--edges", help="Masks end at the edges of the picture.")]
 Abstain = Annotated[float, typer.Option(help="Share of the pixels, the most doubtful, that belong to no concept.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other option.")]
+
+
+def say(text: str) -> None:
+    """Prints lines of results."""
+    typer.echo(_printable_lines(text))
+
+
+def _printable_lines(text: str) -> str:
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def table(*headings: str, **options: Any) -> Table:
+    """An empty table without a frame; `show` prints it."""
+    from rich.table import Table
+
+    return Table(*headings, title_justify="left", box=None, **options)
+
+
+def show(shown: Table) -> None:
+    """Prints a table of results."""
+    _console(stderr=False).print(shown)
+
+
+def console() -> Console:
+    """Where notes, errors and progress go: the standard error."""
+    return _console(stderr=True)
+
+
+def note(text: str) -> None:
+    """Prints a remark beside the results."""
+    console().print(f"note: {text}", soft_wrap=True)
+
+
+@cache
+def _console(*, stderr: bool) -> Console:
+    from rich.console import Console
+    from rich.text import Text
+
+    class Literally(Console):
+        """Words of users and names of files are no markup, no emoji codes and no commands to the terminal."""
+
+        def render_str(self, text: str, **options: Any) -> Text:
+            return super().render_str(_printable_lines(text), **options)
+
+    return Literally(stderr=stderr, highlight=False, markup=False, emoji=False)
 
 
 def recipe_options(space: str | None, raw: bool, layers: str | None, isolate: bool) -> dict[str, Any]:
@@ -86,12 +134,17 @@ def parse_layers(text: str) -> tuple[int, ...]:
         RecipeError: for anything else.
     """
     numbers: list[int] = []
-    try:
-        for part in text.split(","):
-            first, dash, last = part.strip().partition("-") if not part.strip().startswith("-") else (part, "", "")
-            numbers += range(int(first), int(last) + 1) if dash else [int(first)]
-    except ValueError as error:
-        raise RecipeError(f"layers must look like 3,4,5 or 2-5; got {text!r}.") from error
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-") if not part.strip().startswith("-") else (part, "", "")
+        try:
+            start, stop = int(first), int(last) if dash else int(first)
+        except ValueError as error:
+            raise RecipeError(f"layers must look like 3,4,5 or 2-5; got {text!r:.60}.") from error
+        if stop < start:
+            raise RecipeError(f"layers go from the lower to the higher; got {part.strip()!r}. Write {stop}-{start}.")
+        if stop - start > MOST_LAYERS:
+            raise RecipeError(f"no model has {stop - start + 1} layers; got {part.strip()!r}.")
+        numbers += range(start, stop + 1)
     return tuple(numbers)
 
 
@@ -104,6 +157,6 @@ def settings(pairs: list[str] | None) -> dict[str, Any]:
             raise RecipeError(f"--set takes KEY=VALUE, for example guidance_scale=3.5; got {pair!r}.")
         try:
             options[key] = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             options[key] = value
     return options

@@ -150,6 +150,13 @@ def ring_area(ring: Float[np.ndarray, "corner 2"]) -> float:
     return float((x * np.roll(y, -1) - np.roll(x, -1) * y).sum() / 2)
 
 
+def without_holes(mask: Mask) -> Mask:
+    """The mask with its holes filled; what reaches the outside through a corner only is no hole, as in `polygons`."""
+    from skimage.segmentation import flood
+
+    return ~flood(np.pad(mask, 1), (0, 0), connectivity=2)[1:-1, 1:-1]
+
+
 def coco(
     masks: Mapping[str, Mask], size: tuple[int, int], file_name: str = "image.png", *, outlines: bool = False
 ) -> dict[str, Any]:
@@ -159,20 +166,21 @@ def coco(
         masks: by concept; category numbers count from 1 in this order.
         size: width and height of the image in pixels.
         file_name: of the image.
-        outlines: polygons in place of run lengths. COCO's polygons know no holes; run lengths are exact.
+        outlines: polygons in place of run lengths. COCO's polygons know no holes: these are filled, in `area` too. Run
+            lengths are exact.
     """
     annotations = []
-    for number, mask in enumerate(masks.values(), 1):
-        if not mask.any():
+    for number, exact in enumerate(masks.values(), 1):
+        if not exact.any():
             continue
+        mask = without_holes(exact) if outlines else exact
         left, top, right, bottom = box_of(mask)
-        outer = [ring for ring in polygons(mask) if ring_area(ring) > 0] if outlines else []
         annotations.append(
             {
                 "id": len(annotations) + 1,
                 "image_id": 1,
                 "category_id": number,
-                "segmentation": [ring.ravel().tolist() for ring in outer] if outlines else encode_rle(mask),
+                "segmentation": [ring.ravel().tolist() for ring in polygons(mask)] if outlines else encode_rle(mask),
                 "area": int(mask.sum()),
                 "bbox": [left, top, right - left, bottom - top],
                 "iscrowd": 0,

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from conceptlens.adapters import adapter_for
 from conceptlens.engine.loading import resident
 from conceptlens.engine.replay import replay_vectors
+from conceptlens.engine.surroundings import usual_defaults
 from conceptlens.errors import ConceptError
 from conceptlens.positions import Place, Relation
 from conceptlens.presence import Presence, presence
@@ -88,7 +87,7 @@ class Features:
         return self.concepts.index(concept)
 
 
-@torch.no_grad()
+@usual_defaults()
 def features(session: Session, record: ImageRecord, concepts: Sequence[str], **options: Any) -> Features:
     """Vectors, presence and places of concepts in a picture that was read.
 
@@ -104,12 +103,11 @@ def features(session: Session, record: ImageRecord, concepts: Sequence[str], **o
         ModelError: for a record of another model.
     """
     maps = session.probe(record, concepts, background=False, **options)
-    recipe, adapter = maps.recipe, adapter_for(session.pipeline.transformer)
+    recipe = maps.recipe
     assert recipe is not None
-    call = {**session.generate_defaults, **record.options}
     with resident(session.pipeline):
-        embedded = adapter.embed(session.pipeline, maps.concepts, recipe, call)
-        found = replay_vectors(adapter, record, embedded, recipe, session.pipeline._execution_device)
+        embedded = session.embed(maps.concepts, recipe, {**session.generate_defaults, **record.options})
+        found = replay_vectors(session.adapter, record, embedded, recipe, session.pipeline._execution_device)
     grid = (record.grid.rows, record.grid.cols)
     return Features(
         concepts=maps.concepts,

@@ -16,17 +16,15 @@ from torch import Tensor
 
 from conceptlens.errors import ConceptError, RecipeError
 from conceptlens.exports import ABSTAINED, coco, cut_out, detections, palette_image
-from conceptlens.files import into_folder
+from conceptlens.files import into_folder, write_manifest, write_text
 from conceptlens.ops.doubt import doubt
 from conceptlens.ops.edges import follow_edges
-from conceptlens.ops.grids import Threshold, resize, threshold_level, unit_range
+from conceptlens.ops.grids import Threshold, check_finite, resize, threshold_level, unit_range
 from conceptlens.pages import card, page, table
 from conceptlens.pictures import contact_sheet, heat_colours, palette, tint
 from conceptlens.positions import Place, Relation, place_of, relate
 from conceptlens.recipe import Recipe
 from conceptlens.records import ImageRecord
-
-_PROVENANCE = "maps.json"
 
 
 @dataclass(frozen=True, repr=False)
@@ -72,6 +70,10 @@ class ConceptMaps:
     edges: bool = False
     abstain: float = 0.0
     references: tuple[ConceptMaps, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuses maps that hold NaN or infinity (`ScoreError`): what engine and methods give ends up here."""
+        check_finite(self.scores)
 
     @property
     def asked(self) -> tuple[str, ...]:
@@ -297,7 +299,8 @@ class ConceptMaps:
         `maps.json`, which `conceptlens.rerun` repeats.
 
         All or nothing: the files are written aside and then moved. What an earlier `save` left in the folder is
-        replaced; other files are not touched.
+        replaced; other files are not touched. A folder that has a `maps.json` holds one whole result, also when the
+        process was killed.
 
         Returns:
             The folder.
@@ -320,8 +323,8 @@ class ConceptMaps:
                 self._segmented().save(stage / "segmentation.png")
                 if len(self.concepts) < 256:
                     palette_image(self._winners, len(self.concepts)).save(stage / "labels.png")
-            (stage / "coco.json").write_text(json.dumps(coco(masks, self.image.size)) + "\n", encoding="utf-8")
-            (stage / "report.html").write_text(self._report(tiles), encoding="utf-8")
+            write_text(stage / "coco.json", json.dumps(coco(masks, self.image.size)) + "\n")
+            write_text(stage / "report.html", self._report(tiles))
             arrays = {"scores": self.scores.numpy(), "segmentation": self._winners.astype(np.int32)}
             for name, values in (("parts", self.parts), ("spread", self.spread)):
                 if values is not None:
@@ -330,10 +333,7 @@ class ConceptMaps:
                 reference.overlay().save(stage / f"reference-{number}-overlay.png")
                 arrays[f"reference_{number}"] = reference.scores.numpy()
             np.savez_compressed(stage / "maps.npz", **arrays)
-            names = sorted([path.name for path in stage.iterdir()] + [_PROVENANCE])
-            told = json.dumps({**self.provenance(), "files": names}, indent=2, ensure_ascii=False)
-            (stage / _PROVENANCE).write_text(told + "\n", encoding="utf-8")
-            _remove_earlier(Path(folder), set(names))
+            write_manifest(stage, self.provenance())
         return Path(folder)
 
 
@@ -363,14 +363,3 @@ def _file_name(concept: str) -> str:
     """A concept as part of a file name: letters, digits and dashes."""
     safe = "".join(c if c.isalnum() else "-" for c in concept.lower()).strip("-")
     return safe[:40] or "concept"
-
-
-def _remove_earlier(folder: Path, kept: set[str]) -> None:
-    """Removes files that an earlier result in this folder says are its own."""
-    try:
-        listed = json.loads((folder / _PROVENANCE).read_text(encoding="utf-8"))["files"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return
-    for name in set(listed) - kept:
-        if Path(name).name == name:
-            (folder / name).unlink(missing_ok=True)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from numbers import Integral
 from typing import Any, Literal, get_args, get_type_hints
 
-from conceptlens.errors import RecipeError
+from conceptlens.errors import RecipeError, shown
 
 Space = Literal["output", "cross", "value"]
 Normalization = Literal["none", "unit", "linear"]
 Pooling = Literal["mean", "first", "last", "joined"]
 ImageVectors = Literal["model", "concept-pass"]
 Branch = Literal["prompt", "negative"]
+CrossPair = Literal["key-query", "query-key", "query-query"]
+CrossRotated = Literal["concepts", "both", "neither"]
+CrossHeads = Literal["each", "sum"]
+SoftmaxAt = Literal["each", "mean"]
+MOST_STEPS = 10_000
+"""Denoising steps, or noise draws, beyond which a number is a mistake."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +33,17 @@ class Recipe:
         steps: denoising steps whose scores are averaged, 0 = the noisiest; negative numbers count from the last step,
             None means all. Used when generating.
         space: "output" compares attention outputs of concepts and patches (the method), "cross" concept keys with
-            image queries, "value" values with values.
-        softmax: softmax over the concepts, per layer and step, before averaging.
+            image queries (see `cross_pair`), "value" values with values.
+        cross_pair: what the cross space compares, of the concepts and of the image: "key-query" concept keys with
+            image queries, "query-key" concept queries with image keys (the official FLUX.2 code), "query-query"
+            queries with queries (the maps of the official FLUX.1 pipeline).
+        cross_rotated: which side of it has the model's positional rotation: the "concepts" alone (the identity where
+            text is not rotated), "both" (the official CogVideoX code) or "neither" (the official FLUX.2 code).
+        cross_heads: "each" head has its own softmax, and their mean counts, or their "sum" goes into one softmax (the
+            official FLUX.2 code).
+        softmax: softmax over the concepts.
+        softmax_at: where it is taken: at "each" layer and step, before their scores are averaged, or at their "mean"
+            (the official FLUX.2 code).
         temperature: the scores are divided by it before the softmax.
         normalize: concept vectors as they are ("none"), with unit length ("unit"), or shifted and scaled across the
             concepts to sum to one in each dimension ("linear").
@@ -53,7 +69,11 @@ class Recipe:
     layers: tuple[int, ...] | None = None
     steps: tuple[int, ...] | None = None
     space: Space = "output"
+    cross_pair: CrossPair = "key-query"
+    cross_rotated: CrossRotated = "concepts"
+    cross_heads: CrossHeads = "each"
     softmax: bool = True
+    softmax_at: SoftmaxAt = "each"
     temperature: float = 1.0
     normalize: Normalization = "none"
     cross_attention: bool = True
@@ -72,12 +92,14 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in _CHOICES:
             _check_choice(name, getattr(self, name))
-        if not self.temperature > 0:
+        if not 0 < self.temperature < math.inf:
             raise RecipeError(f"temperature must be above 0; got {self.temperature}.")
         if not 0 <= self.noise <= 1:
             raise RecipeError(f"noise is a level from 0 (clean) to 1 (pure noise); got {self.noise}.")
         if self.samples < 1:
             raise RecipeError(f"samples must be at least 1; got {self.samples}.")
+        if self.samples > MOST_STEPS:
+            raise RecipeError(f"samples may be at most {MOST_STEPS}; got {self.samples}.")
 
     def override(self, options: dict[str, Any]) -> Recipe:
         """A copy with some fields replaced.
@@ -105,7 +127,10 @@ class Recipe:
 
 
 RECIPE_FIELDS = frozenset(f.name for f in fields(Recipe))
-_CHOICES = {"space", "normalize", "pooling", "pooled", "image_vectors", "branch"}
+_CHOICES = {
+    *("space", "cross_pair", "cross_rotated", "cross_heads", "softmax_at"),
+    *("normalize", "pooling", "pooled", "image_vectors", "branch"),
+}
 
 
 _KINDS: dict[str, tuple[type, ...]] = {"temperature": (int, float), "noise": (int, float), "samples": (int,)}
@@ -116,21 +141,21 @@ def _check_kind(name: str, value: Any) -> None:
     if name in _CHOICES:
         _check_choice(name, value)
     elif name in _SWITCHES and not isinstance(value, bool):
-        raise RecipeError(f"{name} must be true or false; got {value!r}.")
+        raise RecipeError(f"{name} must be true or false; got {shown(value)}.")
     elif name in _KINDS and (isinstance(value, bool) or not isinstance(value, _KINDS[name])):
-        raise RecipeError(f"{name} must be a number; got {value!r}.")
+        raise RecipeError(f"{name} must be a number; got {shown(value)}.")
 
 
 def _check_choice(name: str, value: Any) -> None:
     known = get_args(get_type_hints(Recipe)[name])
     if value not in known:
-        raise RecipeError(f"{name} must be one of {', '.join(known)}; got {value!r}.")
+        raise RecipeError(f"{name} must be one of {', '.join(known)}; got {shown(value)}.")
 
 
 def _indices(name: str, value: Any) -> tuple[int, ...]:
     chosen = tuple(value) if isinstance(value, (tuple, list, range)) else (value,)
-    if not chosen or not all(isinstance(v, int) for v in chosen):
-        raise RecipeError(f"{name} must be one or more whole numbers; got {value!r}.")
+    if not chosen or not all(isinstance(v, int) and not isinstance(v, bool) for v in chosen):
+        raise RecipeError(f"{name} must be one or more whole numbers; got {shown(value)}.")
     return chosen
 
 
@@ -150,17 +175,29 @@ def resolve_steps(steps: tuple[int, ...] | None, count: int) -> frozenset[int]:
     return frozenset(_in_range("steps", steps, count, "denoising steps"))
 
 
+_COUNTS = {
+    "num_inference_steps": MOST_STEPS,
+    "height": 16384,
+    "width": 16384,
+    "num_frames": MOST_STEPS,
+    "max_sequence_length": 8192,
+}
+
+
 def check_counts(options: Mapping[str, Any]) -> None:
-    """Raises a `RecipeError` for steps, sides or frames below one."""
-    for name in ("num_inference_steps", "height", "width", "num_frames"):
-        if isinstance(options.get(name), int) and options[name] < 1:
-            raise RecipeError(f"{name} must be at least 1; got {options[name]}.")
+    """Raises a `RecipeError` for steps, sides, frames or text lengths below one, or beyond all that is meant."""
+    for name, most in _COUNTS.items():
+        value = options.get(name)
+        if isinstance(value, int) and value < 1:
+            raise RecipeError(f"{name} must be at least 1; got {value}.")
+        if isinstance(value, int) and value > most:
+            raise RecipeError(f"{name} may be at most {most}; got {value}.")
 
 
 def check_seed(seed: int) -> int:
     """The seed; raises a `RecipeError` for anything but a whole number of at most 64 bits."""
     if isinstance(seed, bool) or not isinstance(seed, Integral):
-        raise RecipeError(f"a seed is one whole number; got {seed!r}. For several pictures, paint once per seed.")
+        raise RecipeError(f"a seed is one whole number; got {shown(seed)}. For several pictures, paint once per seed.")
     if not -(2**63) <= seed < 2**63:
         raise RecipeError(f"a seed has 64 bits; got {seed}.")
     return seed
@@ -169,4 +206,4 @@ def check_seed(seed: int) -> int:
 def check_choice(name: str, value: Any, known: Any) -> None:
     """Raises a `RecipeError` unless `value` is one of the Literal `known`."""
     if value not in get_args(known):
-        raise RecipeError(f"{name} must be one of {', '.join(get_args(known))}; got {value!r}.")
+        raise RecipeError(f"{name} must be one of {', '.join(get_args(known))}; got {shown(value)}.")

@@ -76,7 +76,8 @@ class LayerRecord:
     def to(self, device: torch.device | str) -> LayerRecord:
         """A copy on another device; the record itself if it is there already."""
         tensors = self.tensors
-        if all(tensor.device == torch.device(device) for tensor in tensors.values()):
+        there = torch.device(device)
+        if all(tensor.device == there for tensor in (*tensors.values(), *self.call.arguments.values())):
             return self
         moved = {name: tensor.to(device) for name, tensor in tensors.items()}
         arguments = {name: tensor.to(device) for name, tensor in self.call.arguments.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
 from typing import Generic, TypeVar
 
@@ -43,6 +44,11 @@ class Registry(Generic[T]):
 
     def named(self, name: str) -> type[T]:
         """The class of a name; the registry's `unknown` error, with the names there are, when there is none."""
+        own_file = f"{self._package}.{name.replace('-', '_')}"
+        if name.replace("-", "_").isidentifier() and importlib.util.find_spec(own_file) is not None:
+            importlib.import_module(own_file)  # where a name is that of its file, the others stay unread
+        if name in self._known:
+            return self._known[name]
         known = self.all()
         if name not in known:
             raise self._unknown(f"no {self._kind} {name!r}. Known: {', '.join(known)}.")

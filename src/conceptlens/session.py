@@ -14,22 +14,26 @@ import torch
 from PIL import Image
 
 from conceptlens._version import package_version
-from conceptlens.adapters.base import Concepts
-from conceptlens.engine.encode import open_image, read
+from conceptlens.adapters.base import Concepts, ModelAdapter
+from conceptlens.engine.call_settings import check_call
+from conceptlens.engine.embedding import ConceptEmbedder
+from conceptlens.engine.encode import read
 from conceptlens.engine.generate import generate, on_grid, stack_parts
 from conceptlens.engine.keeping import RECORD_BUDGET, Keeping, Store
 from conceptlens.engine.loading import LoadedModel, load_model, resident
 from conceptlens.engine.replay import check_origin, check_recorded, replay
+from conceptlens.engine.surroundings import usual_defaults
 from conceptlens.engine.unets import is_unet, load_unet
 from conceptlens.errors import ConceptError, RecipeError
 from conceptlens.guidance import Guidance, chosen_guidance, paint_guided
 from conceptlens.maps import ConceptMaps, reference_maps
 from conceptlens.ops.accumulate import moments
-from conceptlens.recipe import RECIPE_FIELDS, Recipe, check_counts, check_seed
+from conceptlens.picture_files import open_image
+from conceptlens.recipe import RECIPE_FIELDS, Recipe, check_seed
 from conceptlens.record_files import load_record, save_record
 from conceptlens.records import ImageRecord
 from conceptlens.video_maps import maps_of
-from conceptlens.words import check_concepts, check_prompts
+from conceptlens.words import check_concepts, check_prompts, check_text
 
 Background = bool | Sequence[str]
 _READ_OPTIONS = ("guidance_scale", "max_sequence_length")
@@ -40,7 +44,7 @@ class Session:
 
     def __init__(self, model: LoadedModel) -> None:
         self._model = model
-        self._embedded: dict[Any, Concepts] = {}
+        self.embed = ConceptEmbedder(model)
 
     @property
     def pipeline(self) -> Any:
@@ -53,19 +57,24 @@ class Session:
         return self._model.model_id
 
     @property
+    def adapter(self) -> ModelAdapter:
+        """What is known of the model's family."""
+        return self._model.adapter
+
+    @property
     def single_stream(self) -> bool:
         """Whether single-stream blocks are followed behind the dual-stream ones."""
-        return self._model.adapter.single_stream
+        return self.adapter.single_stream
 
     @property
     def family(self) -> str:
         """The adapter that serves the model."""
-        return self._model.adapter.name
+        return self.adapter.name
 
     @property
     def depth(self) -> int:
         """How many blocks of the transformer are followed: the dual-stream ones, with `single_stream` all."""
-        return len(self._model.adapter.blocks())
+        return len(self.adapter.blocks())
 
     @property
     def generate_defaults(self) -> dict[str, Any]:
@@ -88,7 +97,7 @@ class Session:
         Raises:
             RecipeError: for an unknown preset or option, or a layer that the model does not have.
         """
-        adapter, depth = self._model.adapter, self.depth
+        adapter, depth = self.adapter, self.depth
         if preset is None:
             recipe = adapter.recipe(depth).override(dict(self._model.defaults.recipe))
         elif preset == "paper":
@@ -101,7 +110,7 @@ class Session:
 
     def generate(
         self,
-        prompt: str | list[str],
+        prompt: str | list[str] | None,
         concepts: Sequence[str] | None = None,
         *,
         seed: int | None = None,
@@ -118,7 +127,8 @@ class Session:
         """Paints the prompt and maps the concepts while at it. The image is the plain pipeline's, bit for bit.
 
         Args:
-            prompt: a text, or several for a batch.
+            prompt: a text, or several for a batch; None with `prompt_embeds=` (and what else the pipeline takes in
+                place of a text). Concepts need the text encoders, unless they were asked before those were freed.
             concepts: any words, in the prompt or not; with `guide`, None stands for the prompt's own words.
             seed: of the starting noise, drawn on the CPU; a random one (told in the result) when None.
             preset: "paper" for the settings of the official code.
@@ -143,27 +153,29 @@ class Session:
         Raises:
             ConceptError: for an unusable list of concepts.
             RecipeError: for impossible settings; `BudgetError`, one of them, for a record beyond its budget.
+            ModelError: for a model that cannot be read, or that gives NaN.
         """
         guide = chosen_guidance(guide, compare)
         if guide is not None:
             own = {"preset": preset, "background": background, "keep": keep, "record": record}
             own |= {"record_budget": record_budget, "record_store": record_store}
+            prompt = prompt if isinstance(prompt, str) else check_prompts(prompt)
             seed = secrets.randbelow(2**31) if seed is None else check_seed(seed)
             return paint_guided(self, prompt, concepts, guide, seed, compare=compare, own=own, **options)
         started = time.perf_counter()
         recipe = self.recipe(preset, **{k: v for k, v in options.items() if k in RECIPE_FIELDS})
         call = {**self.generate_defaults, **{k: v for k, v in options.items() if k not in RECIPE_FIELDS}}
-        prompts = check_prompts(prompt)
+        prompts = check_prompts(prompt, call.get("prompt_embeds"))
         for name in ("output_type", "return_dict"):
             if name in call:
                 raise RecipeError(f"generate returns pictures with their maps; {name} cannot be set. Drop it.")
-        check_counts(call)
-        self._embedded.clear()
+        check_call(self.pipeline, call)
+        self.embed.renew()
         negative = call.get("negative_prompt")
         if not isinstance(prompt, str) and isinstance(negative, str):
             call["negative_prompt"] = [negative] * len(prompts)
         asked, added = self._with_background(concepts or (), background, recipe)
-        embedded = self._embed((*asked, *added), recipe, call)
+        embedded = self.embed((*asked, *added), recipe, call)
         self._note_unknown(asked)
         if "generator" not in call:
             seed = secrets.randbelow(2**31) if seed is None else check_seed(seed)
@@ -172,7 +184,7 @@ class Session:
             raise RecipeError("both seed and generator were given. Give one of them.")
         arguments = {"prompt": prompt, **call}
         keeping = Keeping(record_budget, record == "fit", record_store) if record else None
-        made = generate(self.pipeline, self._model.adapter, embedded, recipe, arguments, keep=keep, keeping=keeping)
+        made = generate(self.pipeline, self.adapter, embedded, recipe, arguments, keep=keep, keeping=keeping)
         recipe = made.recipe
         seconds = time.perf_counter() - started
         settings = {k: v for k, v in call.items() if isinstance(v, (str, int, float, bool, type(None)))}
@@ -202,8 +214,9 @@ class Session:
             results.append(
                 maps_of(image, scores=made.scores[row], parts=parts, record=kept, references=references, **shared)
             )
-        return results[0] if isinstance(prompt, str) and len(results) == 1 else results
+        return results[0] if not isinstance(prompt, list | tuple) and len(results) == 1 else results
 
+    @usual_defaults()
     def read(
         self,
         image: str | Path | Image.Image,
@@ -232,12 +245,14 @@ class Session:
         if any(name.split(".")[0] == "guide" for name in options):
             raise RecipeError("guidance moves latents while a picture is painted; a given one has none. Use generate.")
         call = {k: v for k, v in options.items() if k in _READ_OPTIONS}
+        check_call(self.pipeline, call)
         recipe = self.recipe(preset, **{k: v for k, v in options.items() if k not in _READ_OPTIONS})
+        check_text(prompt, "prompt")
         picture = open_image(image)
-        self._embedded.clear()
+        self.embed.renew()
         layers, grid = read(
             self.pipeline,
-            self._model.adapter,
+            self.adapter,
             picture,
             prompt,
             recipe,
@@ -247,7 +262,7 @@ class Session:
         )
         return ImageRecord(layers, grid, picture, prompt, self.model_id, recipe, seed, options=call)
 
-    @torch.no_grad()
+    @usual_defaults()
     def probe(
         self,
         record: ImageRecord,
@@ -273,15 +288,14 @@ class Session:
         """
         started = time.perf_counter()
         check_origin(record, self.model_id)
-        adapter = self._model.adapter
-        recipe = record.recipe.override(options).resolve(len(adapter.blocks()))
-        adapter.check(recipe)
-        check_recorded(self._model.adapter, record, recipe)
+        recipe = record.recipe.override(options).resolve(self.depth)
+        self.adapter.check(recipe)
+        check_recorded(self.adapter, record, recipe)
         asked, added = self._with_background(concepts, background, recipe)
-        embedded = self._embed((*asked, *added), recipe, {**self._model.defaults.generate, **record.options})
+        embedded = self.embed((*asked, *added), recipe, {**self._model.defaults.generate, **record.options})
         self._note_unknown(asked)
         with resident(self.pipeline):
-            probe = replay(adapter, record, embedded, recipe, self.pipeline._execution_device, keep=keep)
+            probe = replay(self.adapter, record, embedded, recipe, self.pipeline._execution_device, keep=keep)
         assert probe.grid is not None
         task = "generate" if record.steps else "read"
         more = {"pipeline": dict(record.options), **({"steps": record.steps} if record.steps else {})}
@@ -313,7 +327,7 @@ class Session:
         given = self._model.defaults.generate
         if "width" in given and "height" in given:
             return given["width"] * given["height"]
-        return self._model.adapter.native_area(self.pipeline)
+        return self.adapter.native_area(self.pipeline)
 
     def _with_background(
         self, concepts: Sequence[str], background: Background, recipe: Recipe
@@ -346,24 +360,15 @@ class Session:
                 stacklevel=3,
             )
 
-    @torch.no_grad()
-    def _embed(self, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
-        length = options.get("max_sequence_length")
-        key = (names, recipe.pooling, recipe.bos, recipe.padding, recipe.pooled, length)
-        if key not in self._embedded:
-            if len(self._embedded) >= 256:
-                self._embedded.clear()
-            self._embedded[key] = self._model.adapter.embed(self.pipeline, names, recipe, options)
-        return self._embedded[key]
-
     def _details(self, task: str, concepts: Concepts, seconds: float, more: dict[str, Any]) -> dict[str, Any]:
         pieces = {n: list(p) for n, p in zip(concepts.names, concepts.pieces, strict=False)}
         return {
             "task": task,
             "family": self.family,
             **({"single_stream": True} if self.single_stream else {}),
-            **({"caveat": self._model.adapter.caveat} if self._model.adapter.caveat else {}),
+            **({"caveat": self.adapter.caveat} if self.adapter.caveat else {}),
             "tokens": pieces,
+            **({} if concepts.length is None else {"text_length": concepts.length}),
             "dtype": str(self.pipeline.transformer.dtype).removeprefix("torch."),
             "device": str(self.pipeline._execution_device),
             "seconds": round(seconds, 3),

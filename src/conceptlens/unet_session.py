@@ -11,14 +11,16 @@ from typing import Any, NoReturn
 import torch
 
 from conceptlens._version import package_version
+from conceptlens.adapters._tokens import told_apart
 from conceptlens.engine.generate import refusals
+from conceptlens.engine.surroundings import check_surroundings
 from conceptlens.engine.unets import LoadedUnet
 from conceptlens.errors import ConceptError, ModelError, RecipeError
 from conceptlens.guidance import Guidance, GuidedCall, GuidedMaps, GuidedResult, PromptText
 from conceptlens.guidance._capture import RunningMaps, capturing
 from conceptlens.guidance._painting import chosen_guidance, prompt_words
-from conceptlens.guidance._text import read_prompt
-from conceptlens.guidance._unet import attention_size, image_size
+from conceptlens.guidance._text import read_prompt, warn_of_prompt
+from conceptlens.guidance._unet import attention_size, image_size, tokenizers_of
 from conceptlens.maps import ConceptMaps
 from conceptlens.recipe import Recipe, check_seed
 from conceptlens.records import ImageRecord
@@ -42,7 +44,7 @@ class UnetSession(Session):
 
     def generate(
         self,
-        prompt: str | list[str],
+        prompt: str | list[str] | None,
         concepts: Sequence[str] | None = None,
         *,
         seed: int | None = None,
@@ -84,7 +86,7 @@ class UnetSession(Session):
             before = self._paint(prompts, names, replace(guide, alpha=0.0), seed, options)[1] if compare else None
             plain = [None] * len(maps) if before is None else before
             maps = [GuidedMaps.of(own, run, n, other) for n, (own, other) in enumerate(zip(maps, plain, strict=True))]
-        return maps[0] if isinstance(prompt, str) and len(maps) == 1 else maps
+        return maps[0] if not isinstance(prompt, list | tuple) and len(maps) == 1 else maps
 
     def _paint(
         self,
@@ -97,7 +99,11 @@ class UnetSession(Session):
         """A call of the pipeline with its cross-attention watched, and the maps of each picture."""
         started = time.perf_counter()
         pipeline = self.pipeline
+        check_surroundings(pipeline)
         texts = [self._text(prompt) for prompt in prompts]
+        if guidance is None:  # which says it itself
+            for text in texts:
+                warn_of_prompt(tokenizers_of(pipeline), text.encoded)
         shown = [self._places(text, names) for text in texts]
         call = GuidedCall(pipeline, prompts, guidance, seed, options)
         sides = [side // pipeline.vae_scale_factor for side in image_size(pipeline, options)]
@@ -146,22 +152,30 @@ class UnetSession(Session):
         tokenizer = self.pipeline.tokenizer
         told = self.pipeline.maybe_convert_prompt(prompt, tokenizer)
         ids = tokenizer(told, max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt").input_ids
-        return read_prompt(prompt, tokenizer, ids[0], [], 0)
+        return read_prompt(prompt, tokenizer, ids[0], [], 0, told)
 
     def _places(self, text: PromptText, names: Sequence[str] | None) -> dict[str, list[int]]:
         """Encoder positions of each concept."""
         found: dict[str, list[int]] = {}
         for name in prompt_words([text.prompt]) if names is None else names:
             try:
-                found[name] = [place for places in text.find(name.split()) for place in places]
-            except RecipeError as error:
+                found[name] = self._own_places(text, name)
+            except ConceptError:
                 if names is not None:
-                    raise ConceptError(
-                        f"{error} A U-Net paints with maps of these alone; for others, use the method daam or ovam."
-                    ) from None
+                    raise
         if not found:
             raise ConceptError(f"the prompt {text.prompt!r} has no word to map. Name one of its words as a concept.")
         return found
+
+    def _own_places(self, text: PromptText, name: str) -> list[int]:
+        try:
+            places = text.find([name])[0]
+        except RecipeError as error:
+            raise ConceptError(
+                f"{error} A U-Net paints with maps of these alone; for others, use the method daam or ovam."
+            ) from None
+        tokenizer = self.pipeline.tokenizer
+        return list(told_apart(tokenizer, name, tokenizer(text.encoded, verbose=False).input_ids, places, "CLIP"))
 
     def read(self, image: Any, **options: Any) -> NoReturn:
         """Raises a `ModelError`: see `daam` and `ovam` of `conceptlens methods`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from conceptlens.errors import ConceptError, OutputError, RecipeError
-from conceptlens.files import into_folder
+from conceptlens.files import check_file, into_folder, write_manifest
 from conceptlens.films import RATE, can_write_mp4, write_gif, write_mp4
 from conceptlens.maps import ConceptMaps
+from conceptlens.ops.grids import check_finite
 from conceptlens.recipe import Recipe
 
 
@@ -50,6 +50,10 @@ class VideoMaps:
     background: tuple[str, ...] = ()
     parts: Float[Tensor, "step layer concept frame rows cols"] | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuses maps that hold NaN or infinity (`ScoreError`)."""
+        check_finite(self.scores)
 
     def __len__(self) -> int:
         """The number of frames."""
@@ -132,9 +136,7 @@ class VideoMaps:
             if self.parts is not None:
                 arrays["parts"] = self.parts.numpy()
             np.savez_compressed(stage / "maps.npz", **arrays)
-            names = sorted([path.name for path in stage.iterdir()] + ["maps.json"])
-            told = json.dumps({**self.provenance(), "files": names}, indent=2, ensure_ascii=False)
-            (stage / "maps.json").write_text(told + "\n", encoding="utf-8")
+            write_manifest(stage, self.provenance())
         return Path(folder)
 
     def save_mp4(self, file: str | Path, *, rate: int = RATE) -> Path:
@@ -154,6 +156,7 @@ class VideoMaps:
         target = Path(file)
         if target.suffix.lower() != ".mp4":
             raise OutputError(f"save_mp4 writes MP4 files; got {target.name!r}. End the name in .mp4.")
+        check_file(target)
         with into_folder(target.parent) as stage:
             write_mp4(self._sheets(), stage / target.name, rate)
         return target

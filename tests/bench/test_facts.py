@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -18,14 +21,21 @@ from conceptlens.bench.datasets.pascal_voc import CLASSES, PascalVOCMulti, Pasca
 from conceptlens.bench.datasets.storybook import StorybookScenes
 from conceptlens.bench.metrics import average_precision, pooled_average_precision
 from conceptlens.bench.paper import TABLE_1, TABLE_3, TABLE_4, paper_figures
-from conceptlens.bench.protocol import Protocol, ProtocolError, protocol_named, protocols
+from conceptlens.bench.protocol import Concept, Protocol, ProtocolError, protocol_named, protocols
 from conceptlens.bench.scoring import binary_mask, fit_labels, relabel_sequentially, score_image
 
 SINGLE = Protocol("fixed", "single")
 
 
-def voc(*present: str) -> Sample:
+CAT = (Concept("cat", 0),)
+
+
+def holding(*present: int) -> Sample:
     return Sample("x", Image.new("RGB", (4, 4)), np.zeros((4, 4), np.int32), present)
+
+
+def words(concepts: Sequence[Concept]) -> list[str]:
+    return [concept.name for concept in concepts]
 
 
 @given(st.integers(0, 10_000))
@@ -68,6 +78,7 @@ def test_void_accounting_on_three_pixels() -> None:
     assert counts.accuracy() == 1.0
     assert counts.accuracy("wrong") == pytest.approx(2 * 2 / (2 * 2 + 1))
     assert (counts.void, counts.void_predicted) == (1, 1)
+    assert BinaryCounts(tp=1, fp=0, fn=0, tn=1, void=3, void_predicted=1).accuracy("wrong") == pytest.approx(4 / 7)
     classes = ClassCounts.of(np.array([[1, 0, 1]]), labels, 2)
     assert classes.iou() == 1.0
     assert classes.class_iou(void_in_union=True)[1] == pytest.approx(0.5)
@@ -100,10 +111,50 @@ def test_raw_pooled_ap_rewards_tiny_scores() -> None:
 def test_a_constant_map_has_no_mask_and_half_an_ap() -> None:
     labels = np.zeros((4, 4), np.int32)
     labels[:2] = 1
-    sample = Sample("x", Image.new("RGB", (4, 4)), labels, ("cat",))
-    scored = score_image(torch.full((1, 4, 4), 0.3), ("cat",), sample, ("cat",), SINGLE, background=False)
+    sample = Sample("x", Image.new("RGB", (4, 4)), labels, (0,))
+    scored = score_image(torch.full((1, 4, 4), 0.3), CAT, sample, 1, SINGLE, background=False)
     assert scored.counts["tp"] == scored.counts["fp"] == 0
     assert scored.scores["ap_pooled_minmax"] == 0.5
+
+
+@pytest.mark.parametrize("level", [0.1, 0.3, 0.7])
+def test_enlarging_makes_no_pixels_out_of_a_map_that_says_nothing(level: float) -> None:
+    labels = np.zeros((90, 70), np.int32)
+    labels[:40] = 1
+    sample = Sample("x", Image.new("RGB", (70, 90)), labels, (0,))
+    chefer = Protocol("chefer", "single", label_size=224, stretch=True)
+    scored = score_image(torch.full((1, 16, 16), level), CAT, sample, 1, chefer, background=False)
+    assert scored.counts["tp"] == scored.counts["fp"] == 0
+    assert scored.scores["auc"] == scored.scores["ap_pooled_minmax"] == 0.5
+    full = Protocol("full-vocab", "multi", mask="argmax", candidates="all")
+    everything = tuple(Concept(f"class {n}", n) for n in range(40))
+    same = torch.rand(16, 16, 1).expand(-1, -1, 40).contiguous().permute(2, 0, 1)
+    for scores in (torch.full((40, 1, 1), level), same):
+        counts = score_image(scores, everything, sample, 40, full, background=False).counts["classes"]
+        assert counts["0"] == [50 * 70, 90 * 70, 50 * 70, 0], "equal scores are the first class everywhere"
+
+
+@pytest.mark.parametrize("name", ["background", "Background", "tree"])
+def test_a_class_counts_by_its_number_whatever_it_is_called(name: str) -> None:
+    classes = (name, "house", "background" if name == "tree" else "sky")
+    labels = np.array([[0, 1], [2, -1]], np.int32)
+    sample = Sample("x", Image.new("RGB", (2, 2)), labels, (0, 1, 2))
+    for protocol in (Protocol("fixed", "multi", mask="argmax"), Protocol("v", "multi", ("tree", "sky"), mask="argmax")):
+        concepts = protocol.concepts(sample, classes)
+        assert [number for _, number in concepts][:3] == [0, 1, 2]
+        scores = torch.zeros(len(concepts), 2, 2)
+        scores[0, 0, 0] = scores[1, 0, 1] = scores[2, 1, 0] = 1
+        scored = score_image(scores, concepts, sample, 3, protocol, background=False)
+        assert scored.scores["accuracy"] == scored.scores["iou"] == 1.0
+
+
+def test_two_classes_of_one_name_are_two_classes() -> None:
+    sample = Sample("x", Image.new("RGB", (2, 1)), np.array([[3, 1]], np.int32), (3, 1))
+    concepts = Protocol("fixed", "multi").concepts(sample, ("tree", "sky", "sea", "tree"))
+    assert concepts == (("tree", 3), ("sky", 1))
+    scores = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])
+    scored = score_image(scores, concepts, sample, 4, Protocol("fixed", "multi", mask="argmax"), background=False)
+    assert scored.counts["classes"] == {"1": [1, 1, 1, 0], "3": [1, 1, 1, 0]}
 
 
 def test_the_mean_threshold_is_strict_and_taken_on_the_native_grid() -> None:
@@ -112,9 +163,18 @@ def test_the_mean_threshold_is_strict_and_taken_on_the_native_grid() -> None:
     paper = Protocol("paper", "single", label_size=8, score_filter="nearest")
     labels = np.zeros((16, 16), np.int32)
     labels[8:, 8:] = 1
-    sample = Sample("x", Image.new("RGB", (16, 16)), labels, ("cat",))
-    scored = score_image(scores, ("cat",), sample, ("cat",), paper, background=False)
+    sample = Sample("x", Image.new("RGB", (16, 16)), labels, (0,))
+    scored = score_image(scores, CAT, sample, 1, paper, background=False)
     assert scored.counts == {"tp": 16, "fp": 0, "fn": 0, "tn": 48, "void": 0, "void_predicted": 0}
+
+
+def test_the_mean_threshold_of_a_stretched_map_is_strict_too() -> None:
+    labels = np.zeros((2, 2), np.int32)
+    labels[1, 1] = 1
+    sample = Sample("x", Image.new("RGB", (2, 2)), labels, (0,))
+    scores = torch.tensor([[[0.0, 0.5], [0.5, 1.0]]])
+    scored = score_image(scores, CAT, sample, 1, replace(SINGLE, stretch=True), background=False)
+    assert scored.counts == {"tp": 1, "fp": 0, "fn": 0, "tn": 3, "void": 0, "void_predicted": 0}
 
 
 def test_argmax_masks_take_the_target_where_no_distractor_wins() -> None:
@@ -128,12 +188,13 @@ def test_sequential_relabelling_merges_classes_and_the_lookup_does_not() -> None
     winner = np.array([[0, 4, 5, 6]])
     assert relabel_sequentially(winner, 5, [6, 7]).tolist() == [[0, 0, 7, 7]]
     assert relabel_sequentially(winner, 5, [1, 7]).tolist() == [[0, 0, 1, 7]]
-    concepts = ("background", "floor", "grass", "tree", "sky", "bus", "car")
+    distractors = [Concept(name, -1) for name in ("background", "floor", "grass", "tree", "sky")]
+    concepts = (*distractors, Concept("bus", 6), Concept("car", 7))
     scores = torch.zeros(7, 1, 2)
     scores[5, 0, 0] = scores[6, 0, 1] = 1
-    sample = Sample("x", Image.new("RGB", (2, 1)), np.array([[6, 7]], np.int32), ("bus", "car"))
+    sample = Sample("x", Image.new("RGB", (2, 1)), np.array([[6, 7]], np.int32), (6, 7))
     right, wrong = (
-        score_image(scores, concepts, sample, CLASSES, p, background=True).scores["accuracy"]
+        score_image(scores, concepts, sample, len(CLASSES), p, background=True).scores["accuracy"]
         for p in (
             Protocol("fixed", "multi", mask="argmax"),
             Protocol("paper", "multi", mask="argmax", relabel="sequential"),
@@ -176,18 +237,22 @@ def test_concepts_and_captions_are_those_of_the_scripts() -> None:
     from conceptlens.bench.datasets.imagenet_seg import ImageNetSegmentation
 
     paper = protocol_named("paper", ImageNetSegmentation, "concept-attention", streams=True)
-    assert paper.concepts(voc("dog"), ()) == ("dog", "background", "floor", "tree", "person", "grass", "face")
-    assert paper.caption(voc("dog")) == "a dog"
+    names = ["background", "floor", "tree", "person", "grass", "face"]
+    assert paper.concepts(holding(0), ("dog",)) == (("dog", 0), *((name, -1) for name in names))
+    assert paper.caption(holding(0), ("dog",)) == "a dog"
     assert paper.blur
     assert not protocol_named("paper", ImageNetSegmentation, "cross-attention", streams=True).blur
     single = protocol_named("paper", PascalVOCSingle, "concept-attention", streams=True)
-    assert single.concepts(voc("cow"), ()) == ("background", "floor", "grass", "tree", "sky", "cow")
-    assert protocol_named("paper", PascalVOCSingle, "dino", streams=False).concepts(voc("cow"), ()) == ("cow",)
+    assert words(single.concepts(holding(0), ("cow",))) == ["background", "floor", "grass", "tree", "sky", "cow"]
+    lone = protocol_named("paper", PascalVOCSingle, "dino", streams=False)
+    assert words(lone.concepts(holding(0), ("cow",))) == ["cow"]
     multi = protocol_named("paper", PascalVOCMulti, "concept-attention", streams=True)
-    assert multi.caption(voc("cow", "person")) == "a cow,a person"
+    cow, person = CLASSES.index("cow"), CLASSES.index("person")
+    assert multi.caption(holding(cow, person), CLASSES) == "a cow,a person"
     full = protocol_named("full-vocab", PascalVOCMulti, "concept-attention", streams=True)
-    assert len(full.concepts(voc("cow"), CLASSES[1:])) == 25
-    assert full.caption(voc("cow")) == ""
+    asked = full.concepts(holding(cow), CLASSES, background=True)
+    assert [number for _, number in asked] == [*range(1, 21), -1, -1, -1, -1, -1]
+    assert full.caption(holding(cow), CLASSES) == ""
 
 
 def test_an_unknown_protocol_names_those_that_exist() -> None:
@@ -196,9 +261,35 @@ def test_an_unknown_protocol_names_those_that_exist() -> None:
 
 
 def test_every_field_of_a_protocol_is_told() -> None:
+    every, later = set(Protocol.__dataclass_fields__), {"center", "clip"}
     for dataset in (PascalVOCMulti, PascalVOCSingle, StorybookScenes):
         for protocol in protocols(dataset, "concept-attention", streams=True).values():
-            assert set(protocol.to_dict()) == set(protocol.__dataclass_fields__)
+            assert set(protocol.to_dict()) == every - later, "a run of an earlier version could not go on"
+    own = protocol_named("gandelsman", PascalVOCSingle, "textspan", streams=False)
+    assert set(own.to_dict()) == every
+
+
+def test_textspans_own_evaluation_subtracts_the_mean_over_the_classes() -> None:
+    """Class minus the mean of all, enlarged, clipped at 0, stretched to 0..1, masked above its mean; AP of that map."""
+    own = protocol_named("gandelsman", PascalVOCSingle, "textspan", streams=False)
+    own = replace(own, image_size=None, label_size=8)
+    asked = own.concepts(holding(9), CLASSES[1:])
+    assert words(asked)[: len(CLASSES) - 1] == list(CLASSES[1:])
+    random = torch.Generator().manual_seed(0)
+    scores = torch.randn(3, 4, 4, generator=random) + 5
+    labels = (torch.rand(8, 8, generator=random) < 0.4).numpy().astype(np.int32)
+    sample = Sample("x", Image.new("RGB", (8, 8)), labels, (0,))
+    concepts = (Concept("dog", 1), Concept("cow", 0), Concept("sky", -1))
+    scored = score_image(scores, concepts, sample, 2, own, background=False)
+    centred = scores[1] - (scores[0] + scores[1] + scores[2]) / 3
+    map_ = F.interpolate(centred[None, None], (8, 8), mode="bilinear")[0, 0].clamp(min=0)
+    map_ = ((map_ - map_.min()) / (map_.max() - map_.min())).numpy()
+    mask, truth = map_ > map_.mean(), labels == 1
+    assert (scored.counts["tp"], scored.counts["fp"]) == (int((mask & truth).sum()), int((mask & ~truth).sum()))
+    expected = average_precision_score(np.stack([~truth, truth]).ravel(), np.stack([1 - map_, map_]).ravel())
+    assert scored.scores["ap_pooled_minmax"] == pytest.approx(expected, abs=1e-6)
+    with pytest.raises(ProtocolError, match="no protocol 'gandelsman'"):
+        protocol_named("gandelsman", PascalVOCSingle, "dino", streams=False)
 
 
 def test_paper_figures_follow_the_model_family() -> None:

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import multiprocessing
 import os
 import random
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from command_line import here
 from conceptlens.bench.report import Report, difference
 from conceptlens.bench.rows import ROWS, RUN, RowFile, RunError, fingerprint, read_rows
 from conceptlens.bench.runs import RunSpec, Scorer, image_seed, run
 from conceptlens.bench.tables import leaderboard
+from conceptlens.maps import ConceptMaps
+from conceptlens.methods.base import MethodInfo, SaliencyMethod
 
 SPEC = RunSpec("scenes")
 UNTRAINED = pytest.mark.filterwarnings("ignore:demo was never trained")
@@ -157,6 +164,58 @@ def test_single_target_protocols_run_and_say_their_own_metrics(folder: Path, pro
     else:
         assert "miou_standard" not in metrics
     assert all(e.low <= e.value <= e.high for e in metrics.values())
+
+
+class Unsteady(SaliencyMethod):
+    """Scores that are no numbers for some of the pictures."""
+
+    name, summary, info = "unsteady", "for tests", MethodInfo(text_conditioned=False)
+    model_id, settings = "none", {}
+
+    def __init__(self, *wrong: float) -> None:
+        self.wrong = list(wrong)
+
+    @classmethod
+    def load(cls, model: Any = None, *, device: str | None = None, **options: Any) -> Unsteady:
+        return cls()
+
+    def explain(self, image: Image.Image, concepts: Sequence[str], *, prompt: str = "", seed: int = 0) -> ConceptMaps:
+        scores = torch.full((len(concepts), 4, 4), self.wrong.pop(0))
+        return ConceptMaps(tuple(concepts), scores, image, None, self.model_id)
+
+
+def test_scores_that_are_no_numbers_are_no_result(folder: Path) -> None:
+    spec = RunSpec("folder", data=str(folder))
+    scorer = Scorer(spec, method=Unsteady(math.nan, 0.5, -math.inf))
+    report = Report(*run(spec, scorer=scorer))
+    assert [row["id"] for row in report.good] == ["house-1"]
+    assert [row["id"] for row in report.bad] == ["house-0", "house-2"]
+    for row in report.bad:
+        assert "NaN or infinity in 112 of 112 scores" in row["error"]
+        assert "counts" not in row
+
+
+@UNTRAINED
+def test_a_run_without_a_usable_image_is_an_error(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for mask in (folder / "masks").iterdir():
+        Image.new("L", (64, 64)).save(mask)
+    command = ["bench", "folder", "--data", str(folder)]
+    for more in ([], ["--json"], ["--out", str(tmp_path / "out")]):
+        assert here(monkeypatch, *command, *more) == 2
+        said = capfd.readouterr()
+        assert said.out == ""
+        assert "none of 3 images could be scored; house-0: " in said.err
+        assert "house-0.png is all black: it marks no target" in said.err
+    ablation = ["bench", "ablate", "samples", "--dataset", "folder", "--data", str(folder), "-o", str(tmp_path / "a")]
+    assert here(monkeypatch, *ablation) == 2
+
+
+def test_where_a_run_goes_is_looked_at_before_a_model_is_opened(tmp_path: Path) -> None:
+    (tmp_path / "taken").touch()
+    with pytest.raises(RunError, match=r"cannot write to .*taken/run: .*taken is no folder"):
+        run(RunSpec("scenes", model="/nowhere"), tmp_path / "taken" / "run")
 
 
 def test_seeds_depend_on_the_image_alone() -> None:

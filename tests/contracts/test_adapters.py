@@ -27,7 +27,7 @@ from conceptlens.ops.attention import image_attention
 from conceptlens.recipe import Recipe
 from conceptlens.records import LayerRecord
 from conceptlens.session import Session
-from tiny_models import FAMILIES, Family
+from tiny_models import FAMILIES, Family, sd3_pipeline
 
 ROWS, COLS = 4, 6
 pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # diffusers on Mochi, without a GPU
@@ -168,6 +168,35 @@ def test_c3_taps_reproduce_the_attention_output(family: Family) -> None:
     errors = tap_errors(adapter, as_double(family.call(1, ROWS, COLS)))
     assert len(errors) == len(adapter.blocks())
     assert max(errors) < 1e-10, f"{family.name}: q, k, v or out is tapped in the wrong place: {errors}"
+
+
+def test_the_rotation_of_image_keys_can_be_taken_off(family: Family) -> None:
+    adapter = adapter_for(family.transformer())
+
+    def undo(block: Any, record: LayerRecord) -> None:
+        assert record.query is not None
+        turned = adapter.rotate(record.query, record.call)
+        torch.testing.assert_close(adapter.unrotate(turned, record.call), record.query, rtol=1e-5, atol=1e-5)
+
+    run(adapter, family.call(2, ROWS, COLS), undo)
+
+
+@pytest.mark.parametrize("pair", ["query-key", "query-query"])
+@pytest.mark.parametrize("rotated", ["concepts", "both", "neither"])
+def test_the_cross_space_in_each_way_the_official_codes_write_it(family: Family, pair: Any, rotated: Any) -> None:
+    """Each is the same live and from a record, and keys without rotation are those of the block."""
+    call = family.call(1, ROWS, COLS)
+    adapter = adapter_for(family.transformer())
+    recipe = full_recipe(adapter, space="cross", cross_pair=pair, cross_rotated=rotated, cross_heads="sum")
+    concepts = concepts_like(call)
+    shown = live(adapter, call, concepts, recipe)
+    with torch.no_grad():
+        records = record_call(adapter, call, recipe)
+    assert all((record.query is not None) == (pair == "query-query") for record in records)
+    again = ConceptProbe(adapter, concepts, recipe)
+    for record in records:
+        again(adapter.blocks()[record.layer], record)
+    assert torch.equal(shown, again.scores.mean())
 
 
 @pytest.mark.parametrize("space", ["output", "cross", "value"])
@@ -322,6 +351,22 @@ def test_c10_with_guidance_the_conditional_half_is_read(family: Family) -> None:
     torch.testing.assert_close(with_guidance.scores, without.scores, rtol=1e-5, atol=1e-6)
     other = session.generate("a boat", ["house", "sky"], **shared, **family.plain)
     assert not torch.allclose(with_guidance.scores, other.scores, rtol=1e-4, atol=1e-5)
+
+
+def test_the_pass_that_skips_layers_is_not_read() -> None:
+    """Skip layer guidance of Stable Diffusion 3 calls the model a second time in a step, which does not count."""
+    session = session_of(sd3_pipeline())
+    shared: dict[str, Any] = {"seed": 3, "num_inference_steps": 3, "guidance_scale": 5.0, "keep": True}
+    plain = session.generate("a red house", ["house", "sky"], **shared)
+    skipped = {"skip_guidance_layers": [1], "skip_layer_guidance_stop": 1.0}
+    calls = captured_calls(
+        session.pipeline.transformer,
+        lambda: shared.update(maps=session.generate("a red house", ["house", "sky"], **shared, **skipped)),
+    )
+    assert [call.get("skip_layers") for call in calls] == [None, None, [1], None, [1]]
+    assert plain.parts is not None
+    # The pictures part after step 1, the first with guidance.
+    torch.testing.assert_close(shared["maps"].parts[:2], plain.parts[:2], rtol=1e-5, atol=1e-6)
 
 
 def test_generation_is_bit_identical_and_deterministic(family: Family) -> None:

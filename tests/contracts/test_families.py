@@ -125,6 +125,13 @@ def test_guidance_by_a_guider_reads_the_prompts_own_call() -> None:
     torch.testing.assert_close(found[0].scores, found[1].scores, rtol=1e-4, atol=1e-6)
 
 
+def test_cogvideox_puts_a_concept_where_its_text_begins() -> None:
+    for padding in (False, True):
+        found = embedded(cogvideox_pipeline(), ("a red house", "sky"), padding=padding)
+        assert len(found.pieces[0]) > 1
+        assert found.positions == (0,) * len(found.tokens)
+
+
 def test_cogvideox_15_joins_two_latent_frames_and_takes_an_offset() -> None:
     """Its patches are two latent frames deep, and its picture-to-video form has one more embedding."""
     config = {"use_rotary_positional_embeddings": True, "patch_size_t": 2, "patch_bias": False, "ofs_embed_dim": 12}

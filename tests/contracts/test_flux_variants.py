@@ -11,12 +11,13 @@ import pytest
 import torch
 from diffusers import FluxFillPipeline, FluxImg2ImgPipeline, FluxInpaintPipeline, FluxKontextPipeline
 from PIL import Image
-from test_adapters import adapter_for, own_text, run
+from test_adapters import adapter_for, own_text, run, session_of
 
 import conceptlens as cl
 from conceptlens.engine.stream import ConceptProbe, ConceptStream
+from conceptlens.ops.accumulate import ScoreAccumulator
 from conceptlens.recipe import Recipe
-from tiny_models import FAMILIES, flux_pipeline, flux_transformer
+from tiny_models import FAMILIES, flux2_klein_pipeline, flux_pipeline, flux_transformer
 
 SIZE = {"height": 16, "width": 24, "max_sequence_length": 64, "num_inference_steps": 2}
 
@@ -72,6 +73,21 @@ def test_the_reference_picture_has_maps_of_its_own(tmp_path: Path) -> None:
     maps.save(tmp_path / "out")
     assert (tmp_path / "out" / "reference-1-overlay.png").exists()
     assert np.array_equal(np.load(tmp_path / "out" / "maps.npz")["reference_1"], reference.scores.numpy())
+
+
+def test_each_of_two_reference_pictures_has_the_scores_of_its_own_rows() -> None:
+    session = session_of(flux2_klein_pipeline())
+    shown = [picture().resize((64, 64)), picture().resize((64, 128)).transpose(0)]
+    totals: list[torch.Tensor] = []
+    whole = ScoreAccumulator.mean
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ScoreAccumulator, "mean", lambda self: totals.append(whole(self)) or totals[-1])
+        maps = session.generate("a red house", ["house", "sky"], image=shown, seed=3, num_inference_steps=1)
+    first, second = maps.references
+    parts = [torch.Size(r.scores.shape[1:]).numel() for r in (maps, first, second)]
+    assert parts[2] == 2 * parts[1]
+    for found, rows in zip((maps, first, second), totals[0][0].split(parts, dim=-1), strict=True):
+        assert torch.equal(found.scores.flatten(1), rows)
 
 
 def test_reference_rows_are_exact() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,12 @@ from diffusers import (
     FluxTransformer2DModel,
     SD3Transformer2DModel,
 )
+from diffusers.models.embeddings import apply_rotary_emb
 from safetensors.torch import load_file
 from torch import Tensor
 
 from conceptlens.adapters import adapter_for
+from conceptlens.adapters._specimens import cogvideox_5b_call, cogvideox_5b_transformer
 from conceptlens.adapters.base import Concepts, DiTAdapter
 from conceptlens.engine.recorder import Recorder
 from conceptlens.engine.stream import ConceptProbe, ConceptStream, StepVectors
@@ -84,6 +87,16 @@ def test_flux_scores_and_heatmaps() -> None:
     torch.testing.assert_close(mean[0].unflatten(1, (6, 8)), expected["heatmaps"], **CLOSE)
 
 
+def test_flux_cross_attention_of_the_official_pipeline() -> None:
+    """It compares concept queries with image queries, all heads side by side."""
+    adapter, concepts, call, expected = flux()
+    queries = Recipe(space="cross", cross_pair="query-query", cross_heads="sum", softmax=False)
+    for layer in range(4):
+        *_, raw, _ = trace(adapter, concepts, call, replace(queries, layers=(layer,)))
+        sides = expected["both.concept_q"][layer], expected["image_q"][layer]
+        torch.testing.assert_close(raw[0], torch.einsum("hcd,hpd->cp", *sides), rtol=1e-5, atol=1e-4)
+
+
 def test_sd3_with_the_quirks_of_the_official_code() -> None:
     """BOS row carried and dropped, unit-length concepts, image vectors of the concept pass."""
     folder = REFERENCE / "sd3-tiny"
@@ -95,6 +108,17 @@ def test_sd3_with_the_quirks_of_the_official_code() -> None:
     torch.testing.assert_close(sample, expected["sample"], **CLOSE)
     torch.testing.assert_close(torch.stack([v.out[0] for v in vectors]), expected["concept_out"], **CLOSE)
     torch.testing.assert_close(mean[0].unflatten(1, (6, 8)), expected["heatmaps"], **CLOSE)
+
+
+def test_sd3_cross_attention_is_that_of_the_prompts_own_tokens() -> None:
+    folder = REFERENCE / "sd3-tiny"
+    adapter = adapter_for(SD3Transformer2DModel.from_pretrained(folder, subfolder="transformer").eval())
+    given, expected = load_file(folder / "inputs.safetensors"), load_file(folder / "expected.safetensors")
+    del given["concept_hidden_states"]
+    prompt = Concepts(tuple("abcdefghij"), given["encoder_hidden_states"][0], None)
+    for layer in range(4):
+        *_, raw, _ = trace(adapter, prompt, given, Recipe(layers=(layer,), space="cross", softmax=False))
+        torch.testing.assert_close(raw[0], expected["cross_attention"][layer], rtol=1e-5, atol=1e-4)
 
 
 def test_flux2_vectors_and_scores() -> None:
@@ -111,9 +135,16 @@ def test_flux2_vectors_and_scores() -> None:
     torch.testing.assert_close(torch.stack([v.out[0] for v in vectors]), expected["concept_out"], **CLOSE)
     outs = [r.out[0] for r in records if r.out is not None]
     torch.testing.assert_close(torch.stack(outs), expected["image_out"], **CLOSE)
+    paper = replace(adapter.paper_recipe(3), softmax=False)
     for layer in range(3):
-        *_, raw, _ = trace(adapter, concepts, call, Recipe(layers=(layer,), softmax=False))
+        *_, raw, _ = trace(adapter, concepts, call, replace(paper, layers=(layer,)))
         torch.testing.assert_close(raw[0], expected["scores"][layer], rtol=1e-5, atol=1e-4)
+        *_, raw, _ = trace(adapter, concepts, call, replace(paper, layers=(layer,), space="cross"))
+        torch.testing.assert_close(raw[0], expected["cross_attention"][layer], rtol=1e-5, atol=1e-4)
+    warm = replace(adapter.paper_recipe(3), temperature=10.0)  # at 1000 all maps of random weights are alike
+    for space, figures in (("output", "scores"), ("cross", "cross_attention")):
+        *_, heatmaps, _ = trace(adapter, concepts, call, replace(warm, space=space))
+        torch.testing.assert_close(heatmaps[0], (expected[figures].mean(0) / 10).softmax(dim=0), **CLOSE)
 
 
 def test_cogvideox_with_the_zero_rows_of_the_official_code() -> None:
@@ -132,3 +163,26 @@ def test_cogvideox_with_the_zero_rows_of_the_official_code() -> None:
     torch.testing.assert_close(torch.stack(outs), expected["image_out"], **CLOSE)
     assert records[0].call.grid == TokenGrid(3, 4, frames=3)
     torch.testing.assert_close(mean[0], expected["scores"][:, :4].mean(0), rtol=1e-5, atol=1e-4)
+    for layer in range(4):
+        *_, raw, _ = trace(adapter, concepts, given, replace(recipe, layers=(layer,), space="cross"))
+        torch.testing.assert_close(raw[0], expected["cross_attention"][layer, :4], rtol=1e-5, atol=1e-4)
+
+
+def test_cogvideox_cross_attention_takes_image_queries_after_rotation() -> None:
+    """The official code rotates queries in place before it compares them, which shows on models that rotate (5B)."""
+    model, call = cogvideox_5b_transformer(), cogvideox_5b_call(1, 3, 4)
+    adapter = adapter_for(model.eval())
+    concepts = Concepts(tuple("abc"), call["encoder_hidden_states"][0, :3], None)
+    recipe = replace(adapter.paper_recipe(1), layers=(0,), space="cross")
+    tapped: list[Tensor] = []
+    handle = model.transformer_blocks[0].attn1.norm_q.register_forward_hook(
+        lambda module, args, out: tapped.append(out.clone())
+    )
+    vectors, _, raw, _ = trace(adapter, concepts, call, recipe)
+    handle.remove()
+    length = call["encoder_hidden_states"].shape[1]
+    rotated = apply_rotary_emb(tapped[0][:, :, length:], call["image_rotary_emb"])
+    expected = torch.einsum("bhcd,bhpd->bcp", vectors[0].projection.key, rotated) / rotated.shape[1]
+    torch.testing.assert_close(raw, expected, **CLOSE)
+    *_, before, _ = trace(adapter, concepts, call, replace(recipe, cross_rotated="concepts"))
+    assert (before - raw).abs().max() > 0.01

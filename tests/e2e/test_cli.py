@@ -14,7 +14,7 @@ from PIL import Image
 import conceptlens as cl
 from command_line import here
 from conceptlens.bench.datasets.scenes import make_scene
-from conceptlens.cli_options import parse_layers
+from conceptlens.cli_options import parse_layers, recipe_options
 
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -156,6 +156,12 @@ def test_usage_errors_end_with_2(tmp_path: Path) -> None:
 def test_version(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     assert here(monkeypatch, "--version") == 0
     assert capfd.readouterr().out == f"conceptlens {cl.__version__}\n"
+
+
+def test_options_that_were_set_become_fields_of_a_recipe() -> None:
+    made = recipe_options("value", True, "1", True)
+    assert made == {"space": "value", "softmax": False, "layers": (1,), "isolate": True}
+    assert recipe_options(None, False, None, False) == {}
 
 
 def test_layers_are_parsed() -> None:

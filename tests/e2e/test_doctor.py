@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import diffusers
@@ -11,11 +13,12 @@ import pytest
 import torch
 
 import conceptlens as cl
+from conceptlens import listings
 from conceptlens.adapters import registered
 from conceptlens.adapters._groups import GROUPS, group_of
 from conceptlens.adapters._specimens import SPECIMENS, sd3_transformer
 from conceptlens.engine import doctor as engine_doctor
-from conceptlens.engine.doctor import doctor
+from conceptlens.engine.doctor import doctor, served
 from conceptlens.engine.loading import demo_folder
 from conceptlens.errors import ModelError
 from conceptlens.methods import method_named
@@ -28,6 +31,10 @@ ROOT = Path(__file__).parents[2]
 def test_a_class_with_an_adapter_is_tried_on_a_specimen(name: str) -> None:
     found = doctor(name)
     assert found.ok
+    listed = next(told for told in listings.transformers() if told["transformer"] == name)
+    seen = json.loads(json.dumps({**asdict(found), "ok": True}))
+    assert {**listed, "own_text_error": 0} == {**seen, "own_text_error": 0}, "run: python benchmarks/models.py"
+    assert listed["own_text_error"] < 1e-5
     assert found.captured == (4 if found.tier == "adapter" else 3)
     assert found.own_text_error is not None
     assert found.own_text_error < 1e-5
@@ -139,6 +146,10 @@ def test_where_the_method_cannot_apply_the_doctor_says_why(monkeypatch: pytest.M
     says = "demo-unet: maps of the prompt's words as it paints, and of other words with the method daam"
     assert unet.describe().splitlines()[0] == says
     assert method_named("daam").load("demo-unet", device="cpu").model_id == "demo-unet"
+
+
+def test_every_class_that_is_served_is_listed_in_order() -> None:
+    assert [told["transformer"] for told in listings.transformers()] == list(served())
 
 
 def test_the_groups_name_classes_that_exist_once() -> None:

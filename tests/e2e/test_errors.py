@@ -13,8 +13,8 @@ from PIL import Image
 
 import conceptlens as cl
 from conceptlens.bench.datasets.scenes import make_scene
-from conceptlens.engine.encode import open_image
 from conceptlens.engine.replay import check_origin
+from conceptlens.picture_files import open_image
 from conceptlens.presence import add_presence, presence
 from conceptlens.recipe import check_seed
 from conceptlens.session import Session

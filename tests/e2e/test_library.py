@@ -96,6 +96,27 @@ def test_probe_asks_again_without_the_model(demo: Session, record: cl.ImageRecor
     assert torch.equal(one.scores, demo.probe(fresh, ["house", "grass"]).scores)
 
 
+def test_a_record_says_what_it_lacks_for_the_cross_space(demo: Session, record: cl.ImageRecord) -> None:
+    """Image keys are in every record, image queries are not."""
+    keys = {"space": "cross", "cross_pair": "query-key", "cross_rotated": "neither", "cross_heads": "sum"}
+    fresh = demo.read(Image.fromarray(make_scene(1).image), seed=1, **keys)
+    assert torch.equal(demo.probe(record, CONCEPTS, **keys).scores, demo.probe(fresh, CONCEPTS).scores)
+    for held, pair in ((record, "key-query"), (fresh, "query-query")):
+        with pytest.raises(cl.RecipeError, match=f"no image queries. .* with space='cross', cross_pair='{pair}'"):
+            demo.probe(held, CONCEPTS, space="cross", cross_pair=pair)
+    with pytest.raises(cl.RecipeError, match="with image_vectors='concept-pass'"):
+        demo.probe(record, CONCEPTS, image_vectors="concept-pass")
+    with pytest.raises(cl.RecipeError, match="cross_pair must be one of key-query, query-key, query-query; got 'key'"):
+        demo.probe(record, CONCEPTS, cross_pair="key")
+
+
+def test_the_seed_of_a_reading_draws_its_noise(demo: Session) -> None:
+    picture = Image.fromarray(make_scene(2).image)
+    first, again, other = (demo.probe(demo.read(picture, seed=seed), CONCEPTS).scores for seed in (3, 3, 4))
+    assert torch.equal(first, again)
+    assert (first - other).abs().max() > 1e-3
+
+
 def test_samples_are_averaged(demo: Session) -> None:
     picture = Image.fromarray(make_scene(2).image)
     one, many = (demo.read(picture, samples=n, noise=0.8) for n in (1, 4))

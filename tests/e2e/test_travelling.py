@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -30,6 +31,23 @@ def test_a_reading_runs_again_bit_for_bit(demo: Session, picture: Image.Image, t
     assert again.recipe is not None
     assert again.recipe.temperature == 2.0
     assert difference(again, tmp_path) == 0
+
+
+def test_a_file_of_an_earlier_version_runs_again_as_it_was_made(
+    demo: Session, picture: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A field that it does not have is not taken from the preset that it names."""
+    maps = demo.probe(demo.read(picture, preset="paper", space="cross"), ["house", "sky"])
+    maps.save(tmp_path)
+    told = json.loads((tmp_path / "maps.json").read_text())
+    for name in ("cross_pair", "cross_rotated", "cross_heads", "softmax_at"):
+        del told["recipe"][name]
+    (tmp_path / "maps.json").write_text(json.dumps(told))
+    adapter = type(demo._model.adapter)
+    later = replace(adapter(demo.pipeline.transformer).paper_recipe(demo.depth), cross_pair="query-query")
+    monkeypatch.setattr(adapter, "paper_recipe", lambda self, depth: later)
+    assert demo.recipe("paper").cross_pair == "query-query"
+    assert difference(rerun(tmp_path, session=demo), tmp_path) == 0
 
 
 def test_a_painting_runs_again_bit_for_bit(demo: Session, tmp_path: Path) -> None:
@@ -106,6 +124,14 @@ def test_what_cannot_be_repeated_is_one_line(
     with pytest.raises(RerunError, match=said) as caught:
         rerun(tmp_path, session=demo)
     assert "\n" not in str(caught.value)
+
+
+def test_the_difference_is_the_largest_of_all_scores(demo: Session, picture: Image.Image, tmp_path: Path) -> None:
+    maps = demo.probe(demo.read(picture), ["house", "sky"])
+    maps.save(tmp_path)
+    scores = maps.scores.clone()
+    scores[1, 2, 3] -= 0.25
+    assert difference(replace(maps, scores=scores), tmp_path) == pytest.approx(0.25, abs=1e-6)
 
 
 @pytest.mark.parametrize("keep", [0, 100])

@@ -14,11 +14,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from conceptlens.bench.rows import RunError
 from conceptlens.fidelity.blip_vqa import BlipVQABinding
 from conceptlens.fidelity.clip import ClipSimilarity, halves, sentences
 from conceptlens.fidelity.phrases import noun_phrases
 from conceptlens.fidelity.prompts import Asked, FidelityError, pictures_of, read_prompts
-from conceptlens.fidelity.runs import by_prompt, summary
+from conceptlens.fidelity.runs import by_prompt, run, summary
 from conceptlens.fidelity.tifa import Tifa, tifa_figures
 
 PICTURE = Image.new("RGB", (32, 32))
@@ -213,3 +214,47 @@ def test_pictures_that_belong_to_nothing(tmp_path: Path) -> None:
     (tmp_path / "sunny.png").touch()
     with pytest.raises(FidelityError, match=r"none of the 1 pictures .*\(sunny.png, ...\) is named after a prompt"):
         pictures_of(tmp_path, [{"id": "0", "prompt": "a sun"}])
+
+
+class Judge:
+    """Gives every picture the same score, which may be no number."""
+
+    name = "judge"
+    settings: dict[str, Any] = {}  # noqa: RUF012
+
+    def __init__(self, score: float) -> None:
+        self.score = score
+
+    def __call__(self, asked: Asked, image: Image.Image) -> dict[str, Any]:
+        return {"scores": {"clip": self.score}}
+
+
+def test_the_judge_is_opened_after_the_paths_were_looked_at(tmp_path: Path) -> None:
+    def opened() -> Judge:
+        times.append(1)
+        return Judge(0.5)
+
+    times: list[int] = []
+    pictures, prompts, taken = tmp_path / "pictures", tmp_path / "p.txt", tmp_path / "taken"
+    pictures.mkdir()
+    taken.touch()
+    for file, says in [(prompts, "cannot read prompts from .*p.txt"), (taken, "holds no prompt")]:
+        with pytest.raises(FidelityError, match=says):
+            run(opened, pictures, file, tmp_path / "out")
+    prompts.write_text("a sun\n")
+    with pytest.raises(FidelityError, match="no picture in"):
+        run(opened, pictures, prompts, tmp_path / "out")
+    PICTURE.save(pictures / "0.tif")
+    with pytest.raises(RunError, match="cannot write to .*taken/out: .*taken is no folder"):
+        run(opened, pictures, prompts, taken / "out")
+    assert not times
+    assert run(opened, pictures, prompts, tmp_path / "out")["metrics"]["clip"][0] == 0.5
+    assert len(times) == 1
+
+
+def test_a_judge_that_gives_no_number_gives_no_score(tmp_path: Path) -> None:
+    PICTURE.save(tmp_path / "0.png")
+    (tmp_path / "p.txt").write_text("a sun\n")
+    found = run(Judge(math.nan), tmp_path, tmp_path / "p.txt", tmp_path / "out")
+    assert found["metrics"] == {}
+    assert found["bad"][0]["error"].startswith("clip is nan: the judge gave no number")

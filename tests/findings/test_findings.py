@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from conceptlens.findings._prompts import ANIMALS, COLOURS, OBJECTS, prompts_nam
 from conceptlens.findings._reading import SHARES, Reading, read_prompt_with
 from conceptlens.findings.outcomes import outcomes, questions_about, read_verdicts
 from conceptlens.guidance import TSAM
-from conceptlens.guidance._text import PromptText, clip_text_attention
+from conceptlens.guidance._text import clip_text_attention
 from tiny_models import aura_flow_pipeline, flux_pipeline, sd3_pipeline
 from tiny_sd import sd_pipeline, sdxl_pipeline
 
@@ -129,9 +130,15 @@ def test_the_sink_adds_up(flux: Any) -> None:
     assert t5[:, SHARES.index("padding")].min() > 0, "FLUX.1 masks no padding"
 
 
-def planted(monkeypatch: pytest.MonkeyPatch, attention: torch.Tensor, embeddings: torch.Tensor, flux: Any) -> None:
+def planted(
+    monkeypatch: pytest.MonkeyPatch,
+    attention: torch.Tensor,
+    embeddings: torch.Tensor,
+    flux: Any,
+    causal: bool = True,
+) -> None:
     real = read_prompt_with(flux, PROMPT).encoders[0]
-    text = PromptText(PROMPT, real.text.tokens, real.text.positions, real.text.words, (attention[None],))
+    text = replace(real.text, attention=(attention[None],), causal=causal)
     from conceptlens.findings._reading import EncoderReading
 
     made = EncoderReading("planted", text, embeddings, real.shares, None)
@@ -152,6 +159,15 @@ def test_binding_of_planted_numbers(flux: Any, monkeypatch: pytest.MonkeyPatch) 
     by_embedding = binding.embeddings("tiny", None, [PROMPT, PROMPT]).numbers["planted"]
     assert by_embedding["unbound"]["bound_against_it_auc"][0] == 0.0
     assert by_embedding["unbound"]["mean"] == pytest.approx(2**-0.5, abs=1e-5)
+
+
+def test_both_ways_is_the_mean_of_what_is_paid_and_what_is_got(flux: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    attention = torch.full((7, 7), 0.05)
+    attention[2, 1] = attention[6, 5] = 0.8
+    planted(monkeypatch, attention, torch.eye(7), flux, causal=False)
+    found = binding.attention("tiny", None, [PROMPT]).numbers
+    assert found["planted"]["bound"]["mean"] == pytest.approx(0.8 / 1.1, abs=1e-5)
+    assert found["planted both ways"]["bound"]["mean"] == pytest.approx(0.425 / 0.725, abs=1e-5)
 
 
 def test_intervals_are_over_prompts() -> None:

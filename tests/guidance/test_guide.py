@@ -101,6 +101,17 @@ def test_the_gradient_is_the_slope_of_the_loss() -> None:
         assert (above - below) / 2e-5 == pytest.approx((gradient * direction).sum().item(), rel=1e-4)
 
 
+def test_the_scale_of_the_loss_is_divided_out_of_the_gradient() -> None:
+    pipeline = sd_pipeline()
+    found = []
+    for scale in (1.0, 4096.0):
+        run, latents = started(pipeline, TSAM(attention_size=(8, 8), grad_scale=scale))
+        found.append(run.gradient(latents, pipeline.scheduler.timesteps[0]))
+    assert found[0][1].abs().max() > 0
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-5, atol=1e-8)
+    torch.testing.assert_close(found[0][0], found[1][0])
+
+
 @pytest.mark.parametrize("guidance", GUIDANCES, ids=lambda g: g.name)
 def test_a_small_step_lowers_the_loss(guidance: Guidance) -> None:
     pipeline = sd_pipeline()
@@ -128,8 +139,16 @@ def test_a_bound_ends_the_inner_updates_of_each_image() -> None:
     )
     assert result.steps[0].losses.isnan().any(0).tolist() == [False, True]
     assert result.steps[0].losses.shape == (4, 2)
+    torch.testing.assert_close(result.images[1], free.images[1])  # moved once, as if there were no inner updates
+    assert (result.images[0] - free.images[0]).abs().max() > 1e-3
     done = guide(sd_pipeline(), PROMPT, TSAM(alpha=0.01, steps=(0,), inner={0: 3}, bounds={0: 99.0}, **SMALL), **CALL)
     assert done.steps[0].losses.shape == (1, 1)
+
+
+def test_a_falling_alpha_ends_at_the_square_root_of_a_half() -> None:
+    falling = TSAM(alpha=2.0, alpha_schedule="sqrt_linear")
+    assert [falling.step_size(step, 5) for step in (0, 2, 4)] == pytest.approx([2.0, 2 * 0.75**0.5, 2 * 0.5**0.5])
+    assert [TSAM(alpha=2.0).step_size(step, 5) for step in (0, 4)] == [2.0, 2.0]
 
 
 def test_maps_are_the_layers_own_attention() -> None:

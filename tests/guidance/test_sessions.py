@@ -17,6 +17,7 @@ from conceptlens.engine.unets import is_unet
 from conceptlens.guidance import TSAM, Conform, GuidedMaps, demo_folder, guidance_named, guide
 from conceptlens.guidance._painting import prompt_words
 from conceptlens.guidance._unet import attention_size
+from conceptlens.maps import ConceptMaps
 from conceptlens.rerun import difference, rerun
 from conceptlens.session import Session
 from conceptlens.unet_session import UnetSession
@@ -260,3 +261,30 @@ def test_a_prompt_that_is_too_long_for_a_transformer() -> None:
         result = guide(sd3_pipeline(), LONG, DIT, **options)
     assert result.texts[0].tokens[-2:] == ("blue", "boat")  # T5 reads it all
     assert not result.texts[0].causal
+
+
+def test_places_of_concepts_on_a_unet(unet: UnetSession) -> None:
+    text = unet._text("a blue house and a red house")
+    assert unet._places(text, ["blue house", "red house"]) == {"blue house": [2, 3], "red house": [6, 7]}
+    with pytest.raises(cl.ConceptError, match="'house blue' is not in the prompt"):
+        unet._places(text, ["house blue"])
+    marked = unet._text("a red house! and a tree")
+    assert unet._places(marked, ["house", "tree"]) == {"house": [3], "tree": [7]}, "an unknown mark ends no prompt"
+    foreign = unet._text("a 房子 and a café")
+    with pytest.warns(UserWarning, match="'é'"):
+        assert list(unet._places(foreign, None)) == ["café"]
+    with pytest.raises(cl.ConceptError, match="concept '房子' has no token that the CLIP tokenizer knows"):
+        unet._places(foreign, ["房子"])
+    with pytest.warns(UserWarning, match="concept 'café' is read without 'é'"):
+        assert len(unet._places(foreign, ["café"])["café"]) == 3
+    with pytest.warns(UserWarning, match="the prompt is read without '!'"):
+        unet.generate("a red house! and a tree", ["tree"], seed=0, num_inference_steps=1)
+
+
+def test_maps_that_were_looked_at_before_they_are_guided(unet: UnetSession) -> None:
+    maps = unet.generate(PROMPT, ["house", "boat"], seed=1, guide="tsam:paper-ae", num_inference_steps=2)
+    plain = ConceptMaps(maps.concepts, maps.scores, maps.image, None, maps.model_id)
+    winners = plain.segmentation()
+    again = GuidedMaps.of(plain, maps.run, 0, maps)
+    assert (again.segmentation() == winners).all()
+    assert (again.seed, again.plain) == (1, maps)

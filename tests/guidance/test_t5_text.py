@@ -10,7 +10,8 @@ from transformers import T5Config, T5EncoderModel, UMT5Config, UMT5EncoderModel
 
 import conceptlens as cl
 from conceptlens.adapters._specimens import randomize
-from conceptlens.guidance._t5_text import T5AttentionReader, t5_positions, t5_text_attention, t5_words
+from conceptlens.guidance._places import read_words
+from conceptlens.guidance._t5_text import T5AttentionReader, t5_positions, t5_text_attention
 from tiny_models import tokenizers
 
 PROMPT = "a red house and an orange umbrella"
@@ -77,7 +78,7 @@ def test_words_and_their_pieces() -> None:
     tokenizer, ids = tokenizers()[1], ids_of(PROMPT).input_ids[0]
     places = t5_positions(ids, tokenizer.eos_token_id)
     assert places == tuple(range(15))
-    words = t5_words(tokenizer, ids.tolist(), places)
-    assert [w for w, _ in words] == ["a", "red", "house", "and", "an", "orange", "umbrella"]
-    assert words[-1][1] == tuple(range(6, 15))
+    _, words = read_words(tokenizer, PROMPT, ids.tolist(), places)
+    assert [word.text for word in words] == ["a", "red", "house", "and", "an", "orange", "umbrella"]
+    assert words[-1].positions == tuple(range(6, 15))
     assert t5_positions(torch.tensor([5, 6]), 1) == (0, 1)

@@ -94,6 +94,48 @@ def test_words_and_their_pieces() -> None:
     assert text.find(["zebra", 2]) == ((3, 4, 5, 6, 7), (2,))
 
 
+def test_a_run_of_words_stands_where_it_stands_side_by_side() -> None:
+    text = prompt_text("a blue house and a red house")
+    assert text.find(["red house"]) == ((6, 7),)
+    assert text.find(["Blue  house", "red house"]) == ((2, 3), (6, 7))
+    assert text.find(["house", "house"]) == ((3,), (7,))
+    assert text.find(["house", "blue house"]) == ((7,), (2, 3)), "a place is found once where there is another"
+    assert text.find(["and a red"]) == ((4, 5, 6),)
+    for apart in ("house blue", "blue red", "red house house"):
+        with pytest.raises(cl.RecipeError, match="is not in the prompt"):
+            text.find([apart])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "word", "places"),
+    [
+        ("a houseboat, a house", "house", (8,)),
+        ("a house.", "house", (2,)),
+        ("a 'house' (red)", "house", (3,)),
+        ("a 'house' (red)", "red", (6,)),
+        ("a red-blue house", "blue", (4,)),
+        ("a red-blue house", "red-blue house", (2, 3, 4, 5)),
+        ("the House's tree", "house", (2,)),
+        ("the house's tree", "house's tree", (2, 3, 4, 5)),
+        ("a big red house, a red house", "red house", (3, 4)),
+    ],
+)
+def test_marks_capitals_and_words_inside_other_words(prompt: str, word: str, places: tuple[int, ...]) -> None:
+    assert prompt_text(prompt).find([word]) == (places,)
+
+
+def test_an_unknown_mark_does_not_end_the_prompt() -> None:
+    """The tiny vocabulary has no "!" and no "é", and its mark for those is the end of text."""
+    text = prompt_text("a red house! and a tree")
+    assert text.positions == tuple(range(1, 8))
+    assert text.find(["house", "tree"]) == ((3,), (7,))
+    cafe = prompt_text("a café and a tree")
+    assert cafe.words[1] == ("café", (2, 3, 4, 5, 6))
+    assert cafe.find(["café", "tree"]) == ((2, 3, 4, 5, 6), (9,))
+    assert prompt_positions(torch.tensor([0, 5, 1, 6, 1, 9, 9]), 1, 9) == (1, 2, 3)
+    assert prompt_positions(torch.tensor([0, 5, 9, 1, 9, 9]), 1, 9) == (1, 2)
+
+
 def test_words_that_the_encoder_cuts() -> None:
     text = prompt_text("a ship's red-brick house, the ship's 3D map")
     assert [word for word, _ in text.words[:3]] == ["a", "ship", "'s"]
@@ -101,10 +143,10 @@ def test_words_that_the_encoder_cuts() -> None:
     assert text.find(["ship's"]) == (tuple(range(2, 2 + ship + 2)),)
     first, second = text.find(["Ship's", "ship's"])
     assert first < second
-    for word, run in (("red-brick", ["red", "-", "brick"]), ("3d", ["3", "d"])):
+    for word, run in (("red-brick", ["red", "-", "brick"]), ("3d", ["3", "D"])):
         spelled = [name for name, places in text.words if set(places) <= set(text.find([word])[0])]
         assert spelled == run
-    for word in ("redbrick", "brickhouse", "ship's red", ""):
+    for word in ("redbrick", "brickhouse", "ship's brick", ""):
         with pytest.raises(cl.RecipeError, match="is not in the prompt"):
             text.find([word])
 
@@ -117,6 +159,26 @@ def test_groups_by_adjacency() -> None:
         ((2,), (3,)),
         ((6,), (7,)),
     )
+
+
+BOUND = {"red": ((6,), (7,)), "blue": ((2,), (3,))}
+
+
+@pytest.mark.parametrize("order", [["red", "blue"], ["blue", "red"]])
+def test_groups_bind_the_same_pairs_in_any_order(order: list[str]) -> None:
+    text = prompt_text("a blue house and a red house")
+    assert text.groups([[color, "house"] for color in order]) == tuple(BOUND[color] for color in order)
+    text = prompt_text("a house that is red and a house that is blue")
+    first, second = text.find(["house", "house"])
+    bound = {"red": (*text.find(["red"]), first), "blue": (*text.find(["blue"]), second)}
+    assert text.groups([[color, "house"] for color in order]) == tuple(bound[color] for color in order)
+
+
+def test_groups_of_one_noun_and_of_equal_words() -> None:
+    assert prompt_text("a big red house").groups([["red", "house"], ["big", "house"]]) == (((3,), (4,)), ((2,), (4,)))
+    assert prompt_text("a red house, a red house").groups([["red", "house"]] * 2) == (((2,), (3,)), ((6,), (7,)))
+    assert prompt_text("a house red boat house").groups([["red", "boat"], ["house"]]) == (((3,), (4,)), ((2,),))
+    assert prompt_text("a house, red house").groups([["red house"], ["house"]]) == (((4, 5),), ((2,),))
 
 
 @pytest.mark.parametrize(

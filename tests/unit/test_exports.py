@@ -28,6 +28,7 @@ from conceptlens.exports import (
     polygons,
     ring_area,
     run_lengths,
+    without_holes,
 )
 from conceptlens.pictures import palette
 
@@ -125,13 +126,38 @@ def test_a_ring_has_an_outer_outline_and_a_hole() -> None:
     assert sorted(map(ring_area, polygons(mask))) == [-2, 30]
 
 
+def test_outlines_in_coco_are_of_the_area_that_they_enclose() -> None:
+    ring = np.zeros((40, 40), bool)
+    ring[5:35, 5:35] = True
+    ring[10:30, 10:30] = False
+    ring[15:25, 15:25] = True  # an island in the hole
+    ring[0, 0] = True
+    ring[5, 5] = ring[6, 6] = False  # which touch at a corner, so that no hole is left open
+    drawn, exact = (coco({"r": ring}, (40, 40), outlines=o)["annotations"][0] for o in (True, False))
+    outlines = [np.array(flat).reshape(-1, 2) for flat in drawn["segmentation"]]
+    assert drawn["area"] == sum(map(ring_area, outlines)) == 900 - 1
+    assert len(outlines) == 2
+    assert even_odd(outlines, ring.shape).sum() == drawn["area"]
+    assert exact["area"] == ring.sum()
+    assert np.array_equal(decode_rle(exact["segmentation"]), ring)
+    assert drawn["bbox"] == exact["bbox"] == [0, 0, 35, 35]
+
+
+@given(masks)
+@settings(max_examples=40, deadline=None)
+def test_filled_masks_have_outer_outlines_only(mask: np.ndarray) -> None:
+    filled = without_holes(mask)
+    assert filled[mask].all()
+    assert all(ring_area(ring) > 0 for ring in polygons(filled))
+
+
 def test_coco_holds_what_it_says() -> None:
     disc = np.hypot(*np.mgrid[-10:11, -15:16]) < 8.5
     made = json.loads(json.dumps(coco({"moon": disc, "sea": ~disc, "boat": disc & ~disc}, (31, 21))))
     assert [c["name"] for c in made["categories"]] == ["moon", "sea", "boat"]
     assert [a["category_id"] for a in made["annotations"]] == [1, 2]
     first = made["annotations"][0]
-    assert first["bbox"] == [7, 2, 17, 17]
+    assert [a["bbox"] for a in made["annotations"]] == [[7, 2, 17, 17], [0, 0, 31, 21]]
     assert first["area"] == disc.sum()
     assert np.array_equal(decode_rle(first["segmentation"]), disc)
     (outline,) = coco({"moon": disc}, (31, 21), outlines=True)["annotations"][0]["segmentation"]
@@ -194,6 +220,8 @@ def test_supervision_gets_what_it_expects(monkeypatch: pytest.MonkeyPatch) -> No
     assert found.class_id.tolist() == [0, 2], "the boat has no pixel, its number stays free"
     assert found.data["class_name"].tolist() == ["sun", "sea"]
     assert detections({"boat": np.zeros((2, 2), bool)}, {}).xyxy.shape == (0, 4)
+    mask, scores = np.array([[True, True], [False, True]]), np.array([[0.25, 0.5], [9.0, 0.75]])
+    assert detections({"sun": mask}, {"sun": scores}).confidence.tolist() == [0.5], "the mean inside the mask"
 
 
 def test_without_supervision_it_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:

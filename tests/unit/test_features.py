@@ -44,8 +44,8 @@ def test_draws_are_averaged_and_patches_do_not_depend_on_the_words(demo: Session
 
 def drawn(chance: float | None) -> Features:
     there = (Presence("boat", 1.0, chance),)
-    place = {"boat": Place((0, 60, 20, 80), (10.0, 70.0), 0.04)}
-    return Features(("boat",), (0,), np.zeros((1, 1, 4)), np.zeros((1, 2, 2, 4)), there, place, (), (100, 90))
+    place = {"boat": Place((60, 60, 80, 80), (70.0, 70.0), 0.02)}
+    return Features(("boat",), (0,), np.zeros((1, 1, 4)), np.zeros((1, 2, 2, 4)), there, place, (), (200, 90))
 
 
 def test_where_is_the_boat() -> None:

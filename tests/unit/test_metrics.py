@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, average_precision_score, jaccard_score, roc_auc_score
 
 from conceptlens.bench.counts import ClassCounts
-from conceptlens.bench.metrics import average_precision, bootstrap_interval, roc_auc
+from conceptlens.bench.metrics import average_precision, bootstrap_interval, percentile_interval, roc_auc
 
 
 @given(st.integers(0, 10_000), st.integers(2, 60), st.integers(1, 12))
@@ -35,6 +35,12 @@ def test_iou_and_accuracy_equal_scikit_learn(seed: int, count: int) -> None:
     counts = ClassCounts.of(predicted, labels, count)
     assert counts.iou() == pytest.approx(expected, abs=1e-12)
     assert counts.accuracy() == pytest.approx(accuracy_score(labels.ravel(), predicted.ravel()), abs=1e-12)
+
+
+def test_an_interval_is_the_middle_of_the_draws() -> None:
+    draws = np.append(np.random.default_rng(0).permutation(101).astype(float), np.nan)
+    assert percentile_interval(draws) == pytest.approx((2.5, 97.5))
+    assert percentile_interval(draws, 0.8) == pytest.approx((10.0, 90.0))
 
 
 def test_degenerate_masks_have_no_ranking() -> None:

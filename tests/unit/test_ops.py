@@ -10,9 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conceptlens.errors import ScoreError
 from conceptlens.ops.accumulate import ScoreAccumulator
 from conceptlens.ops.attention import concept_attention
-from conceptlens.ops.grids import resize, threshold_level, unit_range
+from conceptlens.ops.grids import check_finite, resize, threshold_level, unit_range
 from conceptlens.ops.spaces import cross_similarity, normalize_concepts, reduce_heads, vector_similarity
 from oracles.concept_attention import attention_by_loops, scores_by_loops
 
@@ -98,6 +99,29 @@ def test_nearest_resize_keeps_the_argmax() -> None:
     scores = torch.randn(3, 4, 5)
     big = resize(scores, 8, 10, "nearest").argmax(0)
     assert torch.equal(big[::2, ::2], scores.argmax(0))
+
+
+@pytest.mark.parametrize("grid", [(16, 16), (7, 9), (1, 1)])
+def test_bilinear_resize_adds_no_noise(grid: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    constant = torch.rand(40)[:, None, None].expand(-1, *grid)
+    assert torch.equal(resize(constant, 97, 113), constant[:, :1, :1].expand(-1, 97, 113))
+    # As einsum leaves maps that are the same for every concept: channels last.
+    equal = torch.rand(*grid, 1).expand(-1, -1, 19).contiguous().permute(2, 0, 1)
+    big = resize(equal, 97, 113)
+    assert torch.equal(big, big[:1].expand(19, -1, -1))
+    assert big.min() >= equal.min()
+    assert big.max() <= equal.max()
+
+
+def test_scores_that_are_no_numbers_are_refused() -> None:
+    whole = torch.zeros(2, 3)
+    assert check_finite(whole) is whole
+    for wrong in (math.nan, math.inf, -math.inf):
+        scores = torch.zeros(2, 3)
+        scores[1, 2] = wrong
+        with pytest.raises(ScoreError, match="NaN or infinity in 1 of 6 scores, .*float32"):
+            check_finite(scores)
 
 
 def test_bilinear_resize_keeps_the_orientation() -> None:

@@ -60,6 +60,13 @@ def test_a_word_is_judged_by_itself(demo: Session) -> None:
     )
 
 
+def test_a_word_is_not_held_against_itself(demo: Session) -> None:
+    record = demo.read(Image.fromarray(make_scene(8).image))
+    others = [name for name in CONCEPTS[:6] if name != "sun"]
+    among, without = (presence(demo, record, ["sun"], nulls=nulls)[0].score for nulls in (CONCEPTS[:6], others))
+    assert among == pytest.approx(without, abs=1e-3)
+
+
 def test_null_concepts_must_be_several(demo: Session) -> None:
     record = demo.read(Image.fromarray(make_scene(8).image))
     with pytest.raises(cl.ConceptError, match="'sun' needs 5 null concepts beside itself; got sun, moon"):

@@ -18,6 +18,25 @@ from conceptlens.ops.edges import follow_edges
 from conceptlens.session import Session
 
 
+@pytest.mark.parametrize("threshold", ["mean", 0.5])
+def test_a_mask_lies_strictly_above_its_level(threshold: str | float) -> None:
+    scores = torch.tensor([[[0.0, 0.5], [0.5, 1.0]], [[0.4, 0.4], [0.4, 0.4]]])
+    maps = cl.ConceptMaps(("slope", "plain"), scores, Image.new("RGB", (2, 2)), None, "none")
+    assert maps.mask("slope", threshold).tolist() == [[False, False], [False, True]]
+    assert not maps.mask("plain", threshold).any(), "a constant map says nothing"
+
+
+def test_only_the_surest_pixels_of_a_region_keep_their_label() -> None:
+    """Columns 20 to 25 are wrong and of middling sureness, so the edge at column 20 takes them."""
+    picture = Image.new("RGB", (40, 40))
+    picture.paste((255, 255, 255), (20, 0, 40, 40))
+    columns = np.arange(40)
+    labels = np.tile((columns >= 26).astype(np.int64), (40, 1))
+    sureness = np.where(columns < 10, 3.0, np.where(columns < 20, 1.0, np.where(columns < 26, 2.0, 3.0)))
+    found = follow_edges(labels, np.tile(sureness + columns / 1000, (40, 1)), picture)
+    assert np.array_equal(found, np.tile((columns >= 20).astype(np.int64), (40, 1)))
+
+
 def test_running_moments_are_the_mean_and_the_standard_deviation() -> None:
     maps = 1e4 + torch.randn(7, 3, 4, 5, dtype=torch.float64)
     found = moments(maps)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import pytest
 
+from conceptlens import listings
 from conceptlens.errors import ModelError
+from conceptlens.methods import registered
 from conceptlens.registry import Registry
 
 
@@ -25,3 +29,8 @@ def test_a_name_belongs_to_one_class() -> None:
         known.add("b", Second)
     with pytest.raises(ModelError, match=r"no thing 'c'. Known: a, b\."):
         known.named("c")
+
+
+def test_the_listed_methods_are_those_of_the_registry() -> None:
+    told = {name: {"summary": method.summary, **asdict(method.info)} for name, method in registered().items()}
+    assert listings.methods() == told, "run: python benchmarks/models.py"

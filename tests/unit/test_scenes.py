@@ -72,3 +72,5 @@ def test_all_nouns_and_colours_occur() -> None:
 def test_an_unknown_noun_is_named() -> None:
     with pytest.raises(ValueError, match="no drawing of dragon"):
         make_scene(0, nouns=("dragon",))
+    with pytest.raises(ValueError, match="each noun can be drawn once; got house, house"):
+        make_scene(0, nouns=("house", "house"))

@@ -175,12 +175,31 @@ def test_tabs_do_not_see_each_other(client: TestClient, tab: Tab, picture: str) 
     assert other.post("/api/maps", picture=picture, concepts=WORDS).status_code == 404
 
 
-def test_other_sites_cannot_make_this_page_forget_its_tabs(client: TestClient) -> None:
+FOREIGN = [
+    {"sec-fetch-site": "cross-site"},
+    {"sec-fetch-site": "same-site"},
+    {"origin": "http://evil.example"},
+    {"origin": "http://127.0.0.1:81"},
+    {"origin": "null"},
+    {"origin": "http://evil.example", "sec-fetch-site": "same-origin"},
+]
+CHANGING = [("POST", f"/api/{name}") for name in ("tabs", "paint", "read", "maps", "ranking", "files")]
+
+
+@pytest.mark.parametrize("headers", FOREIGN, ids=range(len(FOREIGN)))
+def test_pages_of_other_sites_are_turned_away(client: TestClient, tab: Tab, headers: dict[str, str]) -> None:
     before = client.app.state.store.counts()["tabs"]
-    for site in ("cross-site", "same-site"):
-        assert client.post("/api/tabs", headers={"sec-fetch-site": site}).status_code == 403
+    for method, address in [*CHANGING, ("DELETE", "/api/jobs/none")]:
+        answer = client.request(method, address, headers={**tab.headers, **headers})
+        assert answer.status_code == 403, address
+        assert answer.json()["error"] == "this page is not for use by other pages. Open its own address."
     assert client.app.state.store.counts()["tabs"] == before
-    assert client.post("/api/tabs", headers={"sec-fetch-site": "same-origin"}).status_code == 201
+
+
+def test_its_own_pages_are_not(client: TestClient) -> None:
+    assert client.post("/api/tabs", headers={"sec-fetch-site": "same-origin", "origin": HOME}).status_code == 201
+    served = {"host": "localhost:8321", "origin": "http://localhost:8321"}
+    assert client.post("/api/tabs", headers=served).status_code == 201
 
 
 def test_pictures_are_decoded_one_at_a_time(demo: Session, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,15 +230,47 @@ def test_the_oldest_picture_makes_room(client: TestClient, tab: Tab, scene: Imag
     assert client.app.state.store.counts()["pictures"] == LIMITS.pictures
 
 
-def test_the_oldest_tab_is_forgotten_with_its_pictures(demo: Session, scene: Image.Image) -> None:
+def test_new_tabs_do_not_push_out_one_that_is_used(demo: Session, scene: Image.Image) -> None:
+    app = create_app(demo, limits=Limits(tabs=3))
+    with TestClient(app, base_url=HOME) as client:
+        looking, reading = Tab(client), Tab(client)
+        name = looking.finish(looking.upload(png(scene)))["picture"]
+        assert reading.get("/api/jobs/none").status_code == 404
+        opened_only = [Tab(client) for _ in range(4)]
+        assert [tab.get("/api/jobs/none").status_code for tab in opened_only] == [401, 401, 401, 404]
+        assert reading.get("/api/jobs/none").status_code == 404
+        assert looking.get(f"/api/pictures/{name}").status_code == 200
+        assert app.state.store.counts()["tabs"] == 3
+
+
+def test_of_tabs_with_pictures_the_one_unused_longest_is_forgotten_with_them(demo: Session, scene: Image.Image) -> None:
     app = create_app(demo, limits=Limits(tabs=2))
     with TestClient(app, base_url=HOME) as client:
-        first = Tab(client)
-        first.finish(first.upload(png(scene)))
-        assert app.state.store.counts()["pictures"] == 1
-        Tab(client), Tab(client)
-        assert first.post("/api/paint", prompt="a boat").status_code == 401
-        assert app.state.store.counts() == {"tabs": 2, "pictures": 0, "bytes": 0}
+        first, second = Tab(client), Tab(client)
+        for tab in (first, second):
+            tab.finish(tab.upload(png(scene)))
+        assert app.state.store.counts()["pictures"] == 2
+        Tab(client)
+        assert first.get("/api/jobs/none").status_code == 401
+        assert second.get("/api/jobs/none").status_code == 404
+        assert app.state.store.counts() == {"tabs": 2, "pictures": 1, "bytes": demo.read(scene).nbytes}
+
+
+def test_an_upload_that_waits_has_its_part_of_the_room(demo: Session) -> None:
+    app = create_app(demo, limits=Limits(flight_bytes=100 * 100 * 3 + 1000))
+    green = png(Image.new("RGB", (100, 100), (20, 160, 60)))
+    with TestClient(app, base_url=HOME) as client:
+        painting, waiting, late = Tab(client), Tab(client), Tab(client)
+        started, first = painting.post("/api/paint", prompt="a red house", steps=60), waiting.upload(green)
+        assert app.state.room.held == 100 * 100 * 3
+        assert waiting.upload(green).status_code == 503
+        turned_away = late.upload(green)
+        assert turned_away.status_code == 503
+        assert "too many pictures are on their way" in turned_away.json()["error"]
+        client.delete(f"/api/jobs/{started.json()['job']}", headers=painting.headers)
+        assert waiting.finish(first)["state"] == "done"
+        assert late.finish(late.upload(green))["state"] == "done"
+        assert app.state.room.held == 0
 
 
 def test_the_memory_of_records_is_bounded(demo: Session, scene: Image.Image) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 import zipfile
 from collections.abc import Iterator
@@ -29,13 +30,15 @@ needs_browser = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def address(demo: Session) -> Iterator[str]:
     """The page, served; its URL."""
-    from conceptlens.web.server import bind
+    from conceptlens.web.server import bind, configured
 
-    listening = bind("127.0.0.1", 0)
-    config = uvicorn.Config(create_app(demo, limits=Limits(recorded_steps=3)), log_level="warning")
-    server = uvicorn.Server(config)
+    listening, limits = bind("127.0.0.1", 0), Limits(recorded_steps=3)
+    server = uvicorn.Server(configured(create_app(demo, limits=limits), limits))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
+    until = time.monotonic() + 30
+    while not server.started and time.monotonic() < until:
+        time.sleep(0.02)
     try:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
     finally:

@@ -14,6 +14,7 @@ from conceptlens.recipe import Recipe
 from conceptlens.records import ImageRecord, TokenGrid
 from conceptlens.web import Limits
 from conceptlens.web import jobs as jobs_module
+from conceptlens.web.errors import RequestError
 from conceptlens.web.jobs import Job, Jobs
 from conceptlens.web.store import Picture, Store
 from conceptlens.web.worker import Worker
@@ -52,8 +53,8 @@ def held(worker: Worker) -> tuple[threading.Event, threading.Event]:
     return begun, go_on
 
 
-def until_idle(worker: Worker) -> None:
-    done: Future[None] = worker.submit(lambda: None)[0]
+def until_idle(worker: Worker, line: str = "") -> None:
+    done: Future[None] = worker.submit(lambda: None, line)[0]
     done.result(10)
 
 
@@ -99,6 +100,80 @@ def test_a_picture_of_a_forgotten_tab_is_not_kept(worker: Worker) -> None:
     until_idle(worker)
     assert store.counts()["pictures"] == 0
     assert jobs.tell(tab, name)["status"] == 401
+
+
+def test_lines_take_turns(worker: Worker) -> None:
+    _, go_on = held(worker)
+    done: list[str] = []
+    asked = [("greedy", "g1"), ("greedy", "g2"), ("greedy", "g3"), ("small", "s1"), ("late", "l1"), ("small", "s2")]
+    numbers = {name: worker.submit(lambda name=name: done.append(name), line)[1] for line, name in asked}
+    expected = ["g1", "s1", "l1", "g2", "s2", "g3"]
+    assert sorted(numbers, key=lambda name: worker.ahead_of(numbers[name])) == expected
+    assert [worker.ahead_of(numbers[name]) for name in expected] == [1, 2, 3, 4, 5, 6]
+    go_on.set()
+    until_idle(worker)
+    assert done == expected
+
+
+def test_a_typed_word_waits_for_one_painting_however_many_there_are(worker: Worker) -> None:
+    store, order = Store(Limits()), []
+    jobs = Jobs(worker, store)
+    _, go_on = held(worker)
+    for _ in range(5):
+        jobs.start(store.open_tab(), lambda job: order.append("job") or picture(job))
+    worker.submit(lambda: order.append("word"), store.open_tab())
+    go_on.set()
+    until_idle(worker, jobs_module.LINE)
+    assert order == ["job", "word", *["job"] * 4]
+
+
+def test_when_too_many_wait_the_longest_line_gives_way() -> None:
+    worker = Worker(3)
+    try:
+        _, go_on = held(worker)
+        greedy = [worker.submit(lambda: "greedy", "greedy")[0] for _ in range(3)]
+        with pytest.raises(RequestError, match="3 requests are waiting") as full:
+            worker.submit(lambda: "greedy", "greedy")
+        assert full.value.status == 503
+        small = worker.submit(lambda: "small", "small")[0]
+        with pytest.raises(RequestError, match="3 requests are waiting"):
+            worker.submit(lambda: "small", "small")
+        go_on.set()
+        assert [future.result(10) for future in (*greedy[:2], small)] == ["greedy", "greedy", "small"]
+        with pytest.raises(RequestError, match="3 requests are waiting"):
+            greedy[2].result(10)
+    finally:
+        worker.close()
+
+
+def test_a_job_that_gives_way_is_told_as_failed() -> None:
+    worker, store = Worker(2), Store(Limits())
+    try:
+        jobs, tabs, ended = Jobs(worker, store), [store.open_tab() for _ in range(2)], []
+        _, go_on = held(worker)
+        first, second = [jobs.start(tab, picture, lambda tab=tab: ended.append(tab)) for tab in tabs]
+        last: Future[None] = worker.submit(lambda: None, "a tab")[0]
+        told = jobs.tell(tabs[1], second)
+        assert (told["state"], told["status"]) == ("failed", 503)
+        assert ended == [tabs[1]]
+        assert jobs.busy() == {tabs[0]}
+        go_on.set()
+        last.result(10)
+        assert jobs.tell(tabs[0], first)["state"] == "done"
+        assert ended == [tabs[1], tabs[0]]
+    finally:
+        worker.close()
+
+
+def test_a_tab_with_a_job_is_not_forgotten() -> None:
+    store = Store(Limits(tabs=2))
+    busy = store.open_tab()
+    for _ in range(3):
+        store.open_tab({busy})
+    assert store.check_tab(busy) == busy
+    with pytest.raises(RequestError, match="2 pages are at work here") as full:
+        store.open_tab(set(store._tabs))
+    assert full.value.status == 503
 
 
 def failing(error: Exception) -> Callable[[Job], Picture]:

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 from page import HOME, LIMITS, Tab, png
-from PIL import Image
+from PIL import Image, features
 from starlette.testclient import TestClient
 
-from conceptlens.engine.encode import open_image
+from conceptlens.picture_files import open_image
 from conceptlens.session import Session
 from conceptlens.web import create_app
 
@@ -53,6 +53,7 @@ FIELDS: list[tuple[int, str, dict[str, Any]]] = [
     (422, "/api/paint", {"prompt": "a house", "steps": True}),
     (422, "/api/paint", {"prompt": "a house", "steps": "9"}),
     (422, "/api/paint", {"prompt": "a house", "seed": -1}),
+    (422, "/api/paint", {"prompt": "a house", "seed": "\ud800"}),
     (422, "/api/paint", {"prompt": "a house", "seed": 2**31}),
     (422, "/api/paint", {"prompt": "a house", "height": 4096}),
     (422, "/api/maps", {}),
@@ -102,7 +103,7 @@ UPLOADS: list[tuple[int, bytes]] = [
     (422, png(GREEN)[:-40]),
     (422, png(Image.new("RGB", (4, 4)))),
     (422, png(Image.new("RGB", (400, 20)))),
-    (415, saved(GREEN, "TIFF")),
+    (415, saved(GREEN, "PPM")),
 ]
 
 
@@ -142,6 +143,13 @@ def test_uploads(kept: tuple[Tab, str], status: int, data: bytes) -> None:
     plain(kept[0].upload(data), status)
 
 
+def test_an_upload_of_all_the_bytes_that_are_allowed_is_taken(kept: tuple[Tab, str]) -> None:
+    data = png(GREEN)
+    data += bytes(LIMITS.upload_bytes - len(data))
+    assert kept[0].finish(kept[0].upload(data))["state"] == "done"
+    plain(kept[0].upload(data + b"0"), 413)
+
+
 @pytest.mark.parametrize(
     "exif",
     [
@@ -173,6 +181,8 @@ def test_an_upload_without_a_stated_length_is_bounded_too(kept: tuple[Tab, str])
         (404, "GET", "/static/../app.py"),
         (404, "GET", "/..%2f..%2fetc%2fpasswd"),
         (404, "GET", "/app.py"),
+        (404, "GET", "/index.html/"),
+        (404, "POST", "/api/paint/"),
         (405, "GET", "/api/paint"),
         (405, "PUT", "/api/maps"),
         (405, "POST", "/"),
@@ -202,3 +212,21 @@ def test_other_names_for_this_computer_are_refused(kept: tuple[Tab, str]) -> Non
 def test_the_page_still_answers(kept: tuple[Tab, str]) -> None:
     tab, picture = kept
     assert tab.post("/api/maps", picture=picture, concepts=["house", "sky"]).status_code == 200
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "TIFF"])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_newer_and_older_kinds_of_pictures_are_taken(kept: tuple[Tab, str], kind: str) -> None:
+    if kind == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow reads no AVIF")
+    whole = saved(GREEN, kind)
+    done = kept[0].finish(kept[0].upload(whole))
+    assert done["state"] == "done"
+    shown = Image.open(io.BytesIO(kept[0].get(f"/api/pictures/{done['picture']}").content))
+    assert shown.resize((1, 1)).getpixel((0, 0)) == pytest.approx((20, 160, 60), abs=3)
+    for length in range(4, len(whole) - 200, len(whole) // 12):
+        answer = kept[0].upload(whole[:length])
+        assert answer.status_code in (415, 422), answer.text
+        plain(answer, answer.status_code)
+    page = kept[0].client.get("/").text
+    assert f"image/{kind.lower()}" in page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,32 @@ from conceptlens.records import CallRecord
 _WHOLE = ("img_ids", "txt_ids", "position_ids")
 _PLAIN = (bool, int, float, str, list, tuple)
 _OWN = ("images", "latents", "text", "parts", "masks", "leading", "widths")
-_LEFT_OUT = ("self", "return_dict", "kv_caches")
+_LEFT_OUT = ("return_dict", "kv_caches")
+
+
+def named_arguments(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a module's call by name, those of a forward that takes `**kwargs` among them.
+
+    Raises:
+        ModelError: for a forward that was replaced by one which does not name what it was given.
+    """
+    signature = inspect.signature(type(module).forward)
+    given = dict(signature.bind(module, *args, **kwargs).arguments)
+    given.pop(next(iter(signature.parameters)), None)
+    for parameter in signature.parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            given |= given.pop(parameter.name, {})
+        elif parameter.kind is parameter.VAR_POSITIONAL and given.pop(parameter.name, ()):
+            raise replaced_forward(module)
+    return given
+
+
+def replaced_forward(module: Any) -> ModelError:
+    """What to tell of a forward that no longer names its arguments."""
+    return ModelError(
+        f"the forward of {type(module).__name__} was replaced by one that does not name its arguments (by a cache or a "
+        "parallel runner, say). Remove that tool, or have it wrap the forward with functools.wraps."
+    )
 
 
 def stacked(value: Any) -> Tensor:

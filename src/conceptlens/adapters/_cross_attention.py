@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from conceptlens.adapters._first_call import first_call, first_row, tokenizer_of
 from conceptlens.adapters._layouts import Order
 from conceptlens.adapters._tokens import EncodedText, OwnTokens, check_length, tokens_between
-from conceptlens.errors import LibraryError
+from conceptlens.errors import LibraryError, ModelError
 from conceptlens.records import TokenGrid
 
 METHOD = "concept-cross-attention"
@@ -176,7 +176,12 @@ def text_call(
             arguments, tokens = first_call(pipeline, text, sized, layout.encoders)
         except NameError as error:
             raise missing_package(pipeline, error) from error
-    arguments.pop("self", None)
+    rows = len(arguments["hidden_states"])
+    if rows != 1:
+        raise ModelError(
+            f"{type(pipeline).__name__} calls its transformer with {rows} rows for one picture and one text: whose they"
+            " are is not known. Load the model as its plain text-to-image pipeline."
+        )
     return TextCall({**arguments, **layout.fixed}, tuple(tokens))
 
 

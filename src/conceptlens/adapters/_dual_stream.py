@@ -60,9 +60,6 @@ class DualStreamAdapter(DiTAdapter):
         cos, sin = self.transformer.pos_embed(flat)
         return grid_of(flat), references_of(flat), {"img_ids": ids, "cos": cos, "sin": sin}
 
-    def conditional_rows(self, pipeline: Any, arguments: Mapping[str, Any]) -> slice | None:
-        return slice(None)
-
     def advance(self, block: Any, hidden: Tensor, out: Tensor, modulation: tuple[Tensor, ...]) -> Tensor | None:
         return advance_text(block, hidden, out, modulation)
 

@@ -13,14 +13,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from conceptlens.adapters._calls import named_arguments
 from conceptlens.adapters._layouts import Layout
 from conceptlens.adapters._tokens import EncodedText, OwnTokens, check_length, own_tokens
 from conceptlens.adapters.base import Concepts, pool_tokens
 from conceptlens.errors import ConceptlensError, ModelError, one_line
 from conceptlens.recipe import Recipe
+from conceptlens.words import check_text
 
 _DROPPED = ("prompt_template_encode_start_idx", "user_prompt_begin_id")
 """Where pipelines say how many leading tokens of their template the transformer never sees."""
+
+
+_UNGUIDED = {"guidance_scale": 1.0, "true_cfg_scale": 1.0, "pag_scale": 0.0}
+"""Without guidance, whatever a pipeline calls it."""
+
+
+def _tells_text(name: str) -> bool:
+    """Whether an option is another prompt, or the prompt once more: ready-made, or for a further encoder."""
+    told = name.startswith("negative_") or name[-1].isdigit() or name.endswith(("embeds", "mask"))
+    return "prompt" in name and told
 
 
 class _HeardError(Exception):
@@ -45,13 +57,14 @@ def first_call(
     Raises:
         ModelError: when the pipeline fails before that call, or lacks such a text encoder.
     """
+    check_text(prompt, "prompt")
     transformer, given = pipeline.transformer, dict[str, dict[str, Any]]()
     read: dict[str, Any] = {ending: getattr(pipeline, f"text_encoder{ending}", None) for ending in encoders}
     if any(encoder is None for encoder in read.values()):
         raise ModelError("this pipeline has no text encoder, so words cannot be read. Load it with its text_encoder.")
 
     def hear(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        raise _HeardError(dict(inspect.signature(type(module).forward).bind(module, *args, **kwargs).arguments))
+        raise _HeardError(named_arguments(module, args, kwargs))
 
     def watch(ending: str) -> Any:
         def keep(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -60,9 +73,8 @@ def first_call(
         return keep
 
     known = inspect.signature(pipeline.__call__).parameters
-    usual = {"num_inference_steps": 1, "guidance_scale": 1.0, "generator": torch.Generator("cpu").manual_seed(0)}
-    asked = {n: v for n, v in {**usual, **options, "guidance_scale": 1.0}.items() if n in known}
-    asked.pop("negative_prompt", None)
+    usual = {"num_inference_steps": 1, "generator": torch.Generator("cpu").manual_seed(0)}
+    asked = {n: v for n, v in {**usual, **options, **_UNGUIDED}.items() if n in known and not _tells_text(n)}
     handles = [encoder.register_forward_pre_hook(watch(ending), with_kwargs=True) for ending, encoder in read.items()]
     handles.append(transformer.register_forward_pre_hook(hear, with_kwargs=True))
     try:
@@ -90,8 +102,10 @@ def encoded_text(given: Mapping[str, Any], tokenizer: Any) -> EncodedText:
     ids, mask = given["input_ids"][0], given.get("attention_mask")
     pad = getattr(tokenizer, "pad_token_id", None)
     real = mask[0].bool() if mask is not None else ids != (-1 if pad is None else pad)
-    start = int(real.nonzero()[0]) if real.any() else 0
-    return EncodedText(ids, tuple(ids[real].tolist()), start)
+    places = real.nonzero().flatten().tolist()
+    # All from the first to the last: CLIP's padding is also its unknown mark, which may stand in the midst of a text.
+    span = slice(places[0], places[-1] + 1) if places else slice(0)
+    return EncodedText(ids, tuple(ids[span].tolist()), span.start or 0)
 
 
 def concepts_of(
@@ -195,7 +209,6 @@ def noised_call(
         asked |= {"num_frames": 1, "latents": latents[:, :, None]}
     with _one_noise_level(pipeline, sigma):
         arguments, _ = first_call(pipeline, prompt, asked)
-    arguments.pop("self")
     if layout.one_area:
         own = arguments[layout.latents]
         if latents[0].numel() > own[0].numel():

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from conceptlens.adapters.base import grid_of
+from conceptlens.recipe import Branch
 from conceptlens.records import TokenGrid
 
 Order = Literal["text first", "image first"]
@@ -58,7 +59,7 @@ class Layout:
         one_area: the pipeline paints one area only, though the transformer takes less; nothing in a call but its
             latents tells the size.
         listed: arguments that are a list with one tensor for each picture.
-        guidance: how pipelines call the model with guidance: "calls", or which part of the batch is the prompt's.
+        guided_batch: see `ModelAdapter`.
     """
 
     name: str
@@ -95,7 +96,7 @@ class Layout:
     counted: bool = False
     one_area: bool = False
     listed: tuple[str, ...] = ()
-    guidance: Literal["calls", "first half", "second half"] = "calls"
+    guided_batch: tuple[Branch, ...] = ()
 
     def text_rows(self, arguments: Arguments) -> list[Tensor]:
         """All that a call says of each picture's text rows, (row, ...); `layered` states follow on the last axis.
@@ -191,15 +192,16 @@ _IDEOGRAM_TEXT, _IDEOGRAM_IMAGE = 3, 2
 _FLUX_LIKE: dict[str, Any] = {"grid": by_ids("img_ids"), "text_ids": "txt_ids", "patch": 2}
 _SHARED: dict[str, Any] = {"attention": "attn1", "text_out": None}
 _VIDEO = by_latents(frames=1)
+_NEGATIVE_FIRST: tuple[Branch, ...] = ("negative", "prompt")
 _MASK, _MASK_2 = ("encoder_attention_mask",), ("encoder_attention_mask_2",)
 
 DUAL_LAYOUTS: dict[str, Layout] = {
-    "BriaTransformer2DModel": Layout("Bria", **_FLUX_LIKE, counted=True, guidance="second half"),
+    "BriaTransformer2DModel": Layout("Bria", **_FLUX_LIKE, counted=True, guided_batch=_NEGATIVE_FIRST),
     "BriaFiboTransformer2DModel": Layout(
         "BRIA FIBO",
         **{**_FLUX_LIKE, "patch": 1},
         layered="text_encoder_layers",
-        guidance="second half",
+        guided_batch=_NEGATIVE_FIRST,
     ),
     "HiDreamImageTransformer2DModel": Layout(
         "HiDream-I1",
@@ -215,7 +217,7 @@ DUAL_LAYOUTS: dict[str, Layout] = {
         pooled=True,
         one_area=True,
         padded=_hidream_rows,
-        guidance="second half",
+        guided_batch=_NEGATIVE_FIRST,
     ),
     "LongCatImageTransformer2DModel": Layout("LongCat-Image", **_FLUX_LIKE),
     "OvisImageTransformer2DModel": Layout("Ovis-Image", **_FLUX_LIKE),
@@ -229,7 +231,7 @@ DUAL_LAYOUTS: dict[str, Layout] = {
         last=True,
     ),
     "MotifVideoTransformer3DModel": Layout("Motif-Video", _VIDEO, masks=_MASK, pictures="image_embeds"),
-    "EasyAnimateTransformer3DModel": Layout("EasyAnimate", _VIDEO, attention="attn1", guidance="second half"),
+    "EasyAnimateTransformer3DModel": Layout("EasyAnimate", _VIDEO, attention="attn1", guided_batch=_NEGATIVE_FIRST),
     "JoyImageEditTransformer3DModel": Layout(
         "JoyImage-Edit", _joy, blocks="double_blocks", out="img_attn_proj", text_out="txt_attn_proj"
     ),
@@ -243,9 +245,9 @@ DUAL_LAYOUTS: dict[str, Layout] = {
     ),
 }
 SHARED_LAYOUTS: dict[str, Layout] = {
-    "CogView3PlusTransformer2DModel": Layout("CogView3 Plus", by_latents(), **_SHARED, guidance="second half"),
+    "CogView3PlusTransformer2DModel": Layout("CogView3 Plus", by_latents(), **_SHARED, guided_batch=_NEGATIVE_FIRST),
     "ConsisIDTransformer3DModel": Layout(
-        "ConsisID", by_latents(frames=0), **_SHARED, guidance="second half", length="max_text_seq_length"
+        "ConsisID", by_latents(frames=0), **_SHARED, guided_batch=_NEGATIVE_FIRST, length="max_text_seq_length"
     ),
     "GlmImageTransformer2DModel": Layout("GLM-Image", by_latents(), **_SHARED),
 }
@@ -266,7 +268,7 @@ SINGLE_LAYOUTS: dict[str, Layout] = {
         timestep="t",
         listed=("x", "cap_feats"),
         patch=2,
-        guidance="first half",
+        guided_batch=("prompt", "negative"),
     ),
     "Lumina2Transformer2DModel": Layout(
         "Lumina-Image 2", by_latents(), blocks="layers", joint="text first", text_out=None, masks=_MASK
@@ -305,7 +307,7 @@ SINGLE_LAYOUTS: dict[str, Layout] = {
         shared="image first",
         text="text_bth",
         lengths=("text_lens",),
-        guidance="second half",
+        guided_batch=_NEGATIVE_FIRST,
     ),
 }
 

@@ -37,6 +37,7 @@ class ReentryAdapter(ModelAdapter):
         super().__init__(transformer)
         self.layout, self.name = layout, layout.name
         self.timestep, self.one_area = layout.timestep, layout.one_area
+        self.latents, self.guided_batch = layout.latents, layout.guided_batch
 
     def layout_of(self, block: Any) -> Layout:
         """What a block's arguments mean: here the same for all."""

@@ -24,6 +24,7 @@ class AuraFlowAdapter(DualStreamAdapter):
 
     name = "AuraFlow"
     classes = ("AuraFlowTransformer2DModel",)
+    guided_batch = ("negative", "prompt")
 
     def recipe(self, depth: int) -> Recipe:
         return Recipe(pooled="prompt")
@@ -47,11 +48,6 @@ class AuraFlowAdapter(DualStreamAdapter):
         kept = {"timestep": take(arguments["timestep"], rows)}
         return CallRecord(step, TokenGrid(height // patch, width // patch), kept)
 
-    def conditional_rows(self, pipeline: Any, arguments: Mapping[str, Any]) -> slice | None:
-        if pipeline is not None and pipeline.guidance_scale > 1:
-            return slice(len(arguments["hidden_states"]) // 2, None)
-        return slice(None)
-
     def begin(self, concepts: Concepts, call: CallRecord) -> tuple[Tensor, Tensor]:
         model, timestep = self.transformer, call.arguments["timestep"]
         tokens = repeat_rows(concepts.tokens, len(timestep)).to(timestep.device, model.dtype)
@@ -71,7 +67,7 @@ class AuraFlowAdapter(DualStreamAdapter):
         return hidden + gate_mlp * block.ff_context(normed)
 
     def embed(self, pipeline: Any, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
-        length = options.get("max_sequence_length", 256)
+        length = self.text_length(pipeline, options)
 
         def encode(text: str) -> Tensor:
             return self._text(pipeline, text, length)[0]
@@ -87,7 +83,7 @@ class AuraFlowAdapter(DualStreamAdapter):
     def prepare(
         self, pipeline: Any, latents: Tensor, prompt: str, sigma: float, options: Mapping[str, Any]
     ) -> dict[str, Any]:
-        embeds = self._text(pipeline, prompt, options.get("max_sequence_length", 256))
+        embeds = self._text(pipeline, prompt, self.text_length(pipeline, options))
         return {
             "hidden_states": latents,
             "timestep": latents.new_full((len(latents),), sigma),

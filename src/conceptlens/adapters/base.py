@@ -5,6 +5,7 @@ Abstract methods, and a few with the answer of most families: an image autoencod
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from conceptlens.errors import RecipeError
-from conceptlens.recipe import Pooling, Recipe
+from conceptlens.recipe import Branch, Pooling, Recipe
 from conceptlens.records import CallRecord, LayerRecord, TokenGrid
 
 
@@ -30,6 +31,7 @@ class Concepts:
         extra: leading rows that take part in the attention and are dropped from the maps.
         pieces: the token split of each name, for showing.
         positions: where each row stands in the text, for families that rotate text by its position; None: at its start.
+        length: tokens, padding included, at which each name was encoded; None where the family has but one length.
     """
 
     names: tuple[str, ...]
@@ -38,6 +40,7 @@ class Concepts:
     extra: int = 0
     pieces: tuple[tuple[str, ...], ...] = ()
     positions: tuple[int, ...] | None = None
+    length: int | None = None
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,16 @@ class Tap:
 
 @dataclass(frozen=True)
 class Projection:
-    """The text side of one block applied to the concept stream, up to the attention."""
+    """The text side of one block applied to the concept stream, up to the attention.
+
+    `unrotated` is the same before the rotation of text by its position; None where text is not rotated.
+    """
 
     query: Float[Tensor, "batch head concept head_dim"]
     key: Float[Tensor, "batch head concept head_dim"]
     value: Float[Tensor, "batch head concept head_dim"]
     modulation: tuple[Tensor, ...]
+    unrotated: Projection | None = None
 
 
 class ModelAdapter(ABC):
@@ -76,6 +83,10 @@ class ModelAdapter(ABC):
     """What users should know about these maps before they trust them; stands in every result."""
     timestep: str = "timestep"
     """The argument of the transformer that says how noisy the image is."""
+    latents: str = "hidden_states"
+    """The argument of the transformer that holds the noised images, one row (or element) each."""
+    guided_batch: tuple[Branch, ...] = ()
+    """Whose rows one call holds under classifier-free guidance, in equal parts; () where each has a call of its own."""
     single_stream: bool = False
     """Whether single-stream blocks are followed behind the dual-stream ones."""
     one_area: bool = False
@@ -121,13 +132,43 @@ class ModelAdapter(ABC):
         `previous` is the last call of the same run: what has not changed since (grid, rotation) is taken from it.
         """
 
-    @abstractmethod
-    def conditional_rows(self, pipeline: Any, arguments: Mapping[str, Any]) -> slice | None:
-        """The rows of the batch that belong to the prompt; None for a call that is not the prompt's own."""
+    def is_perturbed(self, arguments: Mapping[str, Any]) -> bool:
+        """Whether a call leaves out layers, as skip-layer guidance does, so that it is neither prompt's own."""
+        return False
 
     @abstractmethod
     def embed(self, pipeline: Any, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
         """Concepts through the pipeline's own text encoders; `options` are the pipeline's call keywords."""
+
+    def trained_text_length(self) -> int | None:
+        """Tokens of text, padding included, that the checkpoint was trained with, where that is known.
+
+        T5 attends to its padding, so that at another length the same words become other vectors.
+        """
+        return None
+
+    def text_length(self, pipeline: Any, options: Mapping[str, Any]) -> int:
+        """Tokens, padding included, at which a pipeline with the keyword `max_sequence_length` encodes a text.
+
+        That of the call, or else the checkpoint's own, or else the pipeline's default.
+        """
+        given = options.get("max_sequence_length") or self.trained_text_length()
+        return given or inspect.signature(pipeline.__call__).parameters["max_sequence_length"].default
+
+    def concept_length(self, pipeline: Any, options: Mapping[str, Any], stated: int | None = None) -> int | None:
+        """Tokens, padding included, at which concepts are encoded; None where the pipeline has no say in it.
+
+        The checkpoint's own where it is known, or else that of the call's prompt.
+
+        Args:
+            pipeline: None for what holds of every call.
+            options: of the call.
+            stated: what the model's folder says in `conceptlens.json`.
+        """
+        known = stated or self.trained_text_length() or options.get("max_sequence_length")
+        if known or pipeline is None or "max_sequence_length" not in inspect.signature(pipeline.__call__).parameters:
+            return known
+        return self.text_length(pipeline, options)
 
     def encode(
         self, pipeline: Any, pixels: Float[Tensor, "batch 3 height width"]
@@ -182,6 +223,15 @@ class DiTAdapter(ModelAdapter):
         self, heads: Float[Tensor, "batch head image head_dim"], call: CallRecord
     ) -> Float[Tensor, "batch head image head_dim"]:
         """Image queries or keys with the model's positional rotation."""
+
+    def unrotate(
+        self, heads: Float[Tensor, "batch head image head_dim"], call: CallRecord
+    ) -> Float[Tensor, "batch head image head_dim"]:
+        """Image queries or keys without it again, in float32 or better."""
+        precise = heads.to(torch.promote_types(heads.dtype, torch.float32))
+        # A rotation is undone by its transpose, which is what autograd computes of any linear function.
+        transposed = torch.func.vjp(lambda plain: self.rotate(plain, call), precise)[1]
+        return transposed(precise)[0]
 
     def record(
         self, block: Any, layer: int, call: CallRecord, tapped: Mapping[str, Tensor], rows: slice

@@ -44,7 +44,7 @@ class ChromaAdapter(DualStreamAdapter):
         return project_at_origin(block.attn, normed, modulation, fused=self.is_fused(block.attn))
 
     def embed(self, pipeline: Any, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
-        length = options.get("max_sequence_length", 512)
+        length = self.text_length(pipeline, options)
 
         def encode(text: str) -> Tensor:
             return pipeline._get_t5_prompt_embeds(text, max_sequence_length=length)[0][0]
@@ -55,7 +55,7 @@ class ChromaAdapter(DualStreamAdapter):
         self, pipeline: Any, latents: Tensor, prompt: str, sigma: float, options: Mapping[str, Any]
     ) -> dict[str, Any]:
         batch, channels, rows, cols = latents.shape
-        length = options.get("max_sequence_length", 512)
+        length = self.text_length(pipeline, options)
         embeds, text_ids, mask, *_ = pipeline.encode_prompt(
             prompt, do_classifier_free_guidance=False, max_sequence_length=length
         )

@@ -25,12 +25,15 @@ class CogVideoXAdapter(DiTAdapter):
 
     name = "CogVideoX"
     classes = ("CogVideoXTransformer3DModel",)
+    guided_batch = ("negative", "prompt")
 
     def recipe(self, depth: int) -> Recipe:
         return Recipe(layers=tuple(range(max(0, depth - 10), depth)), pooled="prompt")
 
     def paper_recipe(self, depth: int) -> Recipe:
-        return Recipe(softmax=False, pooling="first", padding=True, pooled="prompt", preset="paper")
+        return Recipe(
+            softmax=False, pooling="first", padding=True, pooled="prompt", cross_rotated="both", preset="paper"
+        )
 
     def blocks(self) -> nn.ModuleList:
         return self.transformer.transformer_blocks
@@ -57,11 +60,6 @@ class CogVideoXAdapter(DiTAdapter):
             kept["cos"], kept["sin"] = rotation
         return CallRecord(step, TokenGrid(height // patch, width // patch, frames // (config.patch_size_t or 1)), kept)
 
-    def conditional_rows(self, pipeline: Any, arguments: Mapping[str, Any]) -> slice | None:
-        if pipeline is not None and pipeline.guidance_scale > 1:
-            return slice(len(arguments["hidden_states"]) // 2, None)
-        return slice(None)
-
     def begin(self, concepts: Concepts, call: CallRecord) -> tuple[Tensor, Tensor]:
         model, given = self.transformer, call.arguments
         timestep, count = given["timestep"], len(concepts.tokens)
@@ -85,8 +83,11 @@ class CogVideoXAdapter(DiTAdapter):
     def advance(self, block: Any, hidden: Tensor, out: Tensor, modulation: tuple[Tensor, ...]) -> Tensor:
         return gated_residuals(hidden, block.attn1.to_out[0](out), block.norm2.norm, block.ff, modulation)
 
+    def trained_text_length(self) -> int:
+        return self.transformer.config.max_text_seq_length
+
     def embed(self, pipeline: Any, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
-        length = options.get("max_sequence_length", 226)
+        length = self.text_length(pipeline, options)
         own = [concept_ids(pipeline.tokenizer, name, length, "T5") for name in names]
         states = [self._text(pipeline, name, length)[0] for name in names]
         tokens = torch.stack([pool_tokens(s, o.positions, recipe.pooling) for s, o in zip(states, own, strict=True)])
@@ -119,7 +120,7 @@ class CogVideoXAdapter(DiTAdapter):
         self, pipeline: Any, latents: Tensor, prompt: str, sigma: float, options: Mapping[str, Any]
     ) -> dict[str, Any]:
         batch, _, rows, cols = latents.shape
-        embeds = self._text(pipeline, prompt, options.get("max_sequence_length", 226))
+        embeds = self._text(pipeline, prompt, self.text_length(pipeline, options))
         frames, factor = self.transformer.config.patch_size_t or 1, pipeline.vae_scale_factor_spatial
         rotation = None
         if self.transformer.config.use_rotary_positional_embeddings:

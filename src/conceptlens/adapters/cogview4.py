@@ -59,9 +59,6 @@ class CogView4Adapter(DiTAdapter):
         kept = {name: take(arguments[name], rows) for name in ("timestep", *_SIZES)}
         return CallRecord(step, grid, {**kept, "cos": cos, "sin": sin})
 
-    def conditional_rows(self, pipeline: Any, arguments: Mapping[str, Any]) -> slice | None:
-        return slice(None)
-
     def begin(self, concepts: Concepts, call: CallRecord) -> tuple[Tensor, Tensor]:
         model, given = self.transformer, call.arguments
         tokens = repeat_rows(concepts.tokens, len(given["timestep"])).to(given["timestep"].device, model.dtype)
@@ -79,7 +76,7 @@ class CogView4Adapter(DiTAdapter):
         return gated_residuals(hidden, block.attn1.to_out[0](out), block.norm2_context, block.ff, modulation)
 
     def embed(self, pipeline: Any, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
-        length = options.get("max_sequence_length", 1024)
+        length = self.text_length(pipeline, options)
         own = [concept_ids(pipeline.tokenizer, name, length, "GLM") for name in names]
         tokens = []
         for name, kept in zip(names, own, strict=True):
@@ -98,7 +95,7 @@ class CogView4Adapter(DiTAdapter):
         self, pipeline: Any, latents: Tensor, prompt: str, sigma: float, options: Mapping[str, Any]
     ) -> dict[str, Any]:
         batch, _, rows, cols = latents.shape
-        embeds = self._text(pipeline, prompt, options.get("max_sequence_length", 1024)).expand(batch, -1, -1)
+        embeds = self._text(pipeline, prompt, self.text_length(pipeline, options)).expand(batch, -1, -1)
         size = embeds.new_tensor([[rows, cols]]).mul(pipeline.vae_scale_factor).expand(batch, -1)
         return {
             "hidden_states": latents,

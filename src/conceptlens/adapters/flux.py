@@ -58,8 +58,11 @@ class FluxAdapter(DualStreamAdapter):
         normed, *modulation = block.norm1_context(hidden, emb=conditioning)
         return project_at_origin(block.attn, normed, modulation, fused=self.is_fused(block.attn))
 
+    def trained_text_length(self) -> int:
+        return 512 if self.transformer.config.guidance_embeds else 256  # dev, schnell: their model cards
+
     def embed(self, pipeline: Any, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
-        length = options.get("max_sequence_length", 512)
+        length = self.text_length(pipeline, options)
 
         def encode(text: str) -> Tensor:
             return pipeline._get_t5_prompt_embeds(text, max_sequence_length=length)[0]
@@ -79,7 +82,7 @@ class FluxAdapter(DualStreamAdapter):
                 f"this model takes {wanted} channels, an image alone has {4 * channels}: it "
                 "was made for inpainting or control. Read with a text-to-image FLUX.1, or use generate."
             )
-        length = options.get("max_sequence_length", 512)
+        length = self.text_length(pipeline, options)
         embeds, pooled, text_ids = pipeline.encode_prompt(prompt, None, max_sequence_length=length)
         guidance = None
         if self.transformer.config.guidance_embeds:

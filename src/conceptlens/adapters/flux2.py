@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,7 +28,9 @@ class Flux2Adapter(DualStreamAdapter):
 
     def paper_recipe(self, depth: int) -> Recipe:
         layers = tuple(range(max(0, depth - 3), depth))
-        return Recipe(layers=layers, pooling="last", pooled="prompt", temperature=1000.0, preset="paper")
+        cross: dict[str, Any] = {"cross_pair": "query-key", "cross_rotated": "neither", "cross_heads": "sum"}
+        scores: dict[str, Any] = {"temperature": 1000.0, "softmax_at": "mean"}
+        return Recipe(layers=layers, pooling="last", pooled="prompt", preset="paper", **scores, **cross)
 
     def observe(self, arguments: Mapping[str, Any], rows: slice, step: int, previous: CallRecord | None) -> CallRecord:
         if arguments.get("kv_cache_mode") is not None:
@@ -58,10 +61,10 @@ class Flux2Adapter(DualStreamAdapter):
         normed = block.norm1_context(hidden) * (1 + scale[:, None]) + shift[:, None]
         side = project_text(block.attn, normed, modulation, fused=self.is_fused(block.attn))
         query, key = (rotate_pairs(t, cos, sin) for t in (side.query, side.key))
-        return Projection(query, key, side.value, side.modulation)
+        return replace(side, query=query, key=key, unrotated=side)
 
     def embed(self, pipeline: Any, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
-        length = options.get("max_sequence_length", 512)
+        length = self.text_length(pipeline, options)
 
         def encode(text: str) -> Tensor:
             return pipeline.encode_prompt(text, max_sequence_length=length)[0][0]
@@ -80,7 +83,7 @@ class Flux2Adapter(DualStreamAdapter):
         self, pipeline: Any, latents: Tensor, prompt: str, sigma: float, options: Mapping[str, Any]
     ) -> dict[str, Any]:
         batch = len(latents)
-        embeds, text_ids = pipeline.encode_prompt(prompt, max_sequence_length=options.get("max_sequence_length", 512))
+        embeds, text_ids = pipeline.encode_prompt(prompt, max_sequence_length=self.text_length(pipeline, options))
         guidance = None
         if self.transformer.config.guidance_embeds:
             guidance = latents.new_full((batch,), options.get("guidance_scale", 0.0), dtype=torch.float32)

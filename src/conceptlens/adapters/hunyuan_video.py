@@ -62,7 +62,7 @@ class HunyuanVideoAdapter(DualStreamAdapter):
         return project_text(block.attn, normed, modulation, fused=False)
 
     def embed(self, pipeline: Any, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
-        length, drop = options.get("max_sequence_length", 256), DEFAULT_PROMPT_TEMPLATE["crop_start"]
+        length, drop = self.text_length(pipeline, options), DEFAULT_PROMPT_TEMPLATE["crop_start"]
 
         def encode(text: str) -> Tensor:
             return pipeline._get_llama_prompt_embeds(text, DEFAULT_PROMPT_TEMPLATE, max_sequence_length=length)[0][0]
@@ -95,9 +95,7 @@ class HunyuanVideoAdapter(DualStreamAdapter):
         self, pipeline: Any, latents: Tensor, prompt: str, sigma: float, options: Mapping[str, Any]
     ) -> dict[str, Any]:
         batch, dtype = len(latents), latents.dtype
-        embeds, pooled, mask = pipeline.encode_prompt(
-            prompt, max_sequence_length=options.get("max_sequence_length", 256)
-        )
+        embeds, pooled, mask = pipeline.encode_prompt(prompt, max_sequence_length=self.text_length(pipeline, options))
         return {
             "hidden_states": latents[:, :, None],
             "timestep": latents.new_full((batch,), sigma * 1000, dtype=torch.float32),

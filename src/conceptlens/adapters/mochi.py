@@ -23,6 +23,7 @@ class MochiAdapter(DualStreamAdapter):
 
     name = "Mochi"
     classes = ("MochiTransformer3DModel",)
+    guided_batch = ("negative", "prompt")
 
     def attention(self, block: Any) -> Any:
         return block.attn1
@@ -49,11 +50,6 @@ class MochiAdapter(DualStreamAdapter):
         kept = {name: take(arguments[name], rows) for name in names}
         return CallRecord(step, TokenGrid(height // patch, width // patch, frames), kept)
 
-    def conditional_rows(self, pipeline: Any, arguments: Mapping[str, Any]) -> slice | None:
-        if pipeline is not None and pipeline.do_classifier_free_guidance:
-            return slice(len(arguments["hidden_states"]) // 2, None)
-        return slice(None)
-
     def begin(self, concepts: Concepts, call: CallRecord) -> tuple[Tensor, Tensor]:
         embed, given = self.transformer.time_embed, call.arguments
         text = given["encoder_hidden_states"]
@@ -77,7 +73,7 @@ class MochiAdapter(DualStreamAdapter):
         return hidden + block.norm4_context(block.ff_context(normed), torch.tanh(gate_mlp))
 
     def embed(self, pipeline: Any, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
-        length = options.get("max_sequence_length", 256)
+        length = self.text_length(pipeline, options)
 
         def encode(text: str) -> Tensor:
             return pipeline._get_t5_prompt_embeds(text, max_sequence_length=length)[0][0]
@@ -102,7 +98,7 @@ class MochiAdapter(DualStreamAdapter):
         self, pipeline: Any, latents: Tensor, prompt: str, sigma: float, options: Mapping[str, Any]
     ) -> dict[str, Any]:
         batch = len(latents)
-        length = options.get("max_sequence_length", 256)
+        length = self.text_length(pipeline, options)
         embeds, mask, *_ = pipeline.encode_prompt(prompt, do_classifier_free_guidance=False, max_sequence_length=length)
         return {
             "hidden_states": latents[:, :, None],

@@ -63,7 +63,8 @@ class QwenImageAdapter(DualStreamAdapter):
         shift, scale, *modulation = block.txt_mod(vector).chunk(6, dim=-1)
         normed = block.txt_norm1(hidden) * (1 + scale[:, None]) + shift[:, None]
         side = project_text(block.attn, normed, modulation, fused=False)
-        return replace(side, query=rotate_pairs(side.query, cos, sin), key=rotate_pairs(side.key, cos, sin))
+        query, key = (rotate_pairs(t, cos, sin) for t in (side.query, side.key))
+        return replace(side, query=query, key=key, unrotated=side)
 
     def advance(self, block: Any, hidden: Tensor, out: Tensor, modulation: tuple[Tensor, ...]) -> Tensor:
         return gated_residuals(hidden, block.attn.to_add_out(out), block.txt_norm2, block.txt_mlp, modulation)
@@ -74,7 +75,7 @@ class QwenImageAdapter(DualStreamAdapter):
                 f"{type(pipeline).__name__} shows its picture to the text encoder, so no concept stands alone. "
                 "Use QwenImagePipeline, or its img2img, inpaint or ControlNet kin."
             )
-        length, drop = options.get("max_sequence_length", 512), pipeline.prompt_template_encode_start_idx
+        length, drop = self.text_length(pipeline, options), pipeline.prompt_template_encode_start_idx
 
         def encode(text: str) -> Tensor:
             return pipeline._get_qwen_prompt_embeds(text)[0][0]
@@ -101,7 +102,7 @@ class QwenImageAdapter(DualStreamAdapter):
         self, pipeline: Any, latents: Tensor, prompt: str, sigma: float, options: Mapping[str, Any]
     ) -> dict[str, Any]:
         batch, channels, rows, cols = latents.shape
-        embeds, mask = pipeline.encode_prompt(prompt, max_sequence_length=options.get("max_sequence_length", 512))
+        embeds, mask = pipeline.encode_prompt(prompt, max_sequence_length=self.text_length(pipeline, options))
         return {
             "hidden_states": pipeline._pack_latents(latents, batch, channels, rows, cols),
             "timestep": latents.new_full((batch,), sigma),

@@ -30,12 +30,6 @@ class FallbackAdapter(ReentryAdapter):
         if kind in SINGLE_LAYOUTS:
             self.caveat = EXPERIMENTAL
 
-    def conditional_rows(self, pipeline: Any, arguments: Mapping[str, Any]) -> slice | None:
-        if pipeline is None or self.layout.guidance == "calls" or not pipeline.do_classifier_free_guidance:
-            return slice(None)
-        half = len(arguments[self.layout.latents]) // 2
-        return slice(half, None) if self.layout.guidance == "second half" else slice(half)
-
     def embed(self, pipeline: Any, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
         self.check_pooled(recipe)
         return concepts_of(pipeline, self.layout, names, recipe, options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,8 +13,8 @@ from torch import Tensor, nn
 
 from conceptlens.adapters import register
 from conceptlens.adapters._text_side import advance_text, project_text
-from conceptlens.adapters._tokens import concept_ids
-from conceptlens.adapters.base import Concepts, DiTAdapter, Projection, Tap, pool_tokens, repeat_rows, take
+from conceptlens.adapters._tokens import embed_side_by_side
+from conceptlens.adapters.base import Concepts, DiTAdapter, Projection, Tap, repeat_rows, take
 from conceptlens.errors import ModelError
 from conceptlens.recipe import Recipe
 from conceptlens.records import CallRecord, TokenGrid
@@ -27,6 +28,7 @@ class SD3Adapter(DiTAdapter):
 
     name = "Stable Diffusion 3"
     classes = ("SD3Transformer2DModel",)
+    guided_batch = ("negative", "prompt")
 
     def recipe(self, depth: int) -> Recipe:
         return Recipe(normalize="unit", pooled="prompt")
@@ -71,13 +73,8 @@ class SD3Adapter(DiTAdapter):
         kept = {name: take(tensor, rows) for name, tensor in kept.items()}
         return CallRecord(step, TokenGrid(height // patch, width // patch), kept)
 
-    def conditional_rows(self, pipeline: Any, arguments: Mapping[str, Any]) -> slice | None:
-        if arguments.get("skip_layers") is not None:
-            return None
-        if pipeline is not None and pipeline.do_classifier_free_guidance:
-            half = len(arguments["hidden_states"]) // 2
-            return slice(half, None)
-        return slice(None)
+    def is_perturbed(self, arguments: Mapping[str, Any]) -> bool:
+        return arguments.get("skip_layers") is not None
 
     def begin(self, concepts: Concepts, call: CallRecord) -> tuple[Tensor, Tensor]:
         pooled = call.arguments["pooled"]
@@ -99,27 +96,25 @@ class SD3Adapter(DiTAdapter):
         return advance_text(block, hidden, out, modulation)
 
     def embed(self, pipeline: Any, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
-        own = [concept_ids(pipeline.tokenizer, name, _CLIP_LENGTH, "CLIP") for name in names]
-        extra = int(recipe.bos)
+        def encode(text: str) -> list[Tensor]:
+            return [pipeline._get_clip_prompt_embeds(text, clip_model_index=i)[0][0] for i in (0, 1)]
+
+        tokenizers = (pipeline.tokenizer, pipeline.tokenizer_2)
+        found = embed_side_by_side(tokenizers, encode, names, _CLIP_LENGTH, recipe.pooling)
+        tokens, extra = found.tokens, int(recipe.bos)
         if recipe.pooling == "joined":
-            tokens = self._clip(pipeline, " ".join(names))[1 - extra : 1 + len(names)]
-        else:
-            states = [self._clip(pipeline, name) for name in names]
-            tokens = torch.stack(
-                [pool_tokens(s, o.positions, recipe.pooling) for s, o in zip(states, own, strict=True)]
-            )
-            if extra:
-                tokens = torch.cat([states[0][:1], tokens])
+            tokens = torch.cat(encode(" ".join(names)), dim=-1)[1 - extra : 1 + len(names)]
+        elif extra:
+            tokens = torch.cat([torch.cat(encode(names[0]), dim=-1)[:1], tokens])
         pooled = None
         if recipe.pooled == "zeros":
             pooled = tokens.new_zeros(self.transformer.config.pooled_projection_dim)
-        return Concepts(names, tokens, pooled, extra=extra, pieces=tuple(o.pieces for o in own))
+        width = self.transformer.config.joint_attention_dim  # that of T5, to which the pipeline pads with zeros
+        tokens = torch.nn.functional.pad(tokens, (0, width - tokens.shape[-1]))
+        return replace(found, tokens=tokens, pooled=pooled, extra=extra)
 
-    def _clip(self, pipeline: Any, text: str) -> Tensor:
-        """CLIP-L and CLIP-G states side by side, padded with zeros to the width of T5: (77, dim)."""
-        states = torch.cat([pipeline._get_clip_prompt_embeds(text, clip_model_index=i)[0][0] for i in (0, 1)], dim=-1)
-        width = self.transformer.config.joint_attention_dim
-        return torch.nn.functional.pad(states, (0, width - states.shape[-1]))
+    def concept_length(self, pipeline: Any, options: Mapping[str, Any], stated: int | None = None) -> int:
+        return _CLIP_LENGTH  # T5 reads the prompt alone
 
     def side_multiple(self, pipeline: Any) -> int:
         return pipeline.vae_scale_factor * self.transformer.config.patch_size
@@ -133,7 +128,7 @@ class SD3Adapter(DiTAdapter):
             None,
             None,
             do_classifier_free_guidance=False,
-            max_sequence_length=options.get("max_sequence_length", 256),
+            max_sequence_length=self.text_length(pipeline, options),
         )
         return {
             "hidden_states": latents,

@@ -72,6 +72,7 @@ class SingleStreamAdapter(ReentryAdapter):
             )
         super().__init__(transformer, {**DUAL_LAYOUTS, **FAMILY_LAYOUTS}[kind])
         self._family = adapter_for(transformer)
+        self.guided_batch = self._family.guided_batch
         self.name = f"{self.layout.name}, all blocks"
         self.single = replace(self.layout, **SINGLE_STREAMS[kind])
 
@@ -89,11 +90,17 @@ class SingleStreamAdapter(ReentryAdapter):
             self._family.observe(arguments, rows, step, None)  # for what it refuses
         return super().observe(arguments, rows, step, previous)
 
+    def trained_text_length(self) -> int | None:
+        return self._family.trained_text_length()
+
+    def concept_length(self, pipeline: Any, options: Mapping[str, Any], stated: int | None = None) -> int | None:
+        return self._family.concept_length(pipeline, options, stated)
+
     def native_area(self, pipeline: Any) -> int:
         return self._family.native_area(pipeline)
 
-    def conditional_rows(self, pipeline: Any, arguments: Mapping[str, Any]) -> slice | None:
-        return self._family.conditional_rows(pipeline, arguments)
+    def is_perturbed(self, arguments: Mapping[str, Any]) -> bool:
+        return self._family.is_perturbed(arguments)
 
     def embed(self, pipeline: Any, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
         self.check_pooled(recipe)

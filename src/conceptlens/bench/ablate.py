@@ -16,8 +16,9 @@ import numpy as np
 from PIL import Image
 
 from conceptlens.bench.datasets.base import Dataset, Sample
+from conceptlens.bench.protocol import Concept
 from conceptlens.bench.report import Report
-from conceptlens.bench.rows import RowFile
+from conceptlens.bench.rows import RowFile, check_folder
 from conceptlens.bench.runs import RunSpec, Scorer, Track, finish, image_seed
 from conceptlens.errors import ConceptlensError
 from conceptlens.maps import ConceptMaps
@@ -125,13 +126,14 @@ def ablate(
     Returns:
         Reports by the variant's name, in the order of the table.
     """
-    opened = spec.open_method()
+    check_folder(out)
+    data, opened = spec.open_data(), spec.open_method()
     if not isinstance(opened, StreamMethod):
         raise AblationError(f"{spec.method} has no concept stream to ablate. Use concept-attention.")
     session = opened.session
     chosen = variants(axis, session.depth, official=spec.protocol == "paper")
     options = spec.method_options(session.depth)
-    reader, data = _SharedReader(session, options.get("preset")), spec.open_data()
+    reader = _SharedReader(session, options.get("preset"))
     scorers = {v.name: _VariantScorer(spec, _VariantMethod(session, reader, v, options), data, v) for v in chosen}
     first = scorers[chosen[0].name]
     ids = first.ids(limit)
@@ -210,9 +212,11 @@ class _VariantScorer(Scorer):
     def settings(self) -> dict[str, Any]:
         return {**super().settings, "extra_concepts": self._extra}
 
-    def concepts(self, sample: Sample) -> tuple[str, ...]:
+    def concepts(self, sample: Sample) -> tuple[Concept, ...]:
         asked = super().concepts(sample)
-        absent = [name for name in self.data.classes if name not in asked and name != "background"]
+        names = {concept.name for concept in asked}
+        every = [Concept(name, number) for number, name in enumerate(self.data.classes)]
+        absent = [concept for concept in every[int(self.data.background) :] if concept.name not in names]
         np.random.default_rng(image_seed(0, sample.id)).shuffle(absent)
         return (*asked, *absent[: self._extra])
 

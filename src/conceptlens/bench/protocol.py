@@ -1,7 +1,8 @@
 """Protocols: every choice between a map and a number, by name. Two protocols never share a column.
 
 `paper` repeats the official scripts of ConceptAttention (arXiv 2502.04320), mistakes included; `fixed` is what we hold
-to be right; `chefer` is what the upstream papers of the rows "LRP" to "TransInterp" did (Chefer et al., CVPR 2021).
+to be right; `chefer` is what the upstream papers of the rows "LRP" to "TransInterp" did (Chefer et al., CVPR 2021), and
+`gandelsman` what that of the row "TextSpan" did (Gandelsman et al., ICLR 2024), save that the class is the true one.
 `gt-prompt` and `full-vocab` ask two more questions of multi-class data: with the true classes told to the model in
 the prompt, and with every class of the dataset as a candidate.
 """
@@ -11,19 +12,33 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from conceptlens.bench.counts import BinaryIoU, Void
-from conceptlens.bench.datasets.base import Dataset, Sample, Task
+from conceptlens.bench.datasets.base import VOID, Dataset, Sample, Task
 from conceptlens.errors import ConceptlensError
 
 AP = Literal["pooled-minmax", "pooled-raw", "foreground", "none"]
 _IMAGENET_DISTRACTORS = ("background", "floor", "tree", "person", "grass", "face")
 _VOC_DISTRACTORS = ("background", "floor", "grass", "tree", "sky")
+_LATER = ("center", "clip")
+"""Fields that stored runs may not have: left out where they say nothing, so that those runs go on."""
 
 
 class ProtocolError(ConceptlensError, ValueError):
     """A protocol is unknown or does not fit the data."""
+
+
+class Concept(NamedTuple):
+    """A word to ask for, and what it stands for.
+
+    Attributes:
+        name: the word.
+        number: its place in the dataset's `classes`; -1 for a distractor.
+    """
+
+    name: str
+    number: int
 
 
 @dataclass(frozen=True)
@@ -42,6 +57,8 @@ class Protocol:
         label_size: labels and scores are compared at this square; None: at the labels' own size.
         score_filter: how scores get there.
         blur: a Gaussian of sigma 1 over 3x3 cells of the native map, before anything else.
+        center: the mean over the concepts is subtracted from their scores, cell by cell.
+        clip: scores below 0 become 0 at the label size, before they are stretched (single).
         stretch: scores are moved to 0..1 per map, at the label size, before the threshold.
         mask: "mean": strictly above the map's mean, at the native grid unless stretched; "argmax" over the concepts.
         void_accuracy: void pixels are "ignored", or counted as "wrong" (see `BinaryCounts.accuracy`).
@@ -63,6 +80,8 @@ class Protocol:
     label_size: int | None = None
     score_filter: Literal["bilinear", "nearest"] = "bilinear"
     blur: bool = False
+    center: bool = False
+    clip: bool = False
     stretch: bool = False
     mask: Literal["mean", "argmax"] = "mean"
     void_accuracy: Void = "ignored"
@@ -73,21 +92,29 @@ class Protocol:
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
     def to_dict(self) -> dict[str, Any]:
-        """Every field, as plain JSON values."""
-        told = asdict(replace(self, options={}))
+        """Every field, as plain JSON values; those of `_LATER` only where they say something."""
+        told = {k: v for k, v in asdict(replace(self, options={})).items() if k not in _LATER or v}
         return {**told, "distractors": list(self.distractors), "options": dict(self.options)}
 
-    def concepts(self, sample: Sample, classes: tuple[str, ...]) -> tuple[str, ...]:
-        """The concepts to ask for in one image, distractors included."""
-        asked = classes if self.candidates == "all" else sample.present
-        others = tuple(d for d in self.distractors if d not in asked)
+    def concepts(self, sample: Sample, classes: tuple[str, ...], *, background: bool = False) -> tuple[Concept, ...]:
+        """The concepts to ask for in one image, distractors included: all but those that are a class to ask for.
+
+        Args:
+            sample: the image.
+            classes: names of the dataset's labels.
+            background: class 0 is a background, which has no name to ask for.
+        """
+        numbers = range(int(background), len(classes)) if self.candidates == "all" else sample.present
+        asked = [Concept(classes[number], number) for number in numbers]
+        names = {concept.name for concept in asked}
+        others = [Concept(name, VOID) for name in self.distractors if name not in names]
         return (*others, *asked) if self.distractors_first else (*asked, *others)
 
-    def caption(self, sample: Sample) -> str:
+    def caption(self, sample: Sample, classes: tuple[str, ...]) -> str:
         """The prompt that goes with the image."""
         if self.prompt == "none":
             return ""
-        return ",".join(f"a {name}" for name in sample.present)
+        return ",".join(f"a {classes[number]}" for number in sample.present)
 
 
 def _single(streams: bool, *, voc: bool) -> dict[str, Protocol]:
@@ -119,6 +146,13 @@ def _single(streams: bool, *, voc: bool) -> dict[str, Protocol]:
             ap="pooled-raw",
         )
     return {"fixed": fixed, "chefer": chefer, "paper": paper}
+
+
+def _gandelsman(chefer: Protocol) -> Protocol:
+    """What a class has more of than the others at a patch; background words make sure that there are others."""
+    return replace(
+        chefer, name="gandelsman", distractors=_IMAGENET_DISTRACTORS, candidates="all", center=True, clip=True
+    )
 
 
 def _multi(background: bool) -> dict[str, Protocol]:
@@ -160,6 +194,8 @@ def protocols(dataset: type[Dataset], method: str, *, streams: bool) -> dict[str
             found.pop("paper")
     else:
         found = _single(streams, voc=dataset.name == "voc-single")
+        if method == "textspan":
+            found["gandelsman"] = _gandelsman(found["chefer"])
     if "paper" in found and streams:
         found["paper"] = _official_settings(found["paper"], dataset.name, method)
     elif "paper" in found and method in _OFFICIAL_OPTIONS:

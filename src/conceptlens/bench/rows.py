@@ -20,6 +20,17 @@ class RunError(ConceptlensError, ValueError):
     """A stored run cannot be read or gone on with."""
 
 
+def check_folder(folder: Path) -> None:
+    """Looks, before a model is opened, whether a run can be written there.
+
+    Raises:
+        RunError: when it cannot.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise RunError(f"cannot write to {folder}: {there} is no folder that can be written. Choose another --out.")
+
+
 def fingerprint(settings: Mapping[str, Any]) -> str:
     """12 hexadecimal digits of the settings: equal settings, equal digits."""
     text = json.dumps(settings, sort_keys=True, separators=(",", ":"), default=list)

@@ -15,10 +15,10 @@ import torch
 
 from conceptlens.bench.datasets import dataset_named
 from conceptlens.bench.datasets.base import DataError, Dataset, Sample
-from conceptlens.bench.protocol import Protocol, protocol_named
-from conceptlens.bench.rows import RowFile, fingerprint
+from conceptlens.bench.protocol import Concept, Protocol, protocol_named
+from conceptlens.bench.rows import RowFile, check_folder, fingerprint
 from conceptlens.bench.scoring import fit_image, score_image
-from conceptlens.errors import ConceptError, ImageError
+from conceptlens.errors import ConceptError, ImageError, ScoreError
 from conceptlens.methods import method_named
 from conceptlens.methods._stream import StreamMethod
 from conceptlens.methods.base import SaliencyMethod
@@ -132,9 +132,9 @@ class Scorer:
         """The first `limit` images of the dataset, or all."""
         return list(self.data.ids()[:limit])
 
-    def concepts(self, sample: Sample) -> tuple[str, ...]:
+    def concepts(self, sample: Sample) -> tuple[Concept, ...]:
         """What to ask for in one image."""
-        return self.rules.concepts(sample, self.data.classes[int(self.data.background) :])
+        return self.rules.concepts(sample, self.data.classes, background=self.data.background)
 
     def __call__(self, id_: str) -> dict[str, Any]:
         """The row of one image; a bad image gives a row with its `error`, and no counts."""
@@ -144,19 +144,19 @@ class Scorer:
             concepts = self.concepts(sample)
             maps = self.method.explain(
                 fit_image(sample.image, self.rules),
-                concepts,
-                prompt=self.rules.caption(sample),
+                [concept.name for concept in concepts],
+                prompt=self.rules.caption(sample, self.data.classes),
                 seed=image_seed(self.spec.seed, id_),
             )
             scored = score_image(
                 maps.scores[: len(concepts)],
                 concepts,
                 sample,
-                self.data.classes,
+                len(self.data.classes),
                 self.rules,
                 background=self.data.background,
             )
-        except (DataError, ImageError, ConceptError) as error:
+        except (DataError, ImageError, ConceptError, ScoreError) as error:
             return {"id": id_, "error": str(error)}
         return {
             "id": id_,
@@ -197,6 +197,8 @@ def run(
     Raises:
         RunError: when `out` holds a run with other settings, or cannot be written.
     """
+    if out is not None:
+        check_folder(Path(out))
     scorer = scorer or Scorer(spec)
     ids, told = scorer.ids(limit), scorer.told(command)
     if out is None:

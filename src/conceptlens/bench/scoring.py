@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from conceptlens.bench.counts import BinaryCounts, ClassCounts
 from conceptlens.bench.datasets.base import VOID, Sample
 from conceptlens.bench.metrics import average_precision, pooled_average_precision, roc_auc
-from conceptlens.bench.protocol import Protocol
+from conceptlens.bench.protocol import Concept, Protocol
 from conceptlens.ops.grids import resize, unit_range
 
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "nearest": Image.Resampling.NEAREST}
@@ -49,9 +50,9 @@ def fit_labels(labels: Integer[np.ndarray, "height width"], protocol: Protocol) 
 
 def score_image(
     scores: Float[Tensor, "concept rows cols"],
-    concepts: tuple[str, ...],
+    concepts: Sequence[Concept],
     sample: Sample,
-    classes: tuple[str, ...],
+    classes: int,
     protocol: Protocol,
     *,
     background: bool,
@@ -60,17 +61,20 @@ def score_image(
 
     Args:
         scores: raw scores on the method's own grid, one map per concept.
-        concepts: their names, as `Protocol.concepts` gave them.
+        concepts: what they are of, as `Protocol.concepts` gave them.
         sample: the truth.
-        classes: names of the dataset's labels.
+        classes: how many the dataset has.
         protocol: the rules.
         background: class 0 is a background, to which all distractors belong.
     """
     labels = fit_labels(sample.labels, protocol)
     native = blurred(scores) if protocol.blur else scores.float()
+    numbers = [concept.number for concept in concepts]
+    if protocol.center:
+        native = native - native.mean(dim=0)
     if protocol.task == "single":
-        return _score_single(native, concepts, sample, labels, protocol)
-    return _score_multi(native, concepts, labels, classes, protocol, background)
+        return _score_single(native, numbers.index(sample.present[0]), labels, protocol)
+    return _score_multi(native, numbers, labels, classes, protocol, background)
 
 
 def blurred(scores: Float[Tensor, "concept rows cols"]) -> Float[Tensor, "concept rows cols"]:
@@ -90,13 +94,12 @@ def binary_mask(
     return native[target].double() > native[target].double().mean()
 
 
-def _score_single(
-    native: Tensor, concepts: tuple[str, ...], sample: Sample, labels: np.ndarray, protocol: Protocol
-) -> Scored:
+def _score_single(native: Tensor, target: int, labels: np.ndarray, protocol: Protocol) -> Scored:
     height, width = labels.shape
-    target = concepts.index(sample.present[0])
-    others = [i for i in range(len(concepts)) if i != target]
+    others = [i for i in range(len(native)) if i != target]
     own = resize(native[target][None], height, width, protocol.score_filter)[0]
+    if protocol.clip:
+        own = own.clamp_min(0)
     if protocol.stretch:
         own = unit_range(own)
         mask = (own.double() > own.double().mean()).numpy()
@@ -106,9 +109,11 @@ def _score_single(
     counts = BinaryCounts.of(mask, labels)
     valid = labels != VOID
     truth, raw = labels[valid] == 1, own.numpy()[valid]
-    # Stretched by the extremes of the native map, as in the official ImageNet script; a constant map says nothing.
-    constant = bool(native[target].max() <= native[target].min())
-    stretched = resize(unit_range(native[target])[None], height, width, protocol.score_filter)[0].numpy()[valid]
+    # Stretched by the extremes of the native map, as in the official ImageNet script, unless it was clipped at the
+    # label size; a constant map says nothing.
+    extremes = own if protocol.clip else native[target]
+    constant = bool(extremes.max() <= extremes.min())
+    stretched = resize(unit_range(extremes)[None], height, width, protocol.score_filter)[0].numpy()[valid]
     values = {
         "accuracy": counts.accuracy(protocol.void_accuracy),
         "iou": counts.iou(),
@@ -123,9 +128,9 @@ def _score_single(
 
 def _score_multi(
     native: Tensor,
-    concepts: tuple[str, ...],
+    numbers: list[int],
     labels: np.ndarray,
-    classes: tuple[str, ...],
+    classes: int,
     protocol: Protocol,
     background: bool,
 ) -> Scored:
@@ -136,13 +141,12 @@ def _score_multi(
         winner = resize(native.argmax(dim=0)[None].float(), height, width, "nearest")[0].numpy().astype(int)
     else:
         winner = maps.argmax(axis=0)
-    numbers = class_numbers(concepts, classes)
     if protocol.relabel == "sequential":
-        order = [n for n in numbers if n > 0]
-        predicted = relabel_sequentially(winner, len(concepts) - len(order), order)
+        order = [n for n in numbers if n != VOID]
+        predicted = relabel_sequentially(winner, len(numbers) - len(order), order)
     else:
-        predicted = np.array([n if n >= 0 else 0 if background else VOID for n in numbers])[winner]
-    counts = ClassCounts.of(predicted, labels, len(classes))
+        predicted = np.array([0 if n == VOID and background else n for n in numbers])[winner]
+    counts = ClassCounts.of(predicted, labels, classes)
     valid = labels != VOID
     there = [(c, n) for c, n in enumerate(numbers) if n >= int(background) and (labels == n).any()]
     precision = [average_precision(maps[c][valid], labels[valid] == n) for c, n in there]
@@ -154,11 +158,6 @@ def _score_multi(
         "auc": float(np.nanmean(ranks)) if np.isfinite(ranks).any() else math.nan,
     }
     return Scored({"classes": counts.to_json()}, values)
-
-
-def class_numbers(concepts: tuple[str, ...], classes: tuple[str, ...]) -> list[int]:
-    """The class number of each concept; -1 for a distractor."""
-    return [classes.index(name) if name in classes and name != "background" else -1 for name in concepts]
 
 
 def relabel_sequentially(

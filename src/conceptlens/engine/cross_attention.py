@@ -35,18 +35,23 @@ from conceptlens.adapters._groups import group_of
 from conceptlens.engine.cross_layers import LayerAttention, watch_cross_layers
 from conceptlens.engine.encode import working_size
 from conceptlens.engine.loading import Defaults, folder_defaults, open_pipeline, pipeline_name
-from conceptlens.engine.recorder import StopForward
+from conceptlens.engine.recorder import StopForward, check_compiled
+from conceptlens.engine.surroundings import usual_defaults
 from conceptlens.errors import ModelError, RecipeError
 from conceptlens.records import TokenGrid
 
 
 @dataclass(frozen=True)
 class EncodedConcept:
-    """A concept as keys of each wanted layer, which of their rows are its own tokens, and the pieces of those."""
+    """A concept as keys of each wanted layer, which of their rows are its own tokens, and the pieces of those.
+
+    `length` is that of the text as the first encoder read it, padding included.
+    """
 
     layers: tuple[LayerAttention, ...]
     rows: tuple[int, ...]
     pieces: tuple[str, ...]
+    length: int
 
 
 @dataclass(frozen=True)
@@ -158,6 +163,9 @@ def _called(model: CrossModel, arguments: Mapping[str, Any], layers: Sequence[in
             transformer(**arguments)
         except NameError as error:
             raise missing_package(model.pipeline, error) from error
+        except Exception as error:
+            check_compiled(error)
+            raise
     for layer in layers:
         if len(seen.get(layer, ())) != 1:
             found = len(seen.get(layer, ()))
@@ -168,7 +176,7 @@ def _called(model: CrossModel, arguments: Mapping[str, Any], layers: Sequence[in
     return tuple(seen[layer][0] for layer in layers)
 
 
-@torch.no_grad()
+@usual_defaults()
 def read_queries(
     model: CrossModel,
     image: Image.Image,
@@ -207,7 +215,7 @@ def read_queries(
         clean = clean_latents(pipeline, model.layout, pixels.to(pipeline._execution_device, pipeline.vae.dtype))
         clean = clean.to(torch.promote_types(pipeline.transformer.dtype, torch.float32))
         for _ in range(samples):
-            drawn = torch.randn(clean.shape, generator=generator).to(clean)
+            drawn = torch.randn(clean.shape, generator=generator, dtype=torch.float32, device="cpu").to(clean)
             latents = noised(pipeline.scheduler, clean, drawn, noise)
             call = at_noise(pipeline, model.layout, arguments, noise)
             draws.append(_called(model, with_latents(pipeline, model.layout, call, latents), layers))
@@ -236,7 +244,6 @@ def check_fit(model: CrossModel, names: Sequence[str]) -> None:
         check_room(model.pipeline, name, model.defaults.generate)
 
 
-@torch.no_grad()
 def encode_concepts(
     model: CrossModel,
     names: Sequence[str],
@@ -267,19 +274,27 @@ def encode_concepts(
         size = (grid.cols * token_side(pipeline), grid.rows * token_side(pipeline))
     check_fit(model, names)
     try:
-        empty = text_call(pipeline, layout, "", size, options)
+        with usual_defaults():
+            empty = text_call(pipeline, layout, "", size, options)
         for name in names:
-            text = text_call(pipeline, layout, name, size, options)
-            told = text.arguments if noise is None else at_noise(pipeline, layout, text.arguments, noise)
-            seen = _called(model, told, layers)
-            rows, pieces = own_rows(pipeline, layout, name, text, empty, seen[0].key.shape[2])
-            yield EncodedConcept(tuple(replace(layer, image_key=None) for layer in seen), rows, pieces)
+            with usual_defaults():
+                text = text_call(pipeline, layout, name, size, options)
+                told = text.arguments if noise is None else at_noise(pipeline, layout, text.arguments, noise)
+                seen = _called(model, told, layers)
+                rows, pieces = own_rows(pipeline, layout, name, text, empty, seen[0].key.shape[2])
+            keys = tuple(replace(layer, image_key=None) for layer in seen)
+            yield EncodedConcept(keys, rows, pieces, len(text.tokens[0].states))
     finally:
         pipeline.maybe_free_model_hooks()
 
 
+@usual_defaults()
 def concept_map(record: CrossRecord, concept: EncodedConcept) -> Float[Tensor, "rows cols"]:
-    """Probabilities of a concept's own tokens: the mean over tokens, heads, layers and draws."""
+    """Probabilities of a concept's own tokens: the mean over tokens, heads, layers and draws.
+
+    Raises:
+        ModelError: for those that are NaN.
+    """
     shares = [
         layer.probabilities(text)[0, :, :, list(concept.rows)].mean(dim=(0, 2))
         for draw in record.samples

@@ -25,6 +25,7 @@ from conceptlens.adapters.single_stream import SINGLE_STREAMS
 from conceptlens.engine.encode import read, record_call
 from conceptlens.engine.loading import (
     DEMO_UNET,
+    Defaults,
     demo_folder,
     folder_defaults,
     is_demo,
@@ -33,7 +34,7 @@ from conceptlens.engine.loading import (
 from conceptlens.engine.opening import MODEL_FILE, PIPELINE_FILE, opening, quiet_loading
 from conceptlens.engine.selfcheck import own_text_errors
 from conceptlens.engine.weights import cause, damaged_file
-from conceptlens.errors import ConceptlensError, ModelError, one_line
+from conceptlens.errors import ConceptlensError, ModelError, one_line, shown
 from conceptlens.recipe import Recipe
 
 SMALL = 2 * 2**30
@@ -67,6 +68,8 @@ class Diagnosis:
         tried_on: what the dry run ran on.
         own_text_error: how far the model's own text, sent through as concepts, came out from what the model made of it,
             relative to its largest value; None where that was not tried.
+        text_length: tokens, padding included, at which concepts are encoded; None where unknown.
+        text_length_fixed: whether that holds of every call, not only of those that give no length of their own.
         method: another method that makes maps of it, for `read --method`; None where there is none.
         lacking: parts of a folder that have a config.json and no weights; then only the configs are examined.
         captured: blocks that the dry run saw, of `expected`.
@@ -97,6 +100,8 @@ class Diagnosis:
     own_text_error: float | None = None
     method: str | None = None
     lacking: tuple[str, ...] = ()
+    text_length: int | None = None
+    text_length_fixed: bool = False
 
     @property
     def ok(self) -> bool:
@@ -117,6 +122,9 @@ class Diagnosis:
             if self.lacking:
                 lines.append(f"weights      none in {', '.join(self.lacking)}, so only the configs were examined")
             lines.append(f"dry run      {self.captured} of {self.expected} blocks seen, on {self.tried_on}")
+            if self.text_length is not None:
+                usual = "whatever the prompt's length" if self.text_length_fixed else "unless the prompt has another"
+                lines.append(f"text         concepts are encoded at {self.text_length} tokens, {usual}")
             if self.own_text_error is not None:
                 lines.append(f"own text     reproduced to {self.own_text_error:.0e} (bar {OWN_TEXT_BAR:.0e})")
             lines.append(
@@ -160,9 +168,10 @@ def doctor(model: Any, *, height: int = 1024, width: int = 1024, frames: int = 1
         )
     adapter = adapter_for(_skeleton(subject) if pipeline is None else pipeline.transformer)
     depth = len(adapter.blocks())
-    recipe = adapter.recipe(depth).override(dict(subject.recipe)).resolve(depth)
+    recipe = adapter.recipe(depth).override(dict(subject.defaults.recipe)).resolve(depth)
     side = _TOKEN_SIDE if pipeline is None else adapter.side_multiple(pipeline)
     tokens = max(1, height // side) * max(1, width // side) * frames
+    stated = subject.defaults.generate.get("max_sequence_length")
     live, kept = _memory(adapter, recipe, tokens, 2 if pipeline is None else adapter.transformer.dtype.itemsize)
     found = Diagnosis(
         *(name, transformer_name, adapter.name, group.name, True, group.reason),
@@ -172,6 +181,8 @@ def doctor(model: Any, *, height: int = 1024, width: int = 1024, frames: int = 1
         tokens=tokens,
         live_bytes=live,
         record_bytes=kept,
+        text_length=adapter.concept_length(pipeline, {}, stated),
+        text_length_fixed=adapter.concept_length(None, {}, stated) is not None,
         tier="adapter" if isinstance(adapter, DiTAdapter) else "experimental" if adapter.caveat else "re-entry",
         lacking=subject.lacking,
     )
@@ -193,7 +204,7 @@ class _Subject:
         transformer: name of the class.
         config: its settings; none where only the class is known.
         pipeline: where it is loaded.
-        recipe: what the folder's `conceptlens.json` says of it.
+        defaults: what the folder's `conceptlens.json` says.
         lacking: see `Diagnosis`.
     """
 
@@ -201,7 +212,7 @@ class _Subject:
     transformer: str
     config: Mapping[str, Any] = field(default_factory=dict)
     pipeline: Any = None
-    recipe: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Defaults = field(default_factory=Defaults)
     lacking: tuple[str, ...] = ()
 
 
@@ -212,7 +223,7 @@ def _identify(model: Any) -> _Subject:
             raise ModelError(f"{type(model).__name__} has no transformer. Give a text-to-image or -video pipeline.")
         return _Subject(type(model).__name__, type(getattr(part, "_orig_mod", part)).__name__, part.config, model)
     if not is_demo(model) and not isinstance(model, (str, Path)):
-        raise ModelError(f"a model is a hub id, a folder, a class or a diffusers pipeline; got {model!r:.60}.")
+        raise ModelError(f"a model is a hub id, a folder, a class or a diffusers pipeline; got {shown(model)}.")
     folder = demo_folder() if is_demo(model) else Path(str(model))
     if folder.is_dir() and str(model):
         return _identify_folder(folder)
@@ -277,7 +288,7 @@ def _identify_folder(folder: Path) -> _Subject:
     lacking = tuple(path.parent.name for path in sorted(folder.glob(f"*/{MODEL_FILE}")) if not _weights(path.parent))
     small = name in registered() and sum(path.stat().st_size for path in _weights(folder)) <= SMALL
     pipeline = load_model(folder, device="cpu").pipeline if small and not lacking else None
-    return _Subject(folder.name, name, config, pipeline, folder_defaults(folder).recipe, lacking)
+    return _Subject(folder.name, name, config, pipeline, folder_defaults(folder), lacking)
 
 
 def _weights(folder: Path) -> list[Path]:

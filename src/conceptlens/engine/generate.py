@@ -18,6 +18,8 @@ from conceptlens.engine.keeping import Keeping, restore, spread, states
 from conceptlens.engine.recorder import Recorder
 from conceptlens.engine.reentry import probe_for
 from conceptlens.engine.stream import needs_queries
+from conceptlens.engine.surroundings import check_surroundings
+from conceptlens.engine.text_side import text_encoders
 from conceptlens.errors import BudgetError, ConceptlensError, ModelError, RecipeError, one_line
 from conceptlens.ops.accumulate import ScoreAccumulator
 from conceptlens.recipe import RECIPE_FIELDS, Recipe, resolve_steps
@@ -65,8 +67,10 @@ def generate(
     Raises:
         BudgetError: when the records of all wanted steps would be larger than the budget; said after the first step.
         RecipeError: for the branch of the negative prompt where there is no such pass; said after the first step.
-        ModelError: when not all wanted blocks of all wanted steps were seen; a partial map is never returned.
+        ModelError: when not all wanted blocks of all wanted steps were seen; a partial map is never returned. Or for
+            a process under `torch.autocast`, or with another default device.
     """
+    check_surroundings(pipeline)
     generator = options.get("generator")
     stood = states(generator)
     try:
@@ -121,6 +125,7 @@ def _generate(
         outputs=frozenset(recipe.layers),
         queries=needs_queries(recipe),
         pipeline=pipeline,
+        pictures=_at_once(options),
         wants_step=wants_step,
         branch=recipe.branch,
     )
@@ -150,6 +155,14 @@ def _generate(
     )
 
 
+def _at_once(options: Mapping[str, Any]) -> int:
+    """How many pictures a pipeline paints in one call."""
+    prompt = options.get("prompt")
+    texts = options.get("prompt_embeds") if prompt is None else [prompt] if isinstance(prompt, str) else prompt
+    each = options.get("num_images_per_prompt") or options.get("num_videos_per_prompt") or 1
+    return (1 if texts is None else len(texts)) * each
+
+
 def _run(pipeline: Any, options: Mapping[str, Any]) -> list[Any]:
     known = inspect.signature(pipeline.__call__).parameters
     unknown = sorted(set(options) - set(known))
@@ -158,10 +171,23 @@ def _run(pipeline: Any, options: Mapping[str, Any]) -> list[Any]:
             f"neither Recipe nor {type(pipeline).__name__} has an option {unknown[0]!r}. Recipe has: "
             f"{', '.join(sorted(RECIPE_FIELDS))}."
         )
-    with refusals(pipeline, "offload=True"):
+    with refusals(pipeline, "offload=True"), _own_processors(pipeline), text_encoders(pipeline):
         # Some video pipelines give arrays unless asked for pictures.
         made = pipeline(**options, **({"output_type": "pil"} if "output_type" in known else {}))
         return made.images if "images" in made else made.frames
+
+
+@contextmanager
+def _own_processors(pipeline: Any) -> Iterator[None]:
+    """Pipelines of perturbed-attention guidance put their attention processors back only where nothing went wrong."""
+    transformer = pipeline.transformer
+    own = dict(transformer.attn_processors) if hasattr(pipeline, "pag_attn_processors") else None
+    try:
+        yield
+    except BaseException:
+        if own is not None:
+            transformer.set_attn_processor(own)
+        raise
 
 
 @contextmanager
@@ -173,12 +199,16 @@ def refusals(pipeline: Any, remedy: str) -> Iterator[None]:
         raise
     except torch.OutOfMemoryError as error:
         raise ModelError(f"{one_line(error)}. Use {remedy}, a smaller picture, or fewer at once.") from error
-    except (ValueError, TypeError, ZeroDivisionError) as error:
+    except (ValueError, TypeError, AttributeError, ZeroDivisionError) as error:
         raise RecipeError(f"{type(pipeline).__name__} refused its settings: {one_line(error)}.") from error
 
 
 def on_grid(scores: Float[Tensor, "batch concept image"], grid: TokenGrid) -> Float[Tensor, "batch concept *grid"]:
-    """The first scores on their patch grid, (rows, cols) or (frames, rows, cols); float32 on the CPU."""
+    """The first scores on their patch grid, (rows, cols) or (frames, rows, cols); float32 on the CPU.
+
+    Raises:
+        ModelError: for scores that are NaN or infinite.
+    """
     axes = (grid.rows, grid.cols) if grid.frames is None else (grid.frames, grid.rows, grid.cols)
     return scores[..., : grid.tokens].unflatten(-1, axes).float().cpu()
 

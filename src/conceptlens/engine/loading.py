@@ -19,7 +19,9 @@ from conceptlens.adapters.base import ModelAdapter
 from conceptlens.adapters.single_stream import SingleStreamAdapter
 from conceptlens.engine.opening import PIPELINE_FILE, opening
 from conceptlens.engine.weights import check_tokenizers
-from conceptlens.errors import ModelError, one_line
+from conceptlens.errors import ModelError, one_line, shown
+from conceptlens.recipe import Recipe, check_counts
+from conceptlens.words import check_concepts
 
 DEFAULTS_FILE = "conceptlens.json"
 
@@ -51,6 +53,10 @@ class LoadedModel:
     adapter: ModelAdapter
     model_id: str
     defaults: Defaults
+
+    def concept_length(self, options: Mapping[str, Any]) -> int | None:
+        """Tokens, padding included, at which concepts are encoded in a call with these options; None where unknown."""
+        return self.adapter.concept_length(self.pipeline, options, self.defaults.generate.get("max_sequence_length"))
 
 
 DEMO, DEMO_UNET = "demo", "demo-unet"
@@ -93,7 +99,7 @@ def load_model(
         return LoadedModel(model, _adapter(model, single_stream), pipeline_name(model), Defaults())
     embedded = is_demo(model)
     if not embedded and not isinstance(model, (str, Path)):
-        raise ModelError(f"a model is a hub id, a folder or a diffusers pipeline; got {model!r:.60}.")
+        raise ModelError(f"a model is a hub id, a folder or a diffusers pipeline; got {shown(model)}.")
     found = open_pipeline(
         demo_folder() if embedded else model, _check_supported, device=device, dtype=dtype, offload=offload
     )
@@ -216,19 +222,23 @@ def folder_defaults(folder: Path | None) -> Defaults:
     if path is None or not path.exists():
         return Defaults()
     try:
-        given = json.loads(path.read_text(encoding="utf-8"))
-        for name, kind in {
-            "generate": dict,
-            "recipe": dict,
-            "presence": dict,
-            "background": list,
-            "vocabulary": list,
-        }.items():
-            if given.get(name) is not None and not isinstance(given[name], kind):
-                raise TypeError(f"{name} must be a JSON {'array' if kind is list else 'object'}")
-        for name in ("background", "vocabulary"):
-            if given.get(name) is not None:
-                given[name] = tuple(map(str, given[name]))
-        return Defaults(**given)
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        return _defaults(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise ModelError(f"cannot use {path}: {one_line(error)}. Correct or remove it.") from error
+
+
+def _defaults(said: Any) -> Defaults:
+    """Raises a ValueError or TypeError for what cannot be defaults."""
+    if not isinstance(said, dict):
+        raise ValueError(f"it holds {said!r:.40}, not settings by name")
+    for name in ("generate", "recipe", "presence"):
+        if name in said and not isinstance(said[name], dict) and (said[name] is not None or name != "presence"):
+            raise ValueError(f"its {name} is {said[name]!r:.40}, not settings by name")
+    for name in ("background", "vocabulary"):
+        if said.get(name) is not None:
+            if not isinstance(said[name], list):
+                raise ValueError(f"its {name} is {said[name]!r:.40}, not a list of words")
+            said[name] = check_concepts(said[name]) if said[name] else ()
+    Recipe().override(said.get("recipe", {}))
+    check_counts(said.get("generate", {}))
+    return Defaults(**said)

@@ -12,6 +12,7 @@ from diffusers.hooks import HookRegistry, ModelHook
 from diffusers.hooks.hooks import BaseState, StateManager
 from torch import Tensor, nn
 
+from conceptlens.adapters._calls import named_arguments, replaced_forward
 from conceptlens.adapters.base import ModelAdapter, Tap
 from conceptlens.errors import ModelError, RecipeError
 from conceptlens.recipe import Branch
@@ -47,6 +48,7 @@ class Recorder:
         outputs: the blocks whose `out` (and `query`) are recorded; others give keys and values only.
         queries: record image queries too.
         pipeline: the pipeline that makes the calls, to tell conditional from unconditional rows; None if called bare.
+        pictures: how many pictures the pipeline paints at once.
         wants_step: which denoising steps are reported.
         stop: end the forward after `last` by raising `StopForward`.
         branch: whose rows are read under classifier-free guidance.
@@ -61,6 +63,7 @@ class Recorder:
         outputs: frozenset[int],
         queries: bool = False,
         pipeline: Any = None,
+        pictures: int = 1,
         wants_step: Callable[[int], bool] = lambda step: True,
         stop: bool = False,
         branch: Branch = "prompt",
@@ -68,8 +71,7 @@ class Recorder:
         _refuse_unreadable(adapter)
         self._adapter, self._on_layer, self._pipeline = adapter, on_layer, pipeline
         self._last, self._outputs, self._queries, self._stop = last, outputs, queries, stop
-        self._wants_step, self._branch = wants_step, branch
-        self._signature = inspect.signature(type(adapter.transformer).forward)
+        self._wants_step, self._branch, self._pictures = wants_step, branch, pictures
         self._hooked: list[tuple[Any, str]] = []
         self._tapped: dict[str, Tensor] = {}
         self._arguments: Mapping[str, Any] = {}
@@ -101,13 +103,15 @@ class Recorder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._remove()
+        if error is not None:
+            check_compiled(error)
 
     @_opaque
     def begin_call(self, args: tuple[Any, ...], kwargs: dict[str, Any], context: str | None) -> None:
         """A transformer call starts: decides whether it is read, and which rows of it."""
         if self._busy:
             return
-        self._arguments = self._signature.bind(self._adapter.transformer, *args, **kwargs).arguments
+        self._arguments = named_arguments(self._adapter.transformer, args, kwargs)
         self._call = None
         self._rows = self._rows_of(context)
         if self._rows is None:
@@ -122,14 +126,40 @@ class Recorder:
         own = not self._repeats_timestep() if context is None else CALLS.get(context)
         if own is None:
             return None
-        if self._branch == "prompt":
-            return self._adapter.conditional_rows(self._pipeline, self._arguments) if own else None
         if own:
             self._own_calls += 1
-            if self._own_calls > 1:  # a whole step has passed
+            if self._own_calls > 1 and self._branch == "negative":  # a whole step has passed
                 self.check_branch()
-        rows = self._adapter.conditional_rows(self._pipeline, self._arguments)
-        return rows if rows is None or not own else _rest(rows)
+        if self._adapter.is_perturbed(self._arguments) or (self._branch == "prompt" and not own):
+            return None
+        if self._pipeline is None:
+            return slice(None) if self._branch == "prompt" else None
+        parts = self._parts(own)
+        if self._branch not in parts:
+            return None
+        first = parts.index(self._branch) * self._pictures
+        return slice(first, first + self._pictures)
+
+    def _parts(self, own: bool) -> tuple[str, ...]:
+        """What the batch of this call holds, each part with a row for each picture.
+
+        Raises:
+            ModelError: for a batch that is not known to be laid out so.
+        """
+        rows, pictures = len(self._arguments[self._adapter.latents]), self._pictures
+        known: list[tuple[str, ...]] = [("prompt",) if own else ("negative",)]
+        if self._adapter.guided_batch:
+            known.append(self._adapter.guided_batch)
+        if getattr(self._pipeline, "do_perturbed_attention_guidance", False):
+            known = [(*parts, "perturbed") for parts in known]
+        for parts in known:
+            if rows == len(parts) * pictures:
+                return parts
+        raise ModelError(
+            f"{type(self._pipeline).__name__} called its transformer with {rows} rows for {pictures} picture(s), where "
+            f"{' or '.join(str(len(parts) * pictures) for parts in known)} were expected: whose rows are whose is not "
+            "known. Turn that guidance off, or report the pipeline."
+        )
 
     def check_branch(self) -> None:
         """Raises a `RecipeError` where the negative prompt was asked for and no call had rows of it."""
@@ -157,7 +187,8 @@ class Recorder:
     @_opaque
     def tap(self, name: str, tensor: Tensor) -> None:
         if self._call is not None:
-            self._tapped[name] = tensor
+            # Perturbed-attention guidance passes by again, with the perturbed rows alone.
+            self._tapped.setdefault(name, tensor)
 
     @_opaque
     def finish_block(self, layer: int, block: Any) -> None:
@@ -206,13 +237,6 @@ class Recorder:
         self.end_call()
 
 
-def _rest(rows: slice) -> slice | None:
-    """The half of a batch that `rows` leaves out; None where it is the whole batch."""
-    if rows.start:
-        return slice(rows.start)
-    return None if rows.stop is None else slice(rows.stop, None)
-
-
 def unhook(module: Any, name: str) -> None:
     """Takes a hook off, and with the last one all traces of the registry."""
     registry = module._diffusers_hook
@@ -222,6 +246,14 @@ def unhook(module: Any, name: str) -> None:
         del module._diffusers_hook
         if getattr(module.forward, "__func__", None) is type(module).forward:
             del module.forward
+
+
+def check_compiled(error: BaseException) -> None:
+    """Raises a `ModelError` where an error says that hooks cannot be part of a compiled graph."""
+    if type(error).__module__ == "torch._dynamo.exc" and type(error).__name__ == "Unsupported":
+        raise ModelError(
+            "this model was compiled with fullgraph=True, which lets nobody look inside. Compile it without fullgraph."
+        ) from error
 
 
 class NamedHook(ModelHook):
@@ -302,7 +334,10 @@ def with_input(
 
 def _place_of(module: nn.Module, name: str) -> int:
     """Where an argument stands in the module's forward, `self` left out."""
-    return list(inspect.signature(type(module).forward).parameters).index(name) - 1
+    names = list(inspect.signature(type(module).forward).parameters)
+    if name not in names:
+        raise replaced_forward(module)
+    return names.index(name) - 1
 
 
 def _refuse_unreadable(adapter: ModelAdapter) -> None:

@@ -13,11 +13,10 @@ from torch import Tensor, nn
 
 from conceptlens.adapters._reentry import ReentryAdapter
 from conceptlens.adapters.base import Concepts, DiTAdapter, ModelAdapter
-from conceptlens.engine.recorder import HOOK, NamedHook, StopForward, input_of, unhook, with_input
+from conceptlens.engine.recorder import HOOK, NamedHook, StopForward, check_compiled, input_of, unhook, with_input
 from conceptlens.engine.stream import ConceptProbe
 from conceptlens.errors import ModelError
-from conceptlens.ops.accumulate import ScoreAccumulator
-from conceptlens.ops.spaces import normalize_concepts, reduce_heads, vector_similarity
+from conceptlens.ops.spaces import accumulator, normalize_concepts, scores_of, vector_similarity
 from conceptlens.recipe import Recipe
 from conceptlens.records import LayerRecord, TokenGrid
 
@@ -52,7 +51,7 @@ class ReentryProbe:
         self._wanted = frozenset(recipe.layers)
         self._last = recipe.layers[-1]
         self._records: list[LayerRecord] = []
-        self.scores = ScoreAccumulator(keep=keep)
+        self.scores = accumulator(recipe, keep=keep)
         self.grid: TokenGrid | None = None
         self.references: tuple[TokenGrid, ...] = ()
 
@@ -70,8 +69,7 @@ class ReentryProbe:
             image = records[layer].out
             assert image is not None
             raw = vector_similarity(normalize_concepts(outs[layer], self._recipe.normalize), image)
-            scores = reduce_heads(raw, softmax=self._recipe.softmax, temperature=self._recipe.temperature)
-            self.scores.add(record.call.step, layer, scores)
+            self.scores.add(record.call.step, layer, scores_of(raw, self._recipe))
 
     def _concept_outputs(self, records: list[LayerRecord]) -> dict[int, Float[Tensor, "batch concept dim"]]:
         if not self._recipe.isolate:
@@ -122,6 +120,9 @@ def concept_outputs(
             hook(block, _EnterHook(adapter, record.hidden, last=record is records[-1], cut=count))
         with suppress(StopForward):
             adapter.transformer(**adapter.entry(concepts, records[0].call))
+    except Exception as error:
+        check_compiled(error)
+        raise
     finally:
         for module, name in reversed(hooked):
             unhook(module, name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -12,8 +14,9 @@ from torch import Tensor
 from conceptlens.adapters.base import Concepts, DiTAdapter, ModelAdapter
 from conceptlens.engine.reentry import ReentryProbe, probe_for
 from conceptlens.engine.stream import ConceptProbe, ConceptStream, needs_queries
-from conceptlens.errors import ModelError, RecipeError
+from conceptlens.errors import ModelError, RecipeError, shown
 from conceptlens.ops.accumulate import RunningMoments
+from conceptlens.ops.grids import check_finite
 from conceptlens.recipe import Recipe, resolve_steps
 from conceptlens.records import ImageRecord
 
@@ -21,7 +24,7 @@ from conceptlens.records import ImageRecord
 def check_origin(record: Any, model_id: str) -> None:
     """Raises a `ModelError` for a record of another model, a `RecipeError` for what is no record."""
     if not isinstance(record, ImageRecord):
-        raise RecipeError(f"probe asks a record; got {record!r:.60}. Make one with read or load_record.")
+        raise RecipeError(f"probe asks a record; got {shown(record)}. Make one with read or load_record.")
     if record.model_id != model_id:
         raise ModelError(f"this record was made by {record.model_id}, this session has {model_id}. Read again.")
 
@@ -57,7 +60,7 @@ def check_recorded(adapter: ModelAdapter, record: ImageRecord, recipe: Recipe) -
             f"{again} with steps=."
         )
     if needs_queries(recipe) and not any(layer.query is not None for layer in record.layers):
-        raise RecipeError(f"this record holds no image queries. {again} with space='cross'.")
+        raise RecipeError(f"this record holds no image queries. {again} with {_asking_for_queries(recipe)}.")
     if recipe.branch != record.recipe.branch:
         raise RecipeError(
             f"this record is of the {record.recipe.branch} branch; got branch={recipe.branch!r}. "
@@ -67,9 +70,36 @@ def check_recorded(adapter: ModelAdapter, record: ImageRecord, recipe: Recipe) -
         raise RecipeError("noise and samples are fixed when an image is read. Read the image again.")
 
 
+def _asking_for_queries(recipe: Recipe) -> str:
+    """The settings with which image queries are recorded."""
+    if recipe.space != "cross":
+        return f"image_vectors={recipe.image_vectors!r}"
+    return f"space='cross', cross_pair={recipe.cross_pair!r}"
+
+
 def wanted_steps(record: ImageRecord, recipe: Recipe) -> frozenset[int]:
     """The steps of a painted record that a recipe averages; an image that was read has one call."""
     return resolve_steps(recipe.steps, record.steps) if record.steps else frozenset(record.recorded_steps)
+
+
+@contextmanager
+def _in_its_precision(adapter: ModelAdapter, record: ImageRecord) -> Iterator[None]:
+    """Inside it a record is asked.
+
+    Raises:
+        ModelError: when that fails and the model has another dtype than the record.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        first = next(iter(record.layers[0].tensors.values()))
+        recorded, now = (str(part.dtype).removeprefix("torch.") for part in (first, adapter.transformer))
+        if recorded == now:
+            raise
+        raise ModelError(
+            f"this record holds {recorded}, the model is in {now}. Open it with dtype=torch.{recorded}, or make the "
+            "record again."
+        ) from error
 
 
 @torch.no_grad()
@@ -80,9 +110,13 @@ def replay(
     assert recipe.layers is not None
     probe = probe_for(adapter, concepts, recipe, keep=keep)
     blocks, steps = adapter.blocks(), wanted_steps(record, recipe)
-    for layer in record.layers:
-        if layer.layer <= recipe.layers[-1] and layer.call.step in steps:
-            probe(blocks[layer.layer], layer.to(device))
+    try:
+        with _in_its_precision(adapter, record):
+            for layer in record.layers:
+                if layer.layer <= recipe.layers[-1] and layer.call.step in steps:
+                    probe(blocks[layer.layer], layer.to(device))
+    except KeyError as error:
+        raise ModelError(f"this record lacks {error}, which {adapter.name} needs. Read the image again.") from error
     return probe
 
 
@@ -104,10 +138,11 @@ def replay_vectors(
         if kept.layer > recipe.layers[-1] or kept.call.step not in steps:
             continue
         layer = kept.to(device)
-        out = stream.step(blocks[layer.layer], layer).out[:, extra:]
+        with _in_its_precision(adapter, record):
+            out = stream.step(blocks[layer.layer], layer).out[:, extra:]
         if layer.layer in sides:
             assert layer.out is not None
             for side, rows in zip(sides[layer.layer], (out, layer.out[:, : layer.call.grid.tokens]), strict=True):
                 for row in rows.float().expand(len(layer.out), -1, -1):
                     side.add(row)
-    return {layer: (concept.mean, patch.mean) for layer, (concept, patch) in sides.items()}
+    return {layer: (check_finite(concept.mean), check_finite(patch.mean)) for layer, (concept, patch) in sides.items()}

@@ -10,9 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from conceptlens.adapters.base import Concepts, DiTAdapter, Projection
-from conceptlens.ops.accumulate import ScoreAccumulator
 from conceptlens.ops.attention import concept_attention, image_attention
-from conceptlens.ops.spaces import cross_similarity, normalize_concepts, reduce_heads, vector_similarity
+from conceptlens.ops.spaces import accumulator, cross_similarity, normalize_concepts, scores_of, vector_similarity
 from conceptlens.recipe import Recipe
 from conceptlens.records import LayerRecord, TokenGrid
 
@@ -76,7 +75,7 @@ class ConceptProbe:
         self._adapter = adapter
         self._recipe, self._extra = recipe, concepts.extra + adapter.leading_rows
         self._wanted = frozenset(recipe.layers)
-        self.scores = ScoreAccumulator(keep=keep)
+        self.scores = accumulator(recipe, keep=keep)
         self.grid: TokenGrid | None = None
         self.references: tuple[TokenGrid, ...] = ()
 
@@ -98,9 +97,9 @@ def score(
     assert record.key is not None
     assert record.value is not None
     if recipe.space == "cross":
-        assert record.query is not None
-        key = normalize_concepts(side.key[:, :, extra:], recipe.normalize)
-        raw = cross_similarity(key, record.query)
+        concept, image = cross_sides(adapter, recipe, side, record)
+        concept = normalize_concepts(concept[:, :, extra:], recipe.normalize)
+        raw = cross_similarity(concept, image, recipe.cross_heads)
     else:
         if recipe.space == "value":
             concept, image = side.value.transpose(1, 2).flatten(2), record.value.transpose(1, 2).flatten(2)
@@ -112,9 +111,25 @@ def score(
                 image = image_attention(query, record.key, record.value, side.key, side.value)
         assert image is not None
         raw = vector_similarity(normalize_concepts(concept[:, extra:], recipe.normalize), image)
-    return reduce_heads(raw, softmax=recipe.softmax, temperature=recipe.temperature)
+    return scores_of(raw, recipe)
+
+
+def cross_sides(
+    adapter: DiTAdapter, recipe: Recipe, side: Projection, record: LayerRecord
+) -> tuple[Float[Tensor, "batch head concept head_dim"], Float[Tensor, "batch head image head_dim"]]:
+    """What the cross space compares: queries or keys of the concepts, and of the image tokens."""
+    of_concepts, _, of_image = recipe.cross_pair.partition("-")
+    if recipe.cross_rotated == "neither" and side.unrotated is not None:
+        side = side.unrotated
+    concept = side.query if of_concepts == "query" else side.key
+    rotated = recipe.cross_rotated == "both"
+    if of_image == "query":  # recorded before rotation, keys after it
+        assert record.query is not None
+        return concept, adapter.rotate(record.query, record.call) if rotated else record.query
+    assert record.key is not None
+    return concept, record.key if rotated else adapter.unrotate(record.key, record.call)
 
 
 def needs_queries(recipe: Recipe) -> bool:
     """Whether scores of this recipe need image queries."""
-    return recipe.space == "cross" or recipe.image_vectors == "concept-pass"
+    return (recipe.space == "cross" and recipe.cross_pair != "query-key") or recipe.image_vectors == "concept-pass"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,3 +40,28 @@ def load_text_side(model: str | Path, *, device: str | torch.device | None = Non
         raise ModelError(f"{model} ({index.get('_class_name')}) has no text encoder. Use a text-to-image pipeline.")
     pipeline.to(chosen)
     return pipeline
+
+
+def missing_encoders(pipeline: Any) -> list[str]:
+    """The text encoders that a pipeline of this class may have, and this one lacks."""
+    names = [name for name in pipeline.config if name.startswith("text_encoder")]
+    return [name for name in names if getattr(pipeline, name, None) is None]
+
+
+@contextmanager
+def text_encoders(pipeline: Any) -> Iterator[None]:
+    """Inside it texts are encoded.
+
+    Raises:
+        ModelError: when that fails and a text encoder was freed.
+    """
+    try:
+        yield
+    except (TypeError, AttributeError) as error:
+        missing = missing_encoders(pipeline)
+        if "NoneType" not in str(error) or not missing:
+            raise
+        raise ModelError(
+            f"this {type(pipeline).__name__} has no {', '.join(missing)}, so words cannot be read. Load it with its "
+            "text encoders, or ask for the same concepts once before they are freed."
+        ) from error

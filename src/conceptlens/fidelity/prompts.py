@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from conceptlens.errors import ConceptlensError, one_line
-
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+from conceptlens.picture_files import PICTURES
 
 
 class FidelityError(ConceptlensError, ValueError):

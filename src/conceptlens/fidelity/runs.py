@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,8 +14,7 @@ import numpy as np
 from PIL import Image
 
 from conceptlens.bench.metrics import bootstrap_interval
-from conceptlens.bench.rows import RowFile, RunError, fingerprint
-from conceptlens.engine.encode import open_image
+from conceptlens.bench.rows import RowFile, RunError, check_folder, fingerprint
 from conceptlens.errors import ImageError
 from conceptlens.fidelity.blip_vqa import DEFAULT_BLIP_VQA, SIDE, BlipVQABinding, YesNo
 from conceptlens.fidelity.captions import DEFAULT_CAPTIONS, GENERATION, PREFIX, Captioner
@@ -23,6 +23,7 @@ from conceptlens.fidelity.prompts import Asked, FidelityError, pictures_of, read
 from conceptlens.fidelity.sentences import DEFAULT_SENTENCES, SentenceModel
 from conceptlens.fidelity.tifa import Tifa, tifa_figures
 from conceptlens.fidelity.vqa import DEFAULT_VQA, open_vqa
+from conceptlens.picture_files import open_image
 from conceptlens.session import package_version
 
 METRICS = ("tifa", "clip", "blip-vqa")
@@ -79,7 +80,7 @@ def open_scorer(
 
 
 def run(
-    scorer: Scorer,
+    scorer: Scorer | Callable[[], Scorer],
     folder: Path | str,
     prompts: Path | str,
     out: Path | str,
@@ -91,7 +92,7 @@ def run(
     """Scores the pictures that have no row in `out` yet, and returns the summary of all of them.
 
     Args:
-        scorer: an open metric.
+        scorer: an open metric, or what opens it once the paths have been looked at.
         folder: of pictures; see `pictures_of` for how they are named.
         prompts: file; see `read_prompts`.
         out: folder of the rows; the same call goes on where it was interrupted.
@@ -106,6 +107,8 @@ def run(
     known = read_prompts(Path(prompts))
     found = pictures_of(Path(folder), known)
     asked = found[:limit]
+    check_folder(Path(out))
+    scorer = scorer if isinstance(scorer, Scorer) else scorer()
     settings = {"metric": scorer.name, **scorer.settings, "prompts": fingerprint({"rows": known})}
     told = {"command": command, "versions": {name: package_version(name) for name in PACKAGES}}
     with RowFile(Path(out), settings, told) as file:
@@ -129,10 +132,17 @@ def _rows(scorer: Scorer, asked: Sequence[Asked]) -> Iterator[dict[str, Any]]:
         try:
             image = open_image(one.path)
             made = scorer(one, image)
+            _check_numbers(made["scores"])
         except (ImageError, FidelityError) as error:
             yield {**row, "error": str(error)}
             continue
         yield {**row, "picture": _digest(one.path), **made, "seconds": round(time.perf_counter() - started, 4)}
+
+
+def _check_numbers(scores: Mapping[str, float | None]) -> None:
+    for name, value in scores.items():
+        if value is not None and not math.isfinite(value):
+            raise FidelityError(f"{name} is {value}: the judge gave no number. Open it in float32, or try another.")
 
 
 def _digest(path: Path) -> str:

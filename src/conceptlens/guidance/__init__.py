@@ -5,10 +5,10 @@ called with a callback. `TSAM` is the method; `AttendAndExcite`, `Conform` and `
 FLUX.1 and Stable Diffusion 3, as an experiment.
 """
 
-from conceptlens.guidance._demo import demo_folder
-from conceptlens.guidance._driver import GuidedCall, guide
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from conceptlens.guidance._named import guidance_named
-from conceptlens.guidance._painting import chosen_guidance, paint_guided
 from conceptlens.guidance._result import GuidedMaps, GuidedResult, GuidedStep
 from conceptlens.guidance._text import PromptText
 from conceptlens.guidance.attend_and_excite import AttendAndExcite
@@ -16,6 +16,28 @@ from conceptlens.guidance.base import Guidance
 from conceptlens.guidance.conform import Conform
 from conceptlens.guidance.syngen import SynGen
 from conceptlens.guidance.tsam import TSAM
+
+if TYPE_CHECKING:
+    from conceptlens.guidance._demo import demo_folder
+    from conceptlens.guidance._driver import GuidedCall, guide
+    from conceptlens.guidance._painting import chosen_guidance, paint_guided
+
+_LATER = {
+    "GuidedCall": "_driver",
+    "chosen_guidance": "_painting",
+    "demo_folder": "_demo",
+    "guide": "_driver",
+    "paint_guided": "_painting",
+}
+"""What needs diffusers, and the module that has it: settings can be checked without."""
+
+
+def __getattr__(name: str) -> object:
+    """What stands in `_LATER` is fetched when it is first used."""
+    if name not in _LATER:
+        raise AttributeError(f"module 'conceptlens.guidance' has no attribute {name!r}")
+    return getattr(import_module(f"conceptlens.guidance.{_LATER[name]}"), name)
+
 
 __all__ = [
     "TSAM",

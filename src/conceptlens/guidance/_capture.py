@@ -81,6 +81,12 @@ class RunningMaps:
         return pixels == self._size[0] * self._size[1] and not torch.is_grad_enabled()
 
     def add(self, name: str, probabilities: Tensor) -> None:
+        if len(probabilities) not in (self._images, 2 * self._images):
+            raise ModelError(
+                f"the U-Net was called with {len(probabilities)} rows for {self._images} picture(s), where one of the "
+                "prompt and one of the negative prompt were expected for each: whose rows are whose is not known. Turn "
+                "that guidance off."
+            )
         own = probabilities[-self._images :]
         self._total = own if self._total is None else self._total + own
         self._count += 1
@@ -89,7 +95,7 @@ class RunningMaps:
         """On the CPU, in float32.
 
         Raises:
-            ModelError: when no layer has the wanted size.
+            ModelError: when no layer has the wanted size, or the maps are NaN.
         """
         if self._total is None:
             raise ModelError(f"no cross-attention layer has {self._size[0]}x{self._size[1]} positions, so no map is.")

@@ -6,7 +6,8 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from conceptlens.errors import ModelError, RecipeError
+from conceptlens.engine.call_settings import check_call
+from conceptlens.errors import ModelError, RecipeError, shown
 from conceptlens.guidance._settings import whole
 from conceptlens.guidance.base import Guidance
 
@@ -87,10 +88,10 @@ def _check_scheduler(scheduler: Any, good: str) -> None:
 def check_options(pipeline: Any, prompts: Sequence[str], options: Mapping[str, Any]) -> None:
     """Raises a `RecipeError` for a prompt or an option that guidance cannot follow."""
     if not prompts or not all(isinstance(p, str) and p.strip() for p in prompts):
-        raise RecipeError(f"the prompt must be a text or a list of texts; got {list(prompts)!r}. Say what to paint.")
+        raise RecipeError(f"the prompt must be a text or a list of texts; got {shown(prompts)}. Say what to paint.")
     images = options.get("num_images_per_prompt")
     if images is not None and not whole(images, 1):
-        raise RecipeError(f"num_images_per_prompt must be a whole number from 1; got {images!r}.")
+        raise RecipeError(f"num_images_per_prompt must be a whole number from 1; got {shown(images)}.")
     for name, instead in OWN_OPTIONS.items():
         if name in options:
             raise RecipeError(f"{name} cannot be given to guide. {instead}.")
@@ -105,3 +106,4 @@ def check_options(pipeline: Any, prompts: Sequence[str], options: Mapping[str, A
         other = options.get(name)
         if other is not None and ([other] if isinstance(other, str) else list(other)) != list(prompts):
             raise RecipeError(f"{name} differs from prompt; T-SAM reads one text with all encoders. Leave {name} out.")
+    check_call(pipeline, options)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from conceptlens.engine.generate import refusals
-from conceptlens.errors import RecipeError
+from conceptlens.errors import RecipeError, shown
 from conceptlens.guidance._capture import frozen
 from conceptlens.guidance._checks import check_options, check_pipeline, is_transformer
 from conceptlens.guidance._losses import cosine_matrix, smooth
@@ -131,7 +131,7 @@ def _seeds(seed: int | Sequence[int], count: int) -> tuple[int, ...]:
     else:
         seeds = tuple(int(seed) + n for n in range(count)) if whole(seed, -(2**63)) else ()
     if len(seeds) != count or not all(whole(s, -(2**63)) and s < 2**63 for s in seeds):
-        raise RecipeError(f"seed must be one number of 64 bits, or one for each of {count} images; got {seed!r}.")
+        raise RecipeError(f"seed must be one number of 64 bits, or one for each of {count} images; got {shown(seed)}.")
     return tuple(int(s) for s in seeds)
 
 

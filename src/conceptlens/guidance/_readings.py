@@ -9,21 +9,30 @@ from typing import Any
 
 from torch import Tensor
 
-from conceptlens.guidance._t5_text import t5_positions, t5_words
+from conceptlens.guidance._places import read_words
+from conceptlens.guidance._t5_text import t5_positions
 from conceptlens.guidance._text import PromptText, merged
 
 
-def read_t5_prompt(prompt: str, tokenizer: Any, input_ids: Tensor, attention: Tensor) -> PromptText:
-    """One row of a batch as T5 read it; `attention` is (layer, token, token) of the whole, padded sequence."""
+def read_t5_prompt(
+    prompt: str, tokenizer: Any, input_ids: Tensor, attention: Tensor, encoded: str | None = None
+) -> PromptText:
+    """One row of a batch as T5 read it; `attention` is (layer, token, token) of the whole, padded sequence.
+
+    `encoded` is the prompt with its textual inversions spelt out, where that is another text.
+    """
     ids, positions = input_ids.tolist(), t5_positions(input_ids, tokenizer.eos_token_id)
     span = slice(len(positions))
+    text, words = read_words(tokenizer, prompt if encoded is None else encoded, ids, positions)
     return PromptText(
         prompt=prompt,
         tokens=tuple(str(tokenizer.convert_ids_to_tokens(ids[p])) for p in positions),
         positions=positions,
-        words=tuple(t5_words(tokenizer, ids, positions)),
+        words=tuple((word.text, word.positions) for word in words),
         attention=(attention[:, span, span].cpu(),),
         causal=False,
+        encoded=text,
+        spans=tuple((word.start, word.end) for word in words),
     )
 
 
@@ -34,9 +43,11 @@ def by_words(text: PromptText, names: Sequence[str], first: int) -> PromptText:
     """
     start = text.positions[0] if text.positions else 0
     pieces: dict[int, list[int]] = {}
+    spans: dict[int, tuple[int, int]] = {}
     for own, other in enumerate(aligned([word for word, _ in text.words], names)):
         if other is not None:
             pieces.setdefault(other, []).extend(place - start for place in text.words[own][1])
+            spans[other] = (spans.get(other, text.spans[own])[0], text.spans[own][1])
     kept = sorted(pieces)
     return replace(
         text,
@@ -44,6 +55,7 @@ def by_words(text: PromptText, names: Sequence[str], first: int) -> PromptText:
         positions=tuple(first + n for n in kept),
         words=tuple((names[n], (first + n,)) for n in kept),
         attention=tuple(merged(a, [pieces[n] for n in kept]) for a in text.attention),
+        spans=tuple(spans[n] for n in kept),
     )
 
 

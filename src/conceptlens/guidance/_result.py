@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -85,7 +85,8 @@ class GuidedMaps(ConceptMaps):
         """Maps with what is known of the guidance, in their `details` as plain values, too."""
         losses = [[step.step, *map(_plain, step.losses[:, number].tolist())] for step in run.steps]
         details = {**maps.details, "guidance": dict(run.settings), "losses": losses}
-        told = {**vars(maps), "seed": run.seeds[number], "details": details}
+        told = {field.name: getattr(maps, field.name) for field in fields(ConceptMaps)}
+        told |= {"seed": run.seeds[number], "details": details}
         return cls(**told, run=run, number=number, plain=plain)
 
     def _extras(self) -> dict[str, Image.Image]:

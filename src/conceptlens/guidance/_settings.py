@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any
 
-from conceptlens.errors import RecipeError
+from conceptlens.errors import RecipeError, shown
 
 
 def whole(value: Any, least: int) -> bool:
@@ -27,7 +27,7 @@ def number(name: str, value: Any, told: str, fits: Callable[[float], bool] = lam
         RecipeError: for what is none, or does not fit.
     """
     if not finite(value) or not fits(float(value)):
-        raise RecipeError(f"{name} must be {told}; got {value!r}.{hint}")
+        raise RecipeError(f"{name} must be {told}; got {shown(value)}.{hint}")
     return float(value)
 
 
@@ -39,7 +39,7 @@ def step_numbers(value: Any) -> tuple[int, ...]:
     """
     steps = _several(value)
     if steps is None or not all(whole(step, 0) for step in steps):
-        raise RecipeError(f"steps must be whole numbers from 0 (the noisiest); got {value!r}.")
+        raise RecipeError(f"steps must be whole numbers from 0 (the noisiest); got {shown(value)}.")
     return tuple(int(step) for step in steps)
 
 
@@ -50,7 +50,7 @@ def by_step(name: str, value: Any, told: str, sound: Callable[[Any], bool]) -> N
         RecipeError: for no mapping from steps to what is sound.
     """
     if not isinstance(value, Mapping) or not all(whole(step, 0) and sound(one) for step, one in value.items()):
-        raise RecipeError(f"{name} must give {told} for each step; got {value!r}.")
+        raise RecipeError(f"{name} must give {told} for each step; got {shown(value)}.")
 
 
 def map_size(value: Any) -> tuple[int, int]:
@@ -61,7 +61,7 @@ def map_size(value: Any) -> tuple[int, int]:
     """
     sides = _several(value) or ()
     if len(sides) != 2 or not all(whole(side, 1) for side in sides):
-        raise RecipeError(f"attention_size must be two whole numbers, (rows, cols); got {value!r}.")
+        raise RecipeError(f"attention_size must be two whole numbers, (rows, cols); got {shown(value)}.")
     return int(sides[0]), int(sides[1])
 
 
@@ -74,7 +74,7 @@ def kernel(value: Any) -> tuple[int, float]:
     parts = _several(value) or ()
     if len(parts) != 2 or not whole(parts[0], 1) or parts[0] % 2 == 0 or not finite(parts[1]) or parts[1] <= 0:
         raise RecipeError(
-            f"smoothing must be (kernel size, sigma), an odd whole number and a number above 0; got {value!r}."
+            f"smoothing must be (kernel size, sigma), an odd whole number and a number above 0; got {shown(value)}."
         )
     return int(parts[0]), float(parts[1])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,8 +10,6 @@ from torch import Tensor
 
 from conceptlens.errors import ConceptlensError, ModelError
 from conceptlens.guidance._text import at_least_float32
-
-_WORD_START = "▁"
 
 
 class T5AttentionReader:
@@ -103,17 +100,6 @@ def t5_text_attention(
 
 
 def t5_positions(input_ids: Int[Tensor, " token"], eos_token_id: int) -> tuple[int, ...]:
-    """Positions of a prompt's own tokens: before `</s>`, behind which there is only padding."""
+    """Positions of a prompt's own tokens: before the last `</s>`, behind which there is only padding."""
     ends = (input_ids == eos_token_id).nonzero()
-    return tuple(range(int(ends[0]) if len(ends) else len(input_ids)))
-
-
-def t5_words(tokenizer: Any, ids: Sequence[int], positions: Sequence[int]) -> list[tuple[str, tuple[int, ...]]]:
-    """Whole words with the positions of their pieces; T5 marks a word's first piece, and punctuation stands alone."""
-    groups: list[list[int]] = []
-    for position in positions:
-        piece = str(tokenizer.convert_ids_to_tokens(ids[position]))
-        if not groups or piece.startswith(_WORD_START) or not any(c.isalnum() for c in piece):
-            groups.append([])
-        groups[-1].append(position)
-    return [(tokenizer.decode([ids[p] for p in group]).strip(), tuple(group)) for group in groups]
+    return tuple(range(int(ends[-1]) if len(ends) else len(input_ids)))

@@ -11,7 +11,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from conceptlens.errors import ConceptlensError, ModelError, RecipeError
+from conceptlens.adapters._tokens import lost_letters, text_tokens
+from conceptlens.errors import ConceptlensError, ModelError, RecipeError, shown
+from conceptlens.guidance._places import assigned, read_words
+from conceptlens.words import mentions
 
 _FUNCTION_WORDS = """
 a an the this that these those some any each every and or but of on in at to from by with without under over above below
@@ -29,11 +32,13 @@ class PromptText:
         prompt: the text.
         tokens: its pieces, without begin, end and padding.
         positions: their positions in the encoder's sequence.
-        words: whole words with the positions of their pieces.
+        words: whole words with the positions of their pieces, as the tokenizer parts them ("ship", "'s").
         attention: for each text encoder, self-attention of all pieces averaged over heads, by layer; rows are queries.
             Begin and end are cut out, and rows not renormalised.
         unused_layers: how many of each encoder's last layers never reach the image model.
         causal: whether a token attends only to those before it (CLIP), or to all (T5).
+        encoded: the text that was given to the tokenizer: the prompt with its textual inversions spelt out.
+        spans: for each word its (start, end) characters in `encoded`.
     """
 
     prompt: str
@@ -43,46 +48,49 @@ class PromptText:
     attention: tuple[Float[Tensor, "_layer token token"], ...]
     unused_layers: int = 0
     causal: bool = True
+    encoded: str = ""
+    spans: tuple[tuple[int, int], ...] = ()
 
     def find(self, wanted: Sequence[str | int]) -> tuple[tuple[int, ...], ...]:
-        """Encoder positions of words, in reading order where a word stands several times; numbers are positions.
+        """Encoder positions of words, or of words that stand side by side ("red house"); numbers are positions.
+
+        What is wanted several times is found several times, in reading order.
 
         Raises:
             RecipeError: for a word or position that the prompt does not have, or no list.
         """
         if isinstance(wanted, str) or not isinstance(wanted, Sequence):
-            raise RecipeError(f"words must be a list of words of the prompt; got {wanted!r}.")
-        found: list[tuple[int, ...]] = []
-        for word in wanted:
-            if isinstance(word, int):
-                places = [(word,)] if word in self.positions else []
-            else:
-                places = self._places(str(word).lower())
-            free = [p for p in places if p not in found] or places
-            if not free:
-                have = ", ".join(text for text, _ in self.words)
-                raise RecipeError(f"{word!r} is not in the prompt {self.prompt!r}. Its words: {have}.")
-            found.append(free[0])
-        return tuple(found)
+            raise RecipeError(f"words must be a list of words of the prompt; got {shown(wanted)}.")
+        return tuple(places for (places,) in self._assigned([[word] for word in wanted]))
 
-    def _places(self, wanted: str) -> list[tuple[int, ...]]:
-        """Where a word stands; one that the encoder cuts at marks and digits ("ship's", "3D") is a run of its words."""
-        exact = [places for word, places in self.words if word.lower() == wanted]
-        if exact or wanted not in self.prompt.lower():
-            return exact
-        found: list[tuple[int, ...]] = []
-        for first in range(len(self.words)):
-            read, run = "", ()
-            for word, places in self.words[first:]:
-                read, run = read + word.lower(), run + places
-                if read == wanted:
-                    found.append(run)
-                if not wanted.startswith(read):
-                    break
+    def _assigned(self, groups: Sequence[Sequence[str | int]]) -> tuple[tuple[tuple[int, ...], ...], ...]:
+        numbers = {place: number for number, (_, places) in enumerate(self.words) for place in places}
+        return assigned([[self._places(word) for word in group] for group in groups], numbers)
+
+    def _places(self, wanted: str | int) -> list[tuple[int, ...]]:
+        """Where a word, a run of words, or a position stands; in reading order."""
+        if isinstance(wanted, int):
+            found = [(wanted,)] if wanted in self.positions else []
+        else:
+            met = mentions(self.encoded, str(wanted))
+            found = [places for start, end in met if (places := self._between(start, end))]
+        if not found:
+            have = ", ".join(text for text, _ in self.words)
+            raise RecipeError(f"{wanted!r} is not in the prompt {self.prompt!r}. Its words: {have}.")
         return found
+
+    def _between(self, start: int, end: int) -> tuple[int, ...]:
+        """Positions of the words between two characters; none where the encoder did not read up to the last."""
+        if not self.spans or end > self.spans[-1][1]:
+            return ()
+        rows = zip(self.words, self.spans, strict=True)
+        return tuple(place for (_, places), span in rows if span[0] < end and start < span[1] for place in places)
 
     def groups(self, given: Sequence[Sequence[str | int]] | None) -> tuple[tuple[tuple[int, ...], ...], ...]:
         """Words that belong together, the noun last: those given, or runs of words between function words.
+
+        Of a word that stands several times, a group gets the one that is next to its other words, whatever the order of
+        the groups: "red" and "house" are the second house of "a blue house and a red house".
 
         Adjacency is no parser: "a red house and a blue boat" gives (red, house) and (blue, boat), but "a house that is
         red" gives (house) and (red). Give the groups for such prompts.
@@ -93,9 +101,8 @@ class PromptText:
         if given is not None:
             lists = [given, *given] if isinstance(given, Sequence) else [given]
             if not all(isinstance(one, Sequence) and not isinstance(one, str) and one for one in lists):
-                raise RecipeError(f"groups must be lists of words, the noun last in each; got {given!r}.")
-            flat = iter(self.find([word for group in given for word in group]))
-            return tuple(tuple(next(flat) for _ in group) for group in given)
+                raise RecipeError(f"groups must be lists of words, the noun last in each; got {shown(given)}.")
+            return self._assigned(given)
         runs: list[list[tuple[int, ...]]] = [[]]
         for word, places in self.words:
             if word.lower() in FUNCTION_WORDS or not any(c.isalnum() for c in word):
@@ -174,48 +181,48 @@ def clip_text_attention(
     return reader.attention()
 
 
-def prompt_positions(input_ids: Int[Tensor, " token"], eos_token_id: int) -> tuple[int, ...]:
-    """Positions of a prompt's own tokens: after begin, before the first end (padding may be made of ends, too)."""
-    ends = (input_ids[1:] == eos_token_id).nonzero()
-    return tuple(range(1, 1 + int(ends[0]) if len(ends) else len(input_ids)))
+def prompt_positions(
+    input_ids: Int[Tensor, " token"], eos_token_id: int, pad_token_id: int | None = None
+) -> tuple[int, ...]:
+    """Positions of a prompt's own tokens: after begin, before the end and the padding, which may be made of ends, too.
 
-
-def split_words(tokenizer: Any, ids: Sequence[int], positions: Sequence[int]) -> list[tuple[str, tuple[int, ...]]]:
-    """Whole words with the positions of their pieces; CLIP marks a word's last piece with `</w>`.
-
-    Added tokens (textual inversion) bear no mark and are words by themselves; the several vectors of one concept, named
-    "<toy>", "<toy>_1", ..., are one word.
+    An end among them is no end: CLIP's unknown mark is the same token.
     """
-    added = tokenizer.added_tokens_decoder
-    words: list[tuple[str, tuple[int, ...]]] = []
-    held: list[int] = []
-    for position in positions:
-        piece = str(tokenizer.convert_ids_to_tokens(ids[position]))
-        alone = ids[position] in added
-        if alone and words and piece.rpartition("_")[0] == words[-1][0]:
-            words[-1] = (words[-1][0], (*words[-1][1], position))
-            continue
-        held.append(position)
-        if alone or piece.endswith("</w>") or position == positions[-1]:
-            words.append((tokenizer.decode([ids[p] for p in held]).strip(), tuple(held)))
-            held = []
-    return words
+    ids = input_ids.tolist()
+    last = len(ids)
+    if eos_token_id in ids:
+        while ids[last - 1] == pad_token_id != eos_token_id:
+            last -= 1
+    while last > 1 and ids[last - 1] == eos_token_id:
+        last -= 1
+    return tuple(range(1, last))
 
 
 def read_prompt(
-    prompt: str, tokenizer: Any, input_ids: Tensor, attention: Sequence[Tensor], unused_layers: int
+    prompt: str,
+    tokenizer: Any,
+    input_ids: Tensor,
+    attention: Sequence[Tensor],
+    unused_layers: int,
+    encoded: str | None = None,
 ) -> PromptText:
-    """One row of a batch; `attention` holds (layer, token, token) of each encoder."""
+    """One row of a batch; `attention` holds (layer, token, token) of each encoder.
+
+    `encoded` is the prompt with its textual inversions spelt out, where that is another text.
+    """
     ids = input_ids.tolist()
-    positions = prompt_positions(input_ids, tokenizer.eos_token_id)
+    positions = prompt_positions(input_ids, tokenizer.eos_token_id, tokenizer.pad_token_id)
     span = slice(1, 1 + len(positions))
+    text, words = read_words(tokenizer, prompt if encoded is None else encoded, ids, positions)
     return PromptText(
         prompt=prompt,
         tokens=tuple(str(tokenizer.convert_ids_to_tokens(ids[p])).removesuffix("</w>") for p in positions),
         positions=positions,
-        words=tuple(split_words(tokenizer, ids, positions)),
+        words=tuple((word.text, word.positions) for word in words),
         attention=tuple(a[:, span, span].cpu() for a in attention),
         unused_layers=unused_layers,
+        encoded=text,
+        spans=tuple((word.start, word.end) for word in words),
     )
 
 
@@ -230,7 +237,10 @@ def merged(
 
 
 def warn_of_lost_words(tokenizer: Any, prompt: str, longest: int) -> None:
-    """Warns when a text encoder that reads `longest` tokens does not read the whole prompt; it is cut, as ever."""
+    """Warns when a text encoder that reads `longest` tokens does not read all of a prompt, or not all its letters.
+
+    It paints what is left, as ever.
+    """
     ids = tokenizer(prompt, verbose=False).input_ids
     if len(ids) > longest:
         warnings.warn(
@@ -238,6 +248,35 @@ def warn_of_lost_words(tokenizer: Any, prompt: str, longest: int) -> None:
             f"pipeline: {tokenizer.decode(ids[longest - 1 : -1]).strip()!r}",
             stacklevel=2,
         )
+    if lost := lost_letters(tokenizer, prompt):
+        warnings.warn(
+            f"the prompt is read without {', '.join(map(repr, lost))}, as in the plain pipeline: a text encoder does "
+            "not know it. Another spelling may do better",
+            stacklevel=2,
+        )
+
+
+def warn_of_prompt(tokenizers: Sequence[Any], prompt: str) -> None:
+    """Warns of what a U-Net's text encoders lose of a prompt, or give unlike positions."""
+    for tokenizer in tokenizers:
+        warn_of_lost_words(tokenizer, prompt, tokenizer.model_max_length)
+    warn_of_cuts(tokenizers, prompt)
+
+
+def warn_of_cuts(tokenizers: Sequence[Any], prompt: str) -> None:
+    """Warns when two tokenizers whose states stand side by side, as in SDXL, part a prompt into different tokens.
+
+    From there on a position is of another word to the second encoder. Seen where the padding of one is a mark ("!!").
+    """
+    first, *others = (text_tokens(tokenizer, prompt) for tokenizer in tokenizers)
+    for other in others:
+        unlike = next((a for a, b in zip(first, other, strict=False) if (a.start, a.end) != (b.start, b.end)), None)
+        if unlike is not None and first[-1].end > unlike.start:
+            warnings.warn(
+                f"the two text encoders part {prompt[unlike.start : unlike.end]!r} differently, so the words behind it "
+                "stand at other positions for the second; their maps are of both. Leave it out",
+                stacklevel=2,
+            )
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:

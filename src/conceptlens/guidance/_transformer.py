@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, replace
@@ -12,8 +11,9 @@ import torch
 from torch import Tensor
 
 from conceptlens.adapters import adapter_for
+from conceptlens.adapters._calls import named_arguments
 from conceptlens.adapters.base import DiTAdapter
-from conceptlens.errors import RecipeError
+from conceptlens.errors import RecipeError, shown
 from conceptlens.guidance._capture import StopForward
 from conceptlens.guidance._joint import JointMaps
 from conceptlens.guidance._readings import by_words, read_t5_prompt
@@ -130,7 +130,7 @@ def first_call(
     seen: dict[str, Any] = {}
 
     def stop(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen.update(inspect.signature(type(pipeline.transformer).forward).bind(None, *args, **kwargs).arguments)
+        seen.update(named_arguments(pipeline.transformer, args, kwargs))
         raise StopForward
 
     call = {n: v for n, v in options.items() if not n.startswith(("negative_prompt", "callback"))}
@@ -152,7 +152,6 @@ def first_call(
     finally:
         handle.remove()
         pipeline.set_progress_bar_config(**bar)
-    seen.pop("self", None)
     return seen, readers
 
 
@@ -166,13 +165,15 @@ def _read(
     if endings:
         attentions = [readers[ending].attention()[row] for ending in endings]
         ids = readers[endings[0]].input_ids[row]
-        warn_of_lost_words(tokenizer, prompt, ids.shape[-1])
-        clip = read_prompt(prompt, tokenizer, ids, attentions, layout.unused)
+        told = _spelt_out(pipeline, prompt, tokenizer)
+        warn_of_lost_words(tokenizer, told, ids.shape[-1])
+        clip = read_prompt(prompt, tokenizer, ids, attentions, layout.unused, told)
     if layout.t5 in readers:
         tokenizer_t5, reader = getattr(pipeline, f"tokenizer{layout.t5}"), readers[layout.t5]
         ids = reader.input_ids[row]
-        warn_of_lost_words(tokenizer_t5, prompt, ids.shape[-1])
-        t5 = read_t5_prompt(prompt, tokenizer_t5, ids, reader.attention()[row])
+        told = _spelt_out(pipeline, prompt, tokenizer_t5)
+        warn_of_lost_words(tokenizer_t5, told, ids.shape[-1])
+        t5 = read_t5_prompt(prompt, tokenizer_t5, ids, reader.attention()[row], told)
     if not layout.clip_rows:
         assert t5 is not None
         names = [word for word, _ in t5.words]
@@ -189,6 +190,12 @@ def _read(
     return tuple(segments), tuple(reversed(readings))
 
 
+def _spelt_out(pipeline: Any, prompt: str, tokenizer: Any) -> str:
+    """The prompt with the names of all vectors of a textual inversion, in pipelines that can load one."""
+    convert = getattr(pipeline, "maybe_convert_prompt", None)
+    return prompt if convert is None else convert(prompt, tokenizer)
+
+
 def _chosen(readings: Sequence[PromptText], wanted: str) -> tuple[PromptText, ...]:
     kept = tuple(text for text in readings if wanted == "all" or text.causal == (wanted == "clip"))
     if not kept:
@@ -199,7 +206,7 @@ def _chosen(readings: Sequence[PromptText], wanted: str) -> tuple[PromptText, ..
 def _blocks(adapter: Any, kind: str, given: tuple[int, ...] | None) -> tuple[int, ...]:
     blocks = adapter.blocks()
     if given is not None and (isinstance(given, str) or not isinstance(given, Sequence) or not given):
-        raise RecipeError(f"blocks must be numbers of dual-stream blocks, such as (2, 3); got {given!r}.")
+        raise RecipeError(f"blocks must be numbers of dual-stream blocks, such as (2, 3); got {shown(given)}.")
     recipe = replace(adapter.recipe(len(blocks)), layers=given) if given is not None else adapter.recipe(len(blocks))
     layers = recipe.resolve(len(blocks)).layers or ()
     # The last block of Stable Diffusion 3 attends for the text, too, but passes none of it on.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from conceptlens.errors import ModelError
 from conceptlens.guidance._capture import MapSink, StopForward, capturing
-from conceptlens.guidance._text import PromptText, TextAttentionReader, read_prompt, warn_of_lost_words
+from conceptlens.guidance._text import PromptText, TextAttentionReader, read_prompt, warn_of_prompt
 from conceptlens.guidance.base import Guidance, Maps
 
 USUAL_BLOCKS = {"CrossAttnDownBlock2D", "DownBlock2D", "UNetMidBlock2DCrossAttn", "CrossAttnUpBlock2D", "UpBlock2D"}
@@ -172,19 +172,23 @@ def image_size(pipeline: Any, options: Mapping[str, Any]) -> tuple[int, int]:
     return (height, width) if height and width else (rows * factor, cols * factor)
 
 
+def tokenizers_of(pipeline: Any) -> list[Any]:
+    """Those whose text encoders are there: SDXL's refiner has only the second."""
+    endings = [ending for ending in ("", "_2") if getattr(pipeline, f"text_encoder{ending}", None) is not None]
+    return [getattr(pipeline, f"tokenizer{ending}") for ending in endings]
+
+
 def _encode(
     pipeline: Any, prompts: list[str], options: Mapping[str, Any], device: torch.device
 ) -> tuple[list[PromptText], Tensor, Tensor | None]:
     second = hasattr(pipeline, "text_encoder_2")
-    suffixes = ("", "_2") if second else ("",)
-    parts = [(getattr(pipeline, f"tokenizer{s}"), getattr(pipeline, f"text_encoder{s}")) for s in suffixes]
-    parts = [(tokenizer, encoder) for tokenizer, encoder in parts if encoder is not None]
-    for tokenizer, _ in parts:
-        for prompt in prompts:
-            warn_of_lost_words(tokenizer, pipeline.maybe_convert_prompt(prompt, tokenizer), tokenizer.model_max_length)
+    tokenizers, encoders = tokenizers_of(pipeline), [getattr(pipeline, f"text_encoder{s}", None) for s in ("", "_2")]
+    told = [pipeline.maybe_convert_prompt(prompt, tokenizers[0]) for prompt in prompts]
+    for prompt in told:
+        warn_of_prompt(tokenizers, prompt)
     skip = options.get("clip_skip")
     with ExitStack() as stack:
-        readers = [stack.enter_context(TextAttentionReader(encoder)) for _, encoder in parts]
+        readers = [stack.enter_context(TextAttentionReader(encoder)) for encoder in encoders if encoder is not None]
         embeds, _, *pooled = pipeline.encode_prompt(
             prompt=prompts,
             device=device,
@@ -197,7 +201,7 @@ def _encode(
         ids = readers[0].input_ids
     assert ids is not None
     texts = [
-        read_prompt(prompt, parts[0][0], row, [a[n] for a in attentions], (skip or 0) + second)
+        read_prompt(prompt, tokenizers[0], row, [a[n] for a in attentions], (skip or 0) + second, told[n])
         for n, (prompt, row) in enumerate(zip(prompts, ids, strict=True))
     ]
     return texts, embeds, pooled[0] if pooled else None

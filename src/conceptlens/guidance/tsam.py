@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from conceptlens.errors import RecipeError
+from conceptlens.errors import RecipeError, shown
 from conceptlens.guidance._losses import TSAMLoss, smooth, target_matrix, tsam_loss
 from conceptlens.guidance._settings import kernel, number
 from conceptlens.guidance._text import PromptText, merged
@@ -128,7 +128,7 @@ class TSAM(Guidance):
 def _chosen(attention: Tensor, layers: str | tuple[int, ...], unused: int) -> Tensor:
     count = len(attention)
     if layers not in ("all", "used") and (isinstance(layers, str) or not isinstance(layers, Sequence)):
-        raise RecipeError(f"text_layers must be all, used, or numbers; got {layers!r}.")
+        raise RecipeError(f"text_layers must be all, used, or numbers; got {shown(layers)}.")
     if layers == "all":
         return attention
     if layers == "used":

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from conceptlens.errors import ConceptlensError
+from conceptlens.errors import UnknownMethodError
 from conceptlens.methods.base import SaliencyMethod
 from conceptlens.registry import Registry
-
-
-class UnknownMethodError(ConceptlensError, ValueError):
-    """No method has this name."""
-
 
 _registry: Registry[SaliencyMethod] = Registry(__name__, "method", UnknownMethodError)
 registered, method_named = _registry.all, _registry.named
@@ -19,3 +14,6 @@ def register(method: type[SaliencyMethod]) -> type[SaliencyMethod]:
     """Class decorator: makes a method known by its `name`."""
     _registry.add(method.name, method)
     return method
+
+
+__all__ = ["UnknownMethodError", "method_named", "register", "registered"]

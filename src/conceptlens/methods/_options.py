@@ -11,7 +11,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from conceptlens.errors import RecipeError
+from conceptlens.errors import RecipeError, shown
 from conceptlens.maps import ConceptMaps
 from conceptlens.methods.base import SaliencyMethod
 from conceptlens.session import package_version
@@ -35,7 +35,7 @@ def options_of(kind: type[Options], given: Mapping[str, Any]) -> Options:
 def _of_kind(name: str, value: Any, hint: Any) -> Any:
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
-            raise RecipeError(f"{name} must be one of {', '.join(map(str, get_args(hint)))}; got {value!r}.")
+            raise RecipeError(f"{name} must be one of {', '.join(map(str, get_args(hint)))}; got {shown(value)}.")
         return value
     kinds = get_args(hint) or (hint,)
     if float in kinds and isinstance(value, int) and not isinstance(value, bool):
@@ -44,14 +44,14 @@ def _of_kind(name: str, value: Any, hint: Any) -> Any:
         told = " or ".join(
             {int: "a whole number", float: "a number", bool: "true or false"}.get(k, "None") for k in kinds
         )
-        raise RecipeError(f"{name} must be {told}; got {value!r}.")
+        raise RecipeError(f"{name} must be {told}; got {shown(value)}.")
     return value
 
 
 def check_range(name: str, value: int | float, low: int | float, high: int | float) -> None:
     """Raises `RecipeError` for a number that is not from `low` to `high`."""
     if not low <= value <= high:
-        raise RecipeError(f"{name} must be from {low:g} to {high:g}; got {value!r}.")
+        raise RecipeError(f"{name} must be from {low:g} to {high:g}; got {shown(value)}.")
 
 
 def plain(options: Any) -> dict[str, Any]:

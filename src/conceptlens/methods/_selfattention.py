@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from conceptlens.engine.encode import working_size
-from conceptlens.errors import RecipeError
+from conceptlens.errors import RecipeError, shown
 from conceptlens.methods._vit import VisionMethod
 from conceptlens.methods._vit_view import part, tapped, vit_blocks
 
@@ -36,7 +36,7 @@ class SelfAttentionMethod(VisionMethod):
         self._patch, self._prefix = config.patch_size, 1 + getattr(config, "num_register_tokens", 0)
         size = self._options["size"]
         if not (isinstance(size, int) and self._patch <= size <= 4096):
-            raise RecipeError(f"size must be {self._patch}..4096 pixels for this model; got {size!r}.")
+            raise RecipeError(f"size must be {self._patch}..4096 pixels for this model; got {shown(size)}.")
 
     def _size(self, picture: Image.Image) -> tuple[int, int]:
         return working_size(picture.size, self._options["size"] ** 2, self._patch)

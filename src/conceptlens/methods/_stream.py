@@ -12,7 +12,7 @@ from conceptlens.methods.base import MethodInfo, SaliencyMethod
 from conceptlens.recipe import Recipe, Space
 from conceptlens.session import Session, load
 
-_LATER = ("branch", "padding")
+_LATER = ("branch", "padding", "cross_pair", "cross_rotated", "cross_heads", "softmax_at")
 """Fields of `Recipe` that stored runs may not have: left out where they say nothing, so that those runs go on."""
 
 

@@ -18,9 +18,12 @@ from torch import Tensor
 
 from conceptlens.engine.unets import LoadedUnet, load_unet
 from conceptlens.errors import ModelError, RecipeError
+from conceptlens.guidance._text import warn_of_cuts
+from conceptlens.guidance._unet import tokenizers_of
 from conceptlens.methods._options import check_range, options_of, plain
 from conceptlens.methods.base import MethodInfo, SaliencyMethod
 from conceptlens.records import TokenGrid
+from conceptlens.words import check_text
 
 SCHEDULE_STEPS, SCHEDULE_INDEX = 50, 49
 """The noise level of the official code: step 49 of a schedule of 50 (t = 1 for SDXL, t = 21 for Stable Diffusion 2)."""
@@ -185,13 +188,16 @@ class NoisedImage:
 
         For every scheduler of the diffusion kind this is `scale_model_input` of `add_noise` at the same timestep.
         """
-        noise = torch.randn(self._clean.shape, generator=self._generator).to(self._clean)
+        noise = torch.randn(self._clean.shape, generator=self._generator, dtype=torch.float32, device="cpu")
+        noise = noise.to(self._clean)
         mixed = math.sqrt(self._kept) * self._clean + math.sqrt(1 - self._kept) * noise
         return mixed.to(self._pipeline.unet.dtype)
 
     def show(self, prompt: str) -> None:
         """One U-Net call on a new noise draw, with the prompt alone (no guidance)."""
         pipeline, unet = self._pipeline, self._pipeline.unet
+        check_text(prompt, "prompt")
+        warn_of_cuts(tokenizers_of(pipeline), prompt)
         made = pipeline.encode_prompt(
             prompt, device=unet.device, num_images_per_prompt=1, do_classifier_free_guidance=False
         )

@@ -17,7 +17,6 @@ from torch import Tensor
 from transformers import AutoConfig, CLIPModel, CLIPTokenizer, ViTForImageClassification
 from transformers.image_processing_base import ImageProcessingMixin
 
-from conceptlens.engine.encode import open_image
 from conceptlens.engine.loading import device_of
 from conceptlens.engine.opening import MODEL_FILE, opening
 from conceptlens.errors import ConceptError, ModelError, RecipeError
@@ -25,6 +24,7 @@ from conceptlens.maps import ConceptMaps
 from conceptlens.methods._templates import TEMPLATES
 from conceptlens.methods._vit_view import view_of
 from conceptlens.methods.base import SaliencyMethod
+from conceptlens.picture_files import open_image
 from conceptlens.session import package_version
 from conceptlens.words import check_concepts
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from conceptlens.adapters._tokens import text_tokens, told_apart
 from conceptlens.errors import ConceptError
+from conceptlens.words import mentions
 
-_END, _START = "</w>", "▁"
-"""CLIP marks the last piece of a word, T5 the first."""
+_END = "</w>"
+"""CLIP's mark of the last piece of a word."""
 
 
 def joined_prompt(caption: str, concepts: Sequence[str], separator: str = ",") -> str:
@@ -23,59 +25,61 @@ def clip_positions(tokenizer: Any, text: str, word: str, *, ignore_endings: bool
     Args:
         tokenizer: of a CLIP text encoder.
         text: the whole prompt.
-        word: one or more words; their tokens must stand side by side, in order.
-        ignore_endings: compare without the end-of-word mark, as the `daam` package does: "dog" is then also found
-            inside "doghouse".
+        word: one or more words, which stand side by side, in order.
+        ignore_endings: compare pieces without the end-of-word mark, as the `daam` package does: "dog" is then also
+            found inside "doghouse".
 
     Raises:
-        ConceptError: when the word is not in the text, or only behind what the encoder reads.
+        ConceptError: when the word is not in the text, or only behind what the encoder reads, or has no token.
     """
-    prompt, wanted = (_pieces(tokenizer, part) for part in (text, word))
-    if ignore_endings:
-        prompt, wanted = ([piece.removesuffix(_END) for piece in part] for part in (prompt, wanted))
-    starts = _starts(prompt, wanted)
     room = tokenizer.model_max_length - 2  # begin-of-text and end-of-text take one each
-    return tuple(at + 1 for at in _positions(starts, text, word, len(wanted), room, "CLIP"))
+    runs = _runs_of_pieces(tokenizer, text, word) if ignore_endings else _runs(tokenizer, text, word)
+    return tuple(place + 1 for place in _positions(tokenizer, runs, text, word, room, "CLIP"))
 
 
 def t5_positions(tokenizer: Any, text: str, word: str, length: int) -> tuple[int, ...]:
     """Positions of a word's tokens in a text encoded by T5, which reads `length` tokens with the end of text.
 
-    A place where another letter follows is the beginning of another word and does not count.
+    Only where it is written with the same capitals, which T5 tells apart.
 
     Raises:
-        ConceptError: when the word is not in the text, or only behind what the encoder reads.
+        ConceptError: when the word is not in the text, or only behind what the encoder reads, or has no token.
     """
-    prompt, wanted = (_pieces(tokenizer, part) for part in (text, word))
-    ends = [piece.startswith(_START) or not piece[0].isalnum() for piece in [*prompt[1:], _START]]
-    starts = [start for start in _starts(prompt, wanted) if ends[start + len(wanted) - 1]]
-    return _positions(starts, text, word, len(wanted), length - 1, "T5")
+    return _positions(tokenizer, _runs(tokenizer, text, word, any_case=False), text, word, length - 1, "T5")
 
 
-def _starts(prompt: list[str], wanted: list[str]) -> list[int]:
+def _runs(tokenizer: Any, text: str, word: str, *, any_case: bool = True) -> list[range]:
+    """The tokens of each place where a word stands."""
+    tokens, runs = text_tokens(tokenizer, text), []
+    for start, end in mentions(text, word, any_case=any_case):
+        places = [place for place, token in enumerate(tokens) if token.start < end and start < token.end]
+        runs += [range(places[0], places[-1] + 1)] if places else []
+    return runs
+
+
+def _runs_of_pieces(tokenizer: Any, text: str, word: str) -> list[range]:
+    prompt, wanted = (
+        [token.piece.removesuffix(_END) for token in text_tokens(tokenizer, part)] for part in (text, word)
+    )
     size = len(wanted)
-    return [i for i in range(len(prompt) - size + 1) if prompt[i : i + size] == wanted]
+    return [range(i, i + size) for i in range(len(prompt) - size + 1) if size and prompt[i : i + size] == wanted]
 
 
-def _positions(starts: list[int], text: str, word: str, size: int, room: int, encoder: str) -> tuple[int, ...]:
-    if not size:
-        raise ConceptError(f"concept {word!r} has no token that the {encoder} tokenizer knows. Use another word.")
-    if not starts:
+def _positions(tokenizer: Any, runs: Sequence[range], text: str, word: str, room: int, encoder: str) -> tuple[int, ...]:
+    ids = [token.id for token in text_tokens(tokenizer, text)]
+    if not runs:
+        alone = [token.id for token in text_tokens(tokenizer, word)]
+        told_apart(tokenizer, word, alone, range(len(alone)), encoder)
         raise ConceptError(
             f"concept {word!r} is not in the prompt {_shorten(text)!r}, so it has no tokens there. Name it there."
         )
-    kept = [start for start in starts if start + size <= room]
-    if not kept:
+    read = [run for run in runs if run[-1] < room]
+    if not read:
         raise ConceptError(
             f"concept {word!r} stands behind the {room} tokens that the {encoder} text encoder reads (token "
-            f"{starts[0] + 1} of the prompt). Use fewer concepts or a shorter prompt."
+            f"{runs[0][0] + 1} of the prompt). Use fewer concepts or a shorter prompt."
         )
-    return tuple(sorted({start + offset for start in kept for offset in range(size)}))
-
-
-def _pieces(tokenizer: Any, text: str) -> list[str]:
-    ids = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False).input_ids
-    return list(tokenizer.convert_ids_to_tokens(ids))
+    return told_apart(tokenizer, word, ids, sorted({place for run in read for place in run}), encoder)
 
 
 def _shorten(text: str) -> str:

@@ -21,7 +21,6 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from conceptlens.engine.encode import open_image
 from conceptlens.errors import ConceptError, ModelError, RecipeError
 from conceptlens.maps import ConceptMaps
 from conceptlens.methods import register
@@ -30,6 +29,7 @@ from conceptlens.methods._clip_as_rnn_models import Clip, load_clip, look
 from conceptlens.methods._clip_as_rnn_words import BACKGROUNDS, SCORING_TEMPLATES, TEMPLATE
 from conceptlens.methods._options import check_range, maps_of, options_of, plain
 from conceptlens.methods.base import MethodInfo, SaliencyMethod
+from conceptlens.picture_files import open_image
 from conceptlens.words import check_concepts
 
 SCORER = "openai/clip-vit-large-patch14"

@@ -39,12 +39,12 @@ from conceptlens.engine.cross_attention import (
     read_queries,
     wanted_layers,
 )
-from conceptlens.engine.encode import open_image
-from conceptlens.errors import ModelError, RecipeError
+from conceptlens.errors import ModelError, RecipeError, shown
 from conceptlens.maps import ConceptMaps
 from conceptlens.methods import register
 from conceptlens.methods._options import check_range, maps_of, options_of, plain
 from conceptlens.methods.base import MethodInfo, SaliencyMethod
+from conceptlens.picture_files import open_image
 from conceptlens.words import check_concepts
 
 
@@ -142,18 +142,19 @@ class ConceptCrossAttention(SaliencyMethod):
             raise RecipeError(f"the image was stored with layers {layers}; got {list(self._layers)}. Store it again.")
         maps: list[Tensor] = []
         told: dict[str, list[str]] = {}
+        length = 0
         encoded = encode_concepts(self._model, names, self._layers, noise=stored.noise, grid=stored.grid)
         for name, concept in zip(names, encoded, strict=True):
             maps.append(concept_map(stored, concept))
-            told[name] = list(concept.pieces)
+            told[name], length = list(concept.pieces), concept.length
         where = {"image": stored.image, "prompt": stored.prompt, "seed": stored.seed, "started": started}
-        return maps_of(self, names, torch.stack(maps), tokens=told, **where)
+        return maps_of(self, names, torch.stack(maps), tokens=told, text_length=length, **where)
 
 
 def _parted(options: Mapping[str, Any]) -> tuple[tuple[int, ...] | None, CrossOptions]:
     """The layers, and the other settings."""
     layers = options.get("layers")
     if layers is not None and not (isinstance(layers, (list, tuple)) and all(type(layer) is int for layer in layers)):
-        raise RecipeError(f"layers must be a list of whole numbers; got {layers!r}.")
+        raise RecipeError(f"layers must be a list of whole numbers; got {shown(layers)}.")
     rest = {name: value for name, value in options.items() if name != "layers"}
     return None if layers is None else tuple(layers), options_of(CrossOptions, rest)

@@ -138,7 +138,7 @@ class PromptCrossAttention(SaliencyMethod):
             return (_OFFICIAL_TOKEN,)
         if self._clip:
             return clip_positions(pipeline.tokenizer, text, name)
-        length = self._session.generate_defaults.get("max_sequence_length", 512)
+        length = self._adapter.text_length(pipeline, self._session.generate_defaults)
         return t5_positions(pipeline.tokenizer_2, text, name, length)
 
     def _maps(

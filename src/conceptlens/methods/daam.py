@@ -21,7 +21,6 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from conceptlens.engine.encode import open_image
 from conceptlens.maps import ConceptMaps
 from conceptlens.methods import register
 from conceptlens.methods._options import maps_of
@@ -36,6 +35,7 @@ from conceptlens.methods._unet import (
     watch_cross_attention,
 )
 from conceptlens.methods._words import clip_positions, joined_prompt
+from conceptlens.picture_files import open_image
 from conceptlens.records import TokenGrid
 from conceptlens.words import check_concepts
 

@@ -19,7 +19,6 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from conceptlens.engine.encode import open_image
 from conceptlens.errors import ConceptError
 from conceptlens.maps import ConceptMaps
 from conceptlens.methods import register
@@ -34,6 +33,7 @@ from conceptlens.methods._unet import (
     watch_cross_attention,
 )
 from conceptlens.methods._words import clip_positions, joined_prompt
+from conceptlens.picture_files import open_image
 from conceptlens.records import TokenGrid
 from conceptlens.words import check_concepts
 
@@ -136,6 +136,12 @@ class Ovam(UnetMethod):
             if encoder is not None:
                 ids = getattr(pipeline, f"tokenizer{suffix}")(text, return_tensors="pt", verbose=False).input_ids
                 states.append(encoder(ids.to(encoder.device), output_hidden_states=True))
+        lengths = [state.last_hidden_state.shape[1] for state in states]
+        if len(set(lengths)) > 1:
+            raise ConceptError(
+                f"the two text encoders part {text!r:.60} into {lengths[0]} and {lengths[1]} tokens, so its words have "
+                "no common places. Leave out repeated marks such as '!!'."
+            )
         if len(states) == 1:
             return states[0].last_hidden_state.to(pipeline.unet.dtype)
         return torch.cat([made.hidden_states[-2] for made in states], dim=-1).to(pipeline.unet.dtype)

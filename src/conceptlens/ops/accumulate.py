@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from jaxtyping import Float
@@ -17,12 +17,16 @@ class ScoreAccumulator:
     Attributes:
         count: how many layer-steps went in.
         parts: with `keep`, the scores by (step, layer).
+
+    Args:
+        keep: keep the parts.
+        finish: applied to the mean, and to each part.
     """
 
-    def __init__(self, *, keep: bool = False) -> None:
+    def __init__(self, *, keep: bool = False, finish: Callable[[Scores], Scores] | None = None) -> None:
         self.count = 0
         self.parts: dict[tuple[int, int], Tensor] = {}
-        self._keep = keep
+        self._keep, self._finish = keep, finish or (lambda scores: scores)
         self._total: Tensor | None = None
 
     def add(self, step: int, layer: int, scores: Scores) -> None:
@@ -31,7 +35,7 @@ class ScoreAccumulator:
         self._total += scores
         self.count += 1
         if self._keep:
-            self.parts[step, layer] = scores
+            self.parts[step, layer] = self._finish(scores)
 
     def mean(self) -> Scores:
         """The mean so far.
@@ -41,7 +45,7 @@ class ScoreAccumulator:
         """
         if self._total is None:
             raise ValueError("no scores were added")
-        return self._total / self.count
+        return self._finish(self._total / self.count)
 
 
 class RunningMoments:

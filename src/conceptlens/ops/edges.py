@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from PIL import Image
-from skimage.segmentation import random_walker
 
 from conceptlens.ops.grids import resize
 
@@ -46,6 +45,8 @@ def follow_edges(labels: Labels, sureness: Float[np.ndarray, "height width"], im
         seeds[own & (sure >= np.quantile(sure[own], 1 - KEPT))] = number + 1
     if (seeds > 0).all() or small.std() == 0:
         return labels
+    from skimage.segmentation import random_walker
+
     chances = random_walker(small, seeds, beta=STIFFNESS, mode="bf", return_full_prob=True, channel_axis=-1)
     large = resize(torch.from_numpy(np.asarray(chances, np.float32)), image.height, image.width)
     return numbers[large.argmax(dim=0).numpy()]

@@ -6,10 +6,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from skimage.filters import threshold_otsu
 from torch import Tensor
 
-from conceptlens.errors import RecipeError
+from conceptlens.errors import RecipeError, ScoreError, shown
 
 Threshold = str | float
 
@@ -17,9 +16,32 @@ Threshold = str | float
 def resize(
     scores: Float[Tensor, "concept rows cols"], height: int, width: int, mode: str = "bilinear"
 ) -> Float[Tensor, "concept height width"]:
-    """Scores at another resolution; `mode` is "nearest" or "bilinear" (aligned to pixel areas, not corners)."""
-    corners = None if mode == "nearest" else False
-    return F.interpolate(scores[None], (height, width), mode=mode, align_corners=corners)[0]
+    """Scores at another resolution; `mode` is "nearest" or "bilinear" (aligned to pixel areas, not corners).
+
+    Equal maps stay equal, and a map stays in its range: a constant one stays constant.
+    """
+    if mode == "nearest":
+        return F.interpolate(scores[None], (height, width), mode=mode)[0]
+    # Of many maps in channels-last memory, the first and the last are rounded differently.
+    large = F.interpolate(scores.contiguous()[None], (height, width), mode=mode, align_corners=False)[0]
+    # The weights of a pixel add up to one only but for rounding.
+    return large.clamp(scores.amin((1, 2), keepdim=True), scores.amax((1, 2), keepdim=True))
+
+
+def check_finite(scores: Tensor) -> Tensor:
+    """Scores as they are, none of which is NaN or infinite.
+
+    Raises:
+        ScoreError: for scores of a model that computed NaN.
+    """
+    broken = int((~scores.isfinite()).sum())
+    if broken:
+        raise ScoreError(
+            f"the model gave NaN or infinity in {broken} of {scores.numel()} scores, as half precision does where it "
+            "overflows (a black picture). Open it with dtype=torch.bfloat16 or torch.float32; if it stays, its weights "
+            "are damaged."
+        )
+    return scores
 
 
 def unit_range(scores: Tensor) -> Tensor:
@@ -41,7 +63,9 @@ def threshold_level(heat: np.ndarray, rule: Threshold) -> float:
     if rule == "mean":
         return float(heat.mean())
     if rule == "otsu":
+        from skimage.filters import threshold_otsu
+
         return float(threshold_otsu(heat)) if heat.max() > heat.min() else float(heat.max())
     if isinstance(rule, (int, float)) and 0 <= rule <= 1:
         return float(heat.min() + rule * (heat.max() - heat.min()))
-    raise RecipeError(f"threshold must be 'mean', 'otsu', 'argmax' or a number in 0..1; got {rule!r}.")
+    raise RecipeError(f"threshold must be 'mean', 'otsu', 'argmax' or a number in 0..1; got {shown(rule)}.")

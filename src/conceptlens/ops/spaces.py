@@ -7,7 +7,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from conceptlens.recipe import Normalization
+from conceptlens.ops.accumulate import ScoreAccumulator
+from conceptlens.recipe import CrossHeads, Normalization, Recipe
 
 
 def vector_similarity(
@@ -23,11 +24,14 @@ def vector_similarity(
 
 
 def cross_similarity(
-    key: Float[Tensor, "batch head concept head_dim"], image_query: Float[Tensor, "batch head image head_dim"]
-) -> Float[Tensor, "batch head concept image"]:
-    """Concept keys with image queries, per head, after QK-norm, before rotation, unscaled."""
-    precise = torch.promote_types(key.dtype, torch.float32)
-    return key.to(precise) @ image_query.to(precise).transpose(-1, -2)
+    concepts: Float[Tensor, "batch head concept head_dim"],
+    image: Float[Tensor, "batch head image head_dim"],
+    heads: CrossHeads = "each",
+) -> Float[Tensor, "batch scored concept image"]:
+    """Dot products of queries and keys after QK-norm, unscaled: of each head, or their sum as one."""
+    precise = torch.promote_types(concepts.dtype, torch.float32)
+    scores = concepts.to(precise) @ image.to(precise).transpose(-1, -2)
+    return scores.sum(dim=1, keepdim=True) if heads == "sum" else scores
 
 
 def normalize_concepts(vectors: Float[Tensor, "*lead concept dim"], how: Normalization) -> Tensor:
@@ -47,3 +51,15 @@ def reduce_heads(
     if softmax:
         scores = (scores / temperature).softmax(dim=2)
     return scores.mean(dim=1)
+
+
+def scores_of(raw: Float[Tensor, "batch head concept image"], recipe: Recipe) -> Float[Tensor, "batch concept image"]:
+    """Scores of one layer and step: the mean of the heads, after the softmax where the recipe takes it here."""
+    return reduce_heads(raw, softmax=recipe.softmax and recipe.softmax_at == "each", temperature=recipe.temperature)
+
+
+def accumulator(recipe: Recipe, *, keep: bool) -> ScoreAccumulator:
+    """Averages the scores of layers and steps, before the softmax where the recipe takes it of their mean."""
+    if not recipe.softmax or recipe.softmax_at == "each":
+        return ScoreAccumulator(keep=keep)
+    return ScoreAccumulator(keep=keep, finish=lambda scores: (scores / recipe.temperature).softmax(dim=1))

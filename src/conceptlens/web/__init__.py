@@ -1,13 +1,14 @@
 """The page: paint or drop a picture, type any word, see where the model sees it.
 
-`app` holds the routes, `worker` the one thread that touches the model, `store` what is remembered for each browser tab,
-`jobs` painting and reading, `asking` what a request may say, `wire` how maps travel, `static` the page itself. Nothing
-here computes a map, and no text of a request ever becomes a path. Needs the extra `conceptlens[web]`.
+`app` holds the routes, `worker` the threads that work for all tabs in turn, `store` what is remembered for each browser
+tab, `jobs` painting and reading, `asking` what a request may say, `flight` what is on its way, `wire` how maps travel,
+`addresses` where the page listens, `connections` the time limits of uvicorn, `static` the page itself. Nothing here
+computes a map, and no text of a request ever becomes a path. Needs the extra `conceptlens[web]`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -39,6 +40,7 @@ def serve(
     *,
     limits: Limits | None = None,
     announce: Callable[[str], Any] | None = None,
+    allow_hosts: Sequence[str] = (),
 ) -> None:
     """Serves the page until it is interrupted.
 
@@ -50,11 +52,14 @@ def serve(
         open_browser: show the page in the standard browser.
         limits: see `create_app`.
         announce: called with the page's URL once it can be opened.
+        allow_hosts: names or addresses, besides those of this computer, under which the page may be asked for; ("*",)
+            for any. Needed where other computers can reach `host`.
 
     Raises:
-        AppError: when the packages of `conceptlens[web]` are missing, or the address cannot be had.
+        AppError: when the packages of `conceptlens[web]` are missing, the address cannot be had, or other computers can
+            reach it and `allow_hosts` is empty.
     """
-    _part("server").run(session, host, port, open_browser, limits or Limits(), announce)
+    _part("server").run(session, host, port, open_browser, limits or Limits(), announce, allow_hosts)
 
 
 def _part(name: str) -> Any:

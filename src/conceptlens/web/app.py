@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from importlib.resources import files
-from typing import Any
 
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -21,9 +18,12 @@ from starlette.routing import Route
 from conceptlens.errors import ConceptlensError
 from conceptlens.session import Session
 from conceptlens.web import answers, jobs
-from conceptlens.web.asking import QUESTION, Fields, body_of, json_of, opened, question
+from conceptlens.web.addresses import HERE
+from conceptlens.web.asking import QUESTION, Fields, json_of, opened, question
 from conceptlens.web.errors import RequestError, status_of
+from conceptlens.web.flight import Answer, Room, attended, body_of
 from conceptlens.web.limits import Limits
+from conceptlens.web.middleware import OwnPagesOnly, WithHeaders
 from conceptlens.web.store import Store
 from conceptlens.web.wire import MEDIA_TYPE
 from conceptlens.web.worker import Worker
@@ -31,7 +31,6 @@ from conceptlens.words import content_words, ranked_words
 
 log = logging.getLogger("conceptlens.web")
 TAB = "x-conceptlens-tab"
-HERE = ("127.0.0.1", "localhost", "[::1]")
 STATIC = {
     "index.html": "text/html; charset=utf-8",
     "app.css": "text/css; charset=utf-8",
@@ -41,13 +40,6 @@ STATIC = {
     "icon.svg": "image/svg+xml",
 }
 """The page's files and their types; nothing else can be asked for."""
-HEADERS = {
-    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cache-control": "no-store",
-}
 SAMPLES = {"demo": "a red house and a tree under the sun"}
 
 
@@ -58,18 +50,20 @@ def build(session: Session, limits: Limits, hosts: tuple[str, ...] | None) -> St
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         yield
-        page.worker.close()
+        page.close()
 
     app = Starlette(
         routes=page.routes(),
         middleware=[
-            Middleware(_Headers),
+            Middleware(WithHeaders),
             Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts or HERE), www_redirect=False),
+            Middleware(OwnPagesOnly),
         ],
         exception_handlers={ConceptlensError: _told, HTTPException: _told_http, Exception: _told_unexpected},
         lifespan=lifespan,
     )
-    app.state.store = page.store
+    app.router.redirect_slashes = False  # an address is right or unknown
+    app.state.store, app.state.room = page.store, page.room
     return app
 
 
@@ -78,9 +72,10 @@ class Page:
 
     def __init__(self, session: Session, limits: Limits) -> None:
         self.session, self.limits = session, limits
-        self.store, self.worker = Store(limits), Worker(limits.waiting)
+        self.store, self.room, self.worker = Store(limits), Room(limits), Worker(limits.waiting)
+        # A small file may hold many pixels: one at a time bounds the memory.
+        self.codec = Worker(limits.waiting, "conceptlens-pictures")
         self.jobs = jobs.Jobs(self.worker, self.store)
-        self.decoding = asyncio.Lock()  # a small file may hold many pixels: one at a time bounds the memory
         folder = files("conceptlens") / "web" / "static"
         self.static = {name: (folder / name).read_bytes() for name in STATIC}
         self.words = ranked_words(session.vocabulary)
@@ -106,17 +101,15 @@ class Page:
         return lambda request: Response(self.static[name], media_type=STATIC[name])
 
     async def open_tab(self, request: Request) -> Response:
-        # Other sites cannot read the answer, but each new tab makes an old one forgotten.
-        if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-            raise RequestError(403, "this page is not for use by other pages. Open its own address.")
-        await body_of(request, self.limits.body_bytes, "a request")
+        with self.room.share() as share:
+            await body_of(request, self.limits.body_bytes, "a request", share)
         steps = jobs.default_steps(self.session)
         told = answers.about(self.session, self.limits, steps, self.words, self.sample)
-        return JSONResponse({"tab": self.store.open_tab(), **told}, 201)
+        return JSONResponse({"tab": self.store.open_tab(self.jobs.busy()), **told}, 201)
 
     async def paint(self, request: Request) -> Response:
         tab = self._tab(request)
-        fields = await json_of(request, self.limits, {"prompt", "seed", "steps"})
+        fields = await self._fields(request, {"prompt", "seed", "steps"})
         prompt = fields.text("prompt", self.limits.prompt)
         seed, steps = fields.whole("seed", 0, 2**31 - 1), fields.whole("steps", 1, self.limits.steps)
         if not prompt.strip():
@@ -128,10 +121,16 @@ class Page:
         """A picture as the body of the request; what it shows may be told in the query, as `prompt`."""
         tab = self._tab(request)
         prompt = Fields(dict(request.query_params)).text("prompt", self.limits.prompt, "")
-        data = await body_of(request, self.limits.upload_bytes, "a picture")
-        async with self.decoding:
-            image = await run_in_threadpool(opened, data, self.limits)
-        name = self.jobs.start(tab, lambda job: jobs.read(self.session, job, image, prompt))
+        with self.room.share() as arriving:
+            data = await body_of(request, self.limits.upload_bytes, "a picture", arriving)
+            image = await attended(request, self.codec.run(lambda: opened(data, self.limits), tab))
+        waiting = self.room.share()
+        waiting.grow(image.width * image.height * len(image.getbands()))
+        try:
+            name = self.jobs.start(tab, lambda job: jobs.read(self.session, job, image, prompt), waiting.free)
+        except RequestError:
+            waiting.free()
+            raise
         return JSONResponse({"job": name, "words": content_words(prompt)[:6]}, 202)
 
     async def job(self, request: Request) -> Response:
@@ -143,69 +142,65 @@ class Page:
     async def picture(self, request: Request) -> Response:
         picture = self.store.picture(self._tab(request), request.path_params["picture"])
         told = {"x-conceptlens-how": picture.how, "x-conceptlens-bytes": str(picture.record.nbytes)}
-        data = await run_in_threadpool(answers.png, picture.record.image)
-        return Response(data, media_type="image/png", headers=told)
+        data = await attended(request, self.codec.run(lambda: answers.png(picture.record.image), picture.tab))
+        return Answer(data, self.room, "image/png", told)
 
     async def maps(self, request: Request) -> Response:
         tab = self._tab(request)
-        fields = await json_of(request, self.limits, QUESTION | {"parts"})
+        fields = await self._fields(request, QUESTION | {"parts"})
         asked, parts = question(fields, self.limits), fields.switch("parts")
         picture = self.store.picture(tab, asked.picture)
-        data = await self.worker.run(lambda: answers.answer(self.session, picture, asked, self.limits, parts=parts))
-        return Response(data, media_type=MEDIA_TYPE)
+        work = self.worker.run(lambda: answers.answer(self.session, picture, asked, self.limits, parts=parts), tab)
+        return Answer(await attended(request, work), self.room, MEDIA_TYPE)
 
     async def ranking(self, request: Request) -> Response:
         tab = self._tab(request)
-        asked = question(await json_of(request, self.limits, QUESTION), self.limits, self.limits.words)
+        asked = question(await self._fields(request, QUESTION), self.limits, self.limits.words)
         record = self.store.picture(tab, asked.picture).record
-        data = await self.worker.run(lambda: answers.ranking(self.session, record, asked))
-        return Response(data, media_type=MEDIA_TYPE)
+        work = self.worker.run(lambda: answers.ranking(self.session, record, asked), tab)
+        return Answer(await attended(request, work), self.room, MEDIA_TYPE)
 
     async def download(self, request: Request) -> Response:
         tab = self._tab(request)
-        fields = await json_of(request, self.limits, QUESTION | {"kind"})
+        fields = await self._fields(request, QUESTION | {"kind"})
         asked, kind = question(fields, self.limits), fields.choice("kind", tuple(answers.FILES))
         record = self.store.picture(tab, asked.picture).record
-        data = await self.worker.run(lambda: answers.download(self.session, record, asked, kind))
+        work = self.worker.run(lambda: answers.download(self.session, record, asked, kind), tab)
         media, name, _ = answers.FILES[kind]
-        return Response(data, media_type=media, headers={"content-disposition": f'attachment; filename="{name}"'})
+        told = {"content-disposition": f'attachment; filename="{name}"'}
+        return Answer(await attended(request, work), self.room, media, told)
 
     def _tab(self, request: Request) -> str:
         return self.store.check_tab(request.headers.get(TAB))
 
+    async def _fields(self, request: Request, known: set[str]) -> Fields:
+        with self.room.share() as share:
+            return await json_of(request, self.limits, known, share)
 
-class _Headers:
-    """Puts `HEADERS` on every answer."""
-
-    def __init__(self, app: Any) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        async def with_headers(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                added = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
-                message["headers"] = [*message.get("headers", ()), *added]
-            await send(message)
-
-        await self._app(scope, receive, with_headers)
+    def close(self) -> None:
+        """Drops what waits; what runs is ended before its next denoising step."""
+        self.jobs.close()
+        self.worker.close()
+        self.codec.close()
 
 
 def _answer(status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:
     more = {"retry-after": "2"} if status == 503 else {}
-    return JSONResponse({"error": text}, status, headers={**(headers or {}), **more})
+    sendable = text.encode("utf-8", "backslashreplace").decode()  # what was asked is quoted, and may be no valid text
+    return JSONResponse({"error": sendable}, status, headers={**(headers or {}), **more})
 
 
-def _told(request: Request, error: Exception) -> Response:
+async def _told(request: Request, error: Exception) -> Response:
     assert isinstance(error, ConceptlensError)
     return _answer(status_of(error), str(error))
 
 
-def _told_http(request: Request, error: Exception) -> Response:
+async def _told_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     said = {404: "there is nothing at this address.", 405: f"this address does not take {request.method}."}
     return _answer(error.status_code, said.get(error.status_code, str(error.detail)), error.headers)
 
 
-def _told_unexpected(request: Request, error: Exception) -> Response:
+async def _told_unexpected(request: Request, error: Exception) -> Response:
     log.error("a request failed", exc_info=error)
     return _answer(500, jobs.FAILED)

@@ -1,4 +1,4 @@
-"""What a request may say, checked: bodies of bounded size, JSON of known fields, pictures of bounded size."""
+"""What a request may say, checked: JSON of known fields, pictures of bounded size."""
 
 from __future__ import annotations
 
@@ -8,49 +8,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from PIL import Image
-from starlette.requests import ClientDisconnect, Request
+from PIL import Image, features
+from starlette.requests import Request
 
-from conceptlens.engine.encode import open_image
 from conceptlens.errors import one_line
+from conceptlens.picture_files import DAMAGED, open_image
 from conceptlens.web.errors import RequestError
+from conceptlens.web.flight import Share, body_of
 from conceptlens.web.limits import Limits
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", *(("AVIF",) if "avif" in features.modules else ()))
 
 
-async def body_of(request: Request, limit: int, what: str) -> bytes:
-    """The body, read only as far as it may go.
-
-    Raises:
-        RequestError: 413 for a larger one.
-    """
-    too_large = RequestError(413, f"{what} may have {limit:,} bytes; this one has more. Send a smaller one.")
-    said = request.headers.get("content-length", "")
-    if said.isdigit() and int(said) > limit:
-        raise too_large
-    parts, size = [], 0
-    try:
-        async for part in request.stream():
-            size += len(part)
-            if size > limit:
-                raise too_large
-            parts.append(part)
-    except ClientDisconnect as error:
-        raise RequestError(400, "the request ended early. Send it again.") from error
-    return b"".join(parts)
-
-
-async def json_of(request: Request, limits: Limits, known: set[str]) -> Fields:
+async def json_of(request: Request, limits: Limits, known: set[str], share: Share) -> Fields:
     """The fields of a JSON request.
 
     Raises:
-        RequestError: 415 for another type, 400 for damaged JSON, 422 for an unknown field.
+        RequestError: 415 for another type, 400 for damaged JSON, 422 for an unknown field, and those of `body_of`.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise RequestError(415, f"this address takes application/json; got {kind or 'no type'}.")
-    data = await body_of(request, limits.body_bytes, "a request")
+    data = await body_of(request, limits.body_bytes, "a request", share)
     try:
         said = json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
@@ -145,8 +124,8 @@ def opened(data: bytes, limits: Limits) -> Image.Image:
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise RequestError(413, f"this picture is too large: {one_line(error)}. Shrink it first.") from error
-    except (OSError, ValueError, SyntaxError, TypeError) as error:
-        raise RequestError(415, "this file is no picture that can be read. Use PNG, JPEG, WebP, GIF or BMP.") from error
+    except DAMAGED as error:
+        raise RequestError(415, "this file is no picture that can be read. Use PNG, JPEG, WebP or TIFF.") from error
     width, height = picture.size
     if width * height > limits.upload_pixels:
         raise RequestError(413, f"{width}x{height} pixels are more than {limits.upload_pixels:,}. Shrink it first.")
@@ -154,7 +133,7 @@ def opened(data: bytes, limits: Limits) -> Image.Image:
         if picture.format == "JPEG":
             picture.draft("RGB", (limits.side, limits.side))
         picture.load()
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
+    except DAMAGED as error:
         raise RequestError(422, f"this picture is damaged ({one_line(error)}). Save it again.") from error
     upright = open_image(picture)
     upright.thumbnail((limits.side, limits.side))

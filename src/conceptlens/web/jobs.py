@@ -24,6 +24,8 @@ from conceptlens.words import content_words
 
 log = logging.getLogger("conceptlens.web")
 FAILED = "the model failed unexpectedly; the server's log says why."
+LINE = "jobs"
+"""They share one line at the worker, so that a word that is typed waits for one of them, however many there are."""
 REMEMBERED = 512
 """Jobs whose outcome can still be asked for."""
 
@@ -60,8 +62,13 @@ class Jobs:
         self._worker, self._store, self._lock = worker, store, threading.Lock()
         self._jobs: dict[str, Job] = {}
 
-    def start(self, tab: str, act: Callable[[Job], Picture]) -> str:
+    def start(self, tab: str, act: Callable[[Job], Picture], ended: Callable[[], None] = lambda: None) -> str:
         """Queues a job; its name.
+
+        Args:
+            tab: whose it is.
+            act: what to do.
+            ended: called once it is over, however it ended.
 
         Raises:
             RequestError: 409 when the tab has one already, 503 when the queue is full.
@@ -70,12 +77,25 @@ class Jobs:
             if any(job.tab == tab and job.busy for job in self._jobs.values()):
                 raise RequestError(409, "this page is busy with another picture. Wait for it, or cancel it.")
             job, name = Job(tab), new_id()
-            job.future, job.number = self._worker.submit(lambda: self._run(job, act))
+            job.future, job.number = self._worker.submit(lambda: self._run(job, act), LINE)
+            job.future.add_done_callback(lambda done: self._over(job, done))
+            job.future.add_done_callback(lambda done: ended())
             self._jobs[name] = job
             over = [old for old, other in self._jobs.items() if not other.busy][: max(0, len(self._jobs) - REMEMBERED)]
             for old in over:
                 del self._jobs[old]
             return name
+
+    def busy(self) -> set[str]:
+        """The tabs that have a job on its way."""
+        with self._lock:
+            return {job.tab for job in self._jobs.values() if job.busy}
+
+    def close(self) -> None:
+        """Ends all jobs before their next denoising step."""
+        with self._lock:
+            for job in self._jobs.values():
+                job.stop.set()
 
     def tell(self, tab: str, name: str) -> dict[str, Any]:
         """How far a job is, as plain JSON values."""
@@ -102,6 +122,11 @@ class Jobs:
         if job is None or job.tab != tab:
             raise RequestError(404, "there is no such job. Paint or drop the picture again.")
         return job
+
+    def _over(self, job: Job, done: Future[None]) -> None:
+        # The worker turns a call away that it took before, in favour of a tab with fewer.
+        if not done.cancelled() and isinstance(error := done.exception(), RequestError):
+            job.error, job.status, job.state = str(error), error.status, "failed"
 
     def _run(self, job: Job, act: Callable[[Job], Picture]) -> None:
         try:

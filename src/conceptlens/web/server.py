@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
 import uvicorn
 
-from conceptlens.errors import one_line
 from conceptlens.session import Session
-from conceptlens.web.app import HERE, build
-from conceptlens.web.errors import AppError
+from conceptlens.web.addresses import allowed_hosts, bind, in_url
+from conceptlens.web.app import build
+from conceptlens.web.connections import GRACE, PIECE, Connection
 from conceptlens.web.limits import Limits
 
 PATIENCE = 30.0
@@ -29,14 +28,13 @@ def run(
     open_browser: bool,
     limits: Limits,
     announce: Callable[[str], Any] | None,
+    allow_hosts: Sequence[str],
 ) -> None:
     """See `conceptlens.web.serve`."""
+    hosts = allowed_hosts(host, allow_hosts)
     listening = bind(host, port)
-    name = f"[{host}]" if ":" in host else host
-    url = f"http://{name}:{listening.getsockname()[1]}/"
-    hosts = HERE if name in HERE else ("*",)
-    config = uvicorn.Config(build(session, limits, hosts), log_level="warning", access_log=False)
-    server = uvicorn.Server(config)
+    url = f"http://{in_url(host)}:{listening.getsockname()[1]}/"
+    server = uvicorn.Server(configured(build(session, limits, hosts), limits))
 
     def tell() -> None:
         until = time.monotonic() + PATIENCE
@@ -52,22 +50,16 @@ def run(
         server.run(sockets=[listening])
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A socket that listens at an address.
-
-    Raises:
-        AppError: when the address cannot be had.
-    """
-    try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(family, socket.SOCK_STREAM)
-    except (OSError, OverflowError) as error:
-        raise AppError(f"cannot listen at {host}:{port}: {one_line(error)}. Choose another host or port.") from error
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-    except (OSError, OverflowError) as error:
-        listening.close()
-        reason = getattr(error, "strerror", None) or one_line(error)
-        raise AppError(f"cannot listen at {host}:{port}: {reason}. Choose another port; 0 is any free one.") from error
-    return listening
+def configured(app: Any, limits: Limits) -> uvicorn.Config:
+    """How uvicorn serves the page: within the limits, and gone a few seconds after it is told to stop."""
+    return uvicorn.Config(
+        app,
+        http=Connection,
+        ws="none",
+        log_level="warning",
+        access_log=False,
+        h11_max_incomplete_event_size=PIECE,
+        limit_concurrency=limits.connections,
+        timeout_keep_alive=limits.patience,
+        timeout_graceful_shutdown=int(2 * GRACE),
+    )

@@ -1,10 +1,11 @@
-"""What is remembered for each browser tab, bounded; what was unused longest is dropped first."""
+"""What is remembered for each browser tab, bounded; what is needed least is dropped first."""
 
 from __future__ import annotations
 
 import secrets
 import threading
 from collections import OrderedDict
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from conceptlens.records import ImageRecord
@@ -45,18 +46,23 @@ class Store:
 
     def __init__(self, limits: Limits) -> None:
         self._limits, self._lock = limits, threading.Lock()
-        self._tabs: OrderedDict[str, None] = OrderedDict()
+        self._tabs: OrderedDict[str, bool] = OrderedDict()  # whether it was used; the one unused longest comes first
         self._pictures: OrderedDict[str, Picture] = OrderedDict()
 
-    def open_tab(self) -> str:
-        """Remembers a new tab; its secret name."""
+    def open_tab(self, busy: Collection[str] = ()) -> str:
+        """Remembers a new tab; its secret name.
+
+        Args:
+            busy: tabs that are not forgotten for it.
+
+        Raises:
+            RequestError: 503 when all others are busy.
+        """
         with self._lock:
+            while len(self._tabs) >= self._limits.tabs:
+                self._forget_one(busy)
             tab = new_id()
-            self._tabs[tab] = None
-            while len(self._tabs) > self._limits.tabs:
-                gone, _ = self._tabs.popitem(last=False)
-                for name in [name for name, picture in self._pictures.items() if picture.tab == gone]:
-                    del self._pictures[name]
+            self._tabs[tab] = False
             return tab
 
     def check_tab(self, tab: str | None) -> str:
@@ -68,6 +74,7 @@ class Store:
         with self._lock:
             if tab is None or tab not in self._tabs:
                 raise _forgotten()
+            self._tabs[tab] = True
             self._tabs.move_to_end(tab)
             return tab
 
@@ -103,6 +110,18 @@ class Store:
         """How many tabs and pictures are held, and the bytes of their records."""
         with self._lock:
             return {"tabs": len(self._tabs), "pictures": len(self._pictures), "bytes": self._bytes()}
+
+    def _forget_one(self, busy: Collection[str]) -> None:
+        idle = [tab for tab in self._tabs if tab not in busy]
+        if not idle:
+            raise RequestError(503, f"{len(self._tabs)} pages are at work here. Try again later.")
+        asked = {picture.tab for picture in self._pictures.values()}
+        gone = min(
+            idle, key=lambda tab: (tab in asked, self._tabs[tab])
+        )  # the first of equals is the one unused longest
+        del self._tabs[gone]
+        for name in [name for name, picture in self._pictures.items() if picture.tab == gone]:
+            del self._pictures[name]
 
     def _full(self) -> bool:
         return len(self._pictures) > self._limits.pictures or self._bytes() > self._limits.record_bytes

@@ -13,6 +13,7 @@ from jaxtyping import Integer
 from PIL import Image
 
 from conceptlens.errors import ConceptlensError, one_line
+from conceptlens.picture_files import DAMAGED, as_rgb, upright
 
 Task = Literal["single", "multi"]
 VOID = -1
@@ -32,13 +33,27 @@ class Sample:
         image: RGB, any size.
         labels: for a "single" dataset 1 = the target, 0 = background; for a "multi" dataset an index into the dataset's
             classes; -1 = void (no label).
-        present: names of what is there: the target; or the classes that have a pixel, without the background.
+        present: what is there, as places in the dataset's `classes`: the target; or the classes that have a pixel,
+            without the background.
+
+    Raises:
+        DataError: when the labels are not of the image's size, or all void.
     """
 
     id: str
     image: Image.Image
     labels: Integer[np.ndarray, "height width"]
-    present: tuple[str, ...]
+    present: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        height, width = self.labels.shape
+        if (width, height) != self.image.size:
+            raise DataError(
+                f"the label map of {self.id} is {width}x{height} pixels, its image {self.image.width}x"
+                f"{self.image.height}. Make them equal."
+            )
+        if not (self.labels != VOID).any():
+            raise DataError(f"the label map of {self.id} is all void: no pixel has a label. Leave the image out.")
 
 
 class Dataset(ABC):
@@ -67,7 +82,7 @@ class Dataset(ABC):
     @property
     @abstractmethod
     def classes(self) -> tuple[str, ...]:
-        """Names of the labels of a "multi" dataset, by number; the vocabulary of targets of a "single" one."""
+        """Names of the labels of a "multi" dataset, by number, no two alike; the targets of a "single" one."""
 
     @abstractmethod
     def ids(self) -> Sequence[str]:
@@ -102,25 +117,51 @@ def open_labels(path: Path) -> Integer[np.ndarray, "height width"]:
     Raises:
         DataError: when it is missing, damaged, or has colours in place of numbers.
     """
+    return np.asarray(_open_map(path)).astype(np.int32)
+
+
+def open_mask(path: Path) -> Integer[np.ndarray, "height width"]:
+    """A mask of one target as labels: 0 where it is black, 1 elsewhere.
+
+    With a palette its colours count, not their numbers: which number is white is up to the program that wrote the file.
+
+    Raises:
+        DataError: when it is missing, damaged, without a target, or has colours but no black among them.
+    """
+    stored = _open_map(path)
+    values = np.asarray(stored.convert("RGB") if stored.mode == "P" else stored)
+    target = values.astype(bool).reshape(*values.shape[:2], -1).any(axis=-1)
+    if not target.any():
+        raise DataError(f"{path} is all black: it marks no target. Draw the target in white, or leave the image out.")
+    if stored.mode == "P" and target.all() and (values < 255).any():
+        raise DataError(f"{path} has a palette without black for what is not the target. Save it in black and white.")
+    return np.asarray(target).astype(np.int32)
+
+
+def _open_map(path: Path) -> Image.Image:
     try:
         with Image.open(path) as opened:
             if opened.mode not in ("P", "L", "I", "I;16", "1"):
-                raise DataError(f"{path} has colours ({opened.mode}); label maps are PNGs of class numbers.")
-            return np.asarray(opened).astype(np.int32)
+                raise DataError(
+                    f"{path} has colours ({opened.mode}). Save a label map as a PNG of class numbers, a mask as one of "
+                    "black and white."
+                )
+            opened.load()
+            return upright(opened)
     except DataError:
         raise
-    except (OSError, ValueError, SyntaxError) as error:
+    except DAMAGED as error:
         raise DataError(f"cannot read the label map {path} ({one_line(error)}). Restore the file.") from error
 
 
 def open_picture(path: Path) -> Image.Image:
-    """An RGB picture.
+    """An RGB picture, as `conceptlens.picture_files.open_image` gives it, of any size.
 
     Raises:
         DataError: when it is missing or damaged.
     """
     try:
         with Image.open(path) as opened:
-            return opened.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            return as_rgb(opened)
+    except DAMAGED as error:
         raise DataError(f"cannot read the image {path} ({one_line(error)}). Restore the file.") from error

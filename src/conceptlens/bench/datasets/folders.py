@@ -9,35 +9,33 @@ from typing import Any
 import numpy as np
 
 from conceptlens.bench.datasets import register
-from conceptlens.bench.datasets.base import VOID, DataError, Dataset, Sample, open_labels, open_picture, require
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+from conceptlens.bench.datasets._class_list import read_classes
+from conceptlens.bench.datasets.base import (
+    VOID,
+    DataError,
+    Dataset,
+    Sample,
+    open_labels,
+    open_mask,
+    open_picture,
+    require,
+)
+from conceptlens.picture_files import PICTURES
 
 
 def _pairs(images: Path, masks: Path) -> dict[str, tuple[Path, Path]]:
     """Pictures and label maps that share a file name, by that name."""
-    found = {}
+    found: dict[str, tuple[Path, Path]] = {}
     for path in sorted(images.rglob("*")):
-        mask = masks / path.relative_to(images).with_suffix(".png")
-        if path.suffix.lower() in SUFFIXES and mask.exists():
-            found[path.relative_to(images).with_suffix("").as_posix()] = (path, mask)
+        id_ = path.relative_to(images).with_suffix("").as_posix()
+        mask = masks / f"{id_}.png"
+        if path.suffix.lower() in PICTURES and mask.exists():
+            if id_ in found:
+                raise DataError(f"{found[id_][0]} and {path} share the mask {mask}. Rename or remove one of them.")
+            found[id_] = (path, mask)
     if not found:
         raise DataError(f"no image in {images} has a mask of the same name (.png) in {masks}. Check both folders.")
     return found
-
-
-def _read_classes(path: Path) -> tuple[str, ...]:
-    """One name per line, the first for label 0; or "number name" or "number: name" as the releases have it."""
-    names: dict[int, str] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
-        first, _, rest = line.strip().partition("\t" if "\t" in line else ":" if ":" in line else " ")
-        if first.strip().isdigit() and rest.strip():
-            names[int(first)] = rest.strip()
-        elif line.strip():
-            names[number] = line.strip()
-    if not names:
-        raise DataError(f"{path} names no class. Write one name per line, the first for label 0.")
-    return tuple(names.get(number, f"class {number}") for number in range(max(names) + 1))
 
 
 class _Folder(Dataset):
@@ -56,8 +54,8 @@ class _Folder(Dataset):
 class IndexPNG(_Folder):
     """Label maps of class numbers, as COCO-Stuff and ADE20K store them.
 
-    `images/` and `annotations/` with the same inner folders and names, and `classes.txt`. Numbers without a name, and
-    `void`, are void.
+    `images/` and `annotations/` with the same inner folders and names, and `classes.txt` (see `read_classes`). Numbers
+    without a name, numbers below the first, and `void`, are void.
     """
 
     name = "index-png"
@@ -68,30 +66,72 @@ class IndexPNG(_Folder):
         "COCO-Stuff: https://github.com/nightrome/cocostuff. ADE20K: https://ade20k.csail.mit.edu."
     )
 
-    def __init__(self, pairs: dict[str, tuple[Path, Path]], classes: tuple[str, ...], void: int, first: int) -> None:
-        super().__init__(pairs, classes)
-        self._void, self._first = void, first
+    def __init__(self, pairs: dict[str, tuple[Path, Path]], names: dict[int, str], void: int | None) -> None:
+        """`names`: by the numbers that the label maps hold; "" for none."""
+        super().__init__(pairs, tuple(name for name in names.values() if name))
+        self._void, self._last = void, max(names)
+        self._places = np.full(self._last + 1, VOID, np.int32)
+        self._places[[number for number, name in names.items() if name]] = range(len(self._classes))
 
     @classmethod
-    def open(cls, root: Path | None, *, void: int = 255, first: int = 0, **options: Any) -> IndexPNG:
-        """`void`: the number of unlabelled pixels; `first`: the number of the first class (1 for ADE20K, 0 = void)."""
+    def open(cls, root: Path | None, *, void: int | None = None, first: int | None = None, **options: Any) -> IndexPNG:
+        """`void`: the number of unlabelled pixels, 255 where that is no class; `first`: the number that the label maps
+        have for the first class, where it is not that of classes.txt (1 for ADE20K with a plain list of names).
+        """
+        for option, value in (("void", void), ("first", first)):
+            if value is not None and not (isinstance(value, int) and value >= 0):
+                raise DataError(f"{option} is a number in the label maps, 0 or more; got {value!r}.")
         images, masks = require(root, "images", cls), require(root, "annotations", cls)
-        return cls(_pairs(images, masks), _read_classes(require(root, "classes.txt", cls)), void, first)
+        stored = read_classes(require(root, "classes.txt", cls))
+        if first is not None:
+            shift = first - min(number for number, name in stored.items() if name)
+            stored = {number + shift: name for number, name in stored.items() if number + shift >= 0}
+        pairs, names = _pairs(images, masks), dict(sorted(stored.items()))
+        if void is None:
+            _refuse_masks(pairs)
+        return cls(pairs, names, 255 if void is None and not names.get(255) else void)
 
     def sample(self, id_: str) -> Sample:
         picture, mask = self._pairs[id_]
         stored = open_labels(mask)
-        labels = stored - self._first
-        labels[(stored == self._void) | (labels < 0) | (labels >= len(self._classes))] = VOID
-        present = tuple(self._classes[c] for c in np.unique(labels) if c != VOID)
+        known = stored != self._void if self._void is not None else np.full(stored.shape, True)
+        if (stored[known] > self._last).any():
+            raise DataError(
+                f"{mask} holds {stored[known].max()}; the last number of classes.txt is {self._last} (void: "
+                f"{self._void}). Name it, leave its line empty, or say with first= which number the first class has."
+            )
+        labels = np.where(known, self._places[np.where(known, stored, 0)], VOID)
+        present = tuple(int(place) for place in np.unique(labels) if place != VOID)
         if not present:
             raise DataError(f"{mask} has no labelled pixel. Check void= and first=.")
         return Sample(id_, open_picture(picture), labels, present)
 
 
+def _refuse_masks(pairs: dict[str, tuple[Path, Path]]) -> None:
+    """Looks for a label map with more in it than the black and white of a mask.
+
+    Raises:
+        DataError: when there is none, and one is black and white.
+    """
+    mask = None
+    for _, path in pairs.values():
+        try:
+            numbers = set(np.unique(open_labels(path)).tolist())
+        except DataError:
+            continue  # told when its turn comes
+        if numbers - {0, 255}:
+            return
+        mask = path if len(numbers) == 2 else mask
+    if mask is not None:
+        raise DataError(
+            f"{mask} and all others hold nothing but 0 and 255: masks, not class numbers. Use conceptlens bench "
+            "folder, or say void=255 if 255 is void."
+        )
+
+
 @register
 class OwnFolder(_Folder):
-    """Your own pictures: `images/` and `masks/`, where a mask is white (not 0) on the target and 0 elsewhere.
+    """Your own pictures: `images/` and `masks/`, where a mask is white (not black) on the target and black elsewhere.
 
     The target's name is the picture's folder (`images/cat/1.jpg`), or the file name up to the first digit, dash or
     underscore (`cat-1.jpg`).
@@ -109,13 +149,7 @@ class OwnFolder(_Folder):
 
     def sample(self, id_: str) -> Sample:
         picture, mask = self._pairs[id_]
-        image, labels = open_picture(picture), (open_labels(mask) > 0).astype(np.int32)
-        if labels.shape != (image.height, image.width):
-            raise DataError(
-                f"{mask} is {labels.shape[1]}x{labels.shape[0]} pixels, its image {image.width}x{image.height}. "
-                "Make them equal."
-            )
-        return Sample(id_, image, labels, (_target(id_),))
+        return Sample(id_, open_picture(picture), open_mask(mask), (self.classes.index(_target(id_)),))
 
 
 def _target(id_: str) -> str:

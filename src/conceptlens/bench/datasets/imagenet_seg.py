@@ -66,7 +66,8 @@ class ImageNetSegmentation(Dataset):
             labels = np.asarray(self._open()[cell[0, 0]]).transpose(1, 0)
         except (OSError, KeyError, ValueError, AttributeError, IndexError) as error:
             raise DataError(f"image {id_} of {self._path} is damaged ({one_line(error)}). Restore the file.") from error
-        return Sample(id_, Image.fromarray(pixels, "RGB"), (labels > 0).astype(np.int32), (self._target(id_),))
+        target = self.classes.index(self._target(id_))
+        return Sample(id_, Image.fromarray(pixels, "RGB"), (labels > 0).astype(np.int32), (target,))
 
     def _named(self, id_: str) -> str | None:
         synset = _synset(id_)

@@ -75,7 +75,7 @@ class PascalVOCMulti(PascalVOC):
 
     def sample(self, id_: str) -> Sample:
         labels = self._labels(id_)
-        present = tuple(CLASSES[c] for c in np.unique(labels) if c > 0)
+        present = tuple(int(c) for c in np.unique(labels) if c > 0)
         return Sample(id_, self._picture(id_), labels, present)
 
 
@@ -115,7 +115,7 @@ class PascalVOCSingle(PascalVOC):
         found, sizes = np.unique(labels[labels > 0], return_counts=True)
         if not len(found):
             raise DataError(f"{id_} has no labelled object. Restore the file.")
-        target = CLASSES[int(found[sizes.argmax()])]
+        target = int(found[sizes.argmax()]) - 1  # `classes` leaves the background out
         return Sample(id_, self._picture(id_), np.where(labels > 0, 1, labels), (target,))
 
 

@@ -184,15 +184,17 @@ def make_scene(seed: int, *, nouns: tuple[str, ...] | None = None, size: int = S
 
     Args:
         seed: any non-negative integer; equal seeds give equal scenes on every machine.
-        nouns: the objects to draw; chosen by the seed when None.
+        nouns: the objects to draw, each once; chosen by the seed when None.
         size: height and width in pixels.
 
     Raises:
-        ValueError: for a noun that has no drawing.
+        ValueError: for a noun that has no drawing, or stands twice.
     """
     if nouns is not None and not set(nouns) <= set(NOUNS):
         unknown = ", ".join(sorted(set(nouns) - set(NOUNS)))
         raise ValueError(f"no drawing of {unknown}. Known: {', '.join(NOUNS)}")
+    if nouns is not None and len(set(nouns)) < len(nouns):
+        raise ValueError(f"each noun can be drawn once; got {', '.join(nouns)}")
     rng = np.random.default_rng(seed)
     for _ in range(200):
         count = rng.choice([1, 2, 3, 4], p=[0.3, 0.35, 0.22, 0.13])

@@ -42,8 +42,8 @@ class StorybookScenes(Dataset):
 
     def sample(self, id_: str) -> Sample:
         scene = make_scene(int(id_))
-        numbers = np.array([CONCEPTS.index(name) for name in scene.concepts], np.int32)
-        return Sample(id_, Image.fromarray(scene.image), numbers[scene.labels], scene.concepts)
+        present = tuple(CONCEPTS.index(name) for name in scene.concepts)
+        return Sample(id_, Image.fromarray(scene.image), np.array(present, np.int32)[scene.labels], present)
 
 
 class _Seeds(Sequence[str]):

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow lint format docs bench clean
+.PHONY: demo test test-slow lanes lint format docs bench clean
 
 demo: $(READY)
 	$(BIN)/conceptlens demo --out out/demo
@@ -14,6 +14,16 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+# The demo with the oldest and the newest versions that pyproject.toml promises.
+lanes: $(READY) out/oldest/.ready
+	out/oldest/bin/python benchmarks/lane.py
+	$(BIN)/python benchmarks/lane.py
+
+out/oldest/.ready: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv out/oldest
+	out/oldest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-oldest.txt -e '.[web]'
+	touch $@
 
 lint: $(READY)
 	$(BIN)/ruff check .

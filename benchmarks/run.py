@@ -29,6 +29,7 @@ from conceptlens.adapters import adapter_for
 from conceptlens.adapters.base import Concepts
 from conceptlens.bench.datasets.scenes import make_scene
 from conceptlens.engine.encode import record_call
+from conceptlens.engine.precision import cpu_dtype
 from conceptlens.engine.recorder import Recorder
 from conceptlens.engine.stream import ConceptProbe
 from conceptlens.guidance import TSAM, demo_folder, guide
@@ -89,7 +90,8 @@ def wide_transformer(dtype: torch.dtype) -> FluxTransformer2DModel:
     return model.eval()
 
 
-def wide(side: int, runs: int, dtype: torch.dtype = torch.bfloat16) -> dict[str, Any]:
+def wide(side: int, runs: int) -> dict[str, Any]:
+    dtype = cpu_dtype()
     adapter = adapter_for(wide_transformer(dtype))
     ids = torch.zeros(side, side, 3)
     ids[..., 1], ids[..., 2] = torch.arange(side)[:, None], torch.arange(side)
@@ -140,6 +142,7 @@ def wide(side: int, runs: int, dtype: torch.dtype = torch.bfloat16) -> dict[str,
         "inside our hooks / plain": round(statistics.median(inside), 4),
         "plain / probe": round(seconds["plain"] / seconds["probe"], 1),
         "image tokens": side * side,
+        "dtype": str(dtype).removeprefix("torch."),
         "record bytes": sum(layer.nbytes for layer in records),
     }
 

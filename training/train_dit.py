@@ -29,6 +29,7 @@ from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor, nn
 
 from conceptlens.bench.datasets.scenes import COLOURS, CONCEPTS, NOUNS, Scene, describe
+from conceptlens.engine.precision import cpu_dtype
 from scene_data import load_scenes
 from steps import follow, optimizers, resume, save, set_rate
 from text import LENGTH, build_clip, build_t5, build_t5_tokenizer, clip_tokenizer
@@ -365,7 +366,7 @@ def main() -> None:
         noise = torch.randn_like(clean)
         noisy = torch.lerp(clean, noise, moment[:, None, None])
         t5_ids, clip_ids = model.tokens(captions)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=cpu_dtype() == torch.bfloat16):
             text = model.t5(t5_ids).last_hidden_state
             pooled = model.clip(clip_ids).pooler_output * (torch.rand(args.batch, 1) < 0.5)
             words = model.t5(nouns).last_hidden_state[:, 0][asked.concepts] if asked else None

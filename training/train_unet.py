@@ -29,6 +29,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
 from conceptlens.bench.datasets.scenes import Scene, describe, scenes
+from conceptlens.engine.precision import cpu_dtype
 from export import forget_origin
 from steps import follow, optimizers, resume, save, set_rate
 from text import LENGTH, build_clip, clip_tokenizer
@@ -211,7 +212,7 @@ def backward(model: DemoUNet, batch: Batch, pool: ThreadPoolExecutor, pieces: in
 
     def piece(parts: Batch) -> tuple[Tensor, tuple[Tensor, ...]]:
         noisy, moment, tokens, target = parts
-        with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False):
+        with torch.autocast("cpu", torch.bfloat16, enabled=cpu_dtype() == torch.bfloat16, cache_enabled=False):
             said = model(noisy, moment, tokens)
         loss = (said.float() - target).square().mean()
         return loss.detach(), torch.autograd.grad(loss, weights)

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL
 
+from conceptlens.engine.precision import cpu_dtype
 from scene_data import load_images
 
 RUN = Path(__file__).parent / "runs" / "vae"
@@ -46,12 +47,13 @@ def main() -> None:
     torch.manual_seed(0)
     images = load_images("train", args.scenes)
     model = build().to(args.device)
+    half = args.device != "cpu" or cpu_dtype() == torch.bfloat16
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3, betas=(0.9, 0.99), weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, args.steps, pct_start=0.05)
     for step in range(args.steps):
         batch = images[torch.randint(len(images), (args.batch,))].to(args.device)
         pixels = batch.permute(0, 3, 1, 2).float() / 127.5 - 1
-        with torch.autocast(args.device, dtype=torch.bfloat16):
+        with torch.autocast(args.device, dtype=torch.bfloat16, enabled=half):
             posterior = model.encode(pixels).latent_dist
             decoded = model.decode(posterior.sample()).sample
         error = (decoded.float() - pixels).abs().mean()

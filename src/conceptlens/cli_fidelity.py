@@ -31,7 +31,7 @@ def fidelity(
     """Score pictures against their prompts: one row per picture, figures with intervals, resumable."""
     from rich.progress import track as progress
 
-    from conceptlens.engine.loading import quiet_loading
+    from conceptlens.engine.opening import quiet_loading
 
     with quiet_loading(progress=False):
         from conceptlens.fidelity.prompts import FidelityError

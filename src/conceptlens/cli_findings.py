@@ -44,7 +44,7 @@ def findings(
     size, options = _size(attention_size), parse_settings(set_)
     check_request({}, seed=seed, out=out)
     from conceptlens.engine.loading import demo_folder as demo_transformer
-    from conceptlens.engine.loading import quiet_loading
+    from conceptlens.engine.opening import quiet_loading
 
     with quiet_loading(progress=False):
         from conceptlens.engine.text_side import load_text_side

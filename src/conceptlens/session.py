@@ -20,12 +20,12 @@ from conceptlens.engine.embedding import ConceptEmbedder
 from conceptlens.engine.encode import read
 from conceptlens.engine.generate import generate, on_grid, stack_parts
 from conceptlens.engine.keeping import RECORD_BUDGET, Keeping, Store
-from conceptlens.engine.loading import DEMO_UNET, LoadedModel, load_model, resident
+from conceptlens.engine.loading import LoadedModel, load_model, resident
 from conceptlens.engine.replay import check_origin, check_recorded, replay
 from conceptlens.engine.surroundings import usual_defaults
 from conceptlens.engine.unets import is_unet, load_unet
 from conceptlens.errors import ConceptError, RecipeError
-from conceptlens.guidance import Guidance, chosen_guidance, demo_folder, paint_guided
+from conceptlens.guidance import Guidance, chosen_guidance, paint_guided
 from conceptlens.maps import ConceptMaps, reference_maps
 from conceptlens.ops.accumulate import moments
 from conceptlens.picture_files import open_image
@@ -388,12 +388,8 @@ def load(model: Any = None, **options: Any) -> Session:
     Raises:
         ModelError: when it cannot be loaded, or no adapter serves it.
     """
-    name = None
-    if model == DEMO_UNET and not Path(model).is_dir():
-        model, name = demo_folder(), DEMO_UNET
     if is_unet(model):
         from conceptlens.unet_session import UnetSession
 
-        found = load_unet(model, precise_vae=False, **options)
-        return UnetSession(replace(found, model_id=name or found.model_id))
+        return UnetSession(load_unet(model, precise_vae=False, **options))
     return Session(load_model(model, **options))

@@ -21,6 +21,7 @@ from conceptlens.engine import doctor as engine_doctor
 from conceptlens.engine.doctor import doctor, served
 from conceptlens.engine.loading import demo_folder
 from conceptlens.errors import ModelError
+from conceptlens.methods import method_named
 from tiny_models import cogvideox_pipeline, flux_pipeline, sd3_pipeline
 
 ROOT = Path(__file__).parents[2]
@@ -97,7 +98,25 @@ def test_a_folder_is_read_without_opening_big_weights(tmp_path: Path, monkeypatc
     assert found.tried_on == "tiny random weights of the class"
     assert found.blocks == 6
     (folder / "transformer" / "config.json").write_text("{")
-    with pytest.raises(ModelError, match="is no folder of a pipeline or a transformer"):
+    with pytest.raises(ModelError, match="transformer/config.json is damaged"):
+        doctor(folder)
+
+
+def test_a_folder_of_configs_is_examined_without_weights(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(demo_folder(), tmp_path / "demo"))
+    for weights in folder.rglob("*.safetensors"):
+        weights.unlink()
+    found, whole = doctor(folder, height=64, width=64), doctor(demo_folder(), height=64, width=64)
+    assert found.ok
+    assert found.lacking == ("text_encoder", "text_encoder_2", "transformer", "vae")
+    assert "weights      none in text_encoder, text_encoder_2, transformer, vae, so only" in found.describe()
+    assert (found.blocks, found.recipe, whole.lacking) == (whole.blocks, whole.recipe, ())
+    config = folder / "transformer" / "config.json"
+    config.write_text(config.read_text().replace('"num_attention_heads": 4', '"num_attention_heads": "four"'))
+    with pytest.raises(ModelError, match=r"the config.json of demo describes no FluxTransformer2DModel: "):
+        doctor(folder)
+    (folder / "model_index.json").write_text("[]")
+    with pytest.raises(ModelError, match=r"model_index.json is damaged .a JSON object is needed"):
         doctor(folder)
 
 
@@ -113,7 +132,7 @@ def test_where_the_method_cannot_apply_the_doctor_says_why(monkeypatch: pytest.M
     assert not dual.ok
     assert "Add an entry" in dual.instead
     assert group_of("NothingTransformer2DModel").name == "unknown"
-    with pytest.raises(ModelError, match="is no folder, no transformer class"):
+    with pytest.raises(ModelError, match="is no transformer class of diffusers, and no hub id: cannot load"):
         doctor("no-such-thing")
     with pytest.raises(ModelError, match="'fluxtransformer2dmodel' .* Did you mean FluxTransformer2DModel"):
         doctor("fluxtransformer2dmodel")
@@ -121,7 +140,12 @@ def test_where_the_method_cannot_apply_the_doctor_says_why(monkeypatch: pytest.M
         doctor("")
     with pytest.raises(ModelError, match="FluxPipeline is a pipeline. Give an open one, or the class of its transform"):
         doctor("FluxPipeline")
-    assert doctor("demo-unet").group == "cross attention of a U-Net"
+    unet = doctor("demo-unet")
+    assert unet.group == "cross attention of a U-Net"
+    assert unet.method == "daam"
+    says = "demo-unet: maps of the prompt's words as it paints, and of other words with the method daam"
+    assert unet.describe().splitlines()[0] == says
+    assert method_named("daam").load("demo-unet", device="cpu").model_id == "demo-unet"
 
 
 def test_every_class_that_is_served_is_listed_in_order() -> None:

@@ -128,7 +128,7 @@ def test_clip_is_the_models_own(folders: Path) -> None:
 
 
 def test_what_cannot_be_opened(folders: Path, tmp_path: Path) -> None:
-    with pytest.raises(cl.ModelError, match="cannot load 'nobody/nothing'"):
+    with pytest.raises(cl.ModelError, match="cannot load model 'nobody/nothing'"):
         open_vqa("nobody/nothing")
     with pytest.raises(cl.ModelError, match="is a blip model; a CLIP model is needed"):
         open_scorer("clip", built(folders, "blip_vqa"), second="none", device="cpu")

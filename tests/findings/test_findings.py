@@ -220,7 +220,7 @@ def test_text_encoders_are_loaded_alone(tmp_path: Path, flux: Any) -> None:
     assert loaded.transformer is None
     one, other = (read_prompt_with(pipeline, PROMPT) for pipeline in (flux, loaded))
     torch.testing.assert_close(one.embeds, other.embeds, atol=1e-5, rtol=0)
-    with pytest.raises(cl.ModelError, match="cannot load the text encoders of 'nobody/nothing'"):
+    with pytest.raises(cl.ModelError, match="cannot load the text encoders of model 'nobody/nothing'"):
         load_text_side("nobody/nothing")
 
 

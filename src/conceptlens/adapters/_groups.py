@@ -35,7 +35,12 @@ _CROSS = (
     "conceptlens read PHOTO -c WORD --method concept-cross-attention --model MODEL."
 )
 _OTHER = "Use a class with an entry for the method concept-cross-attention (PixArt, Sana, Wan, ...)."
-_UNETS = "Use maps of its cross attention: the methods daam and ovam, for Stable Diffusion XL and 2."
+_UNETS = (
+    "Use maps of its cross attention: conceptlens generate PROMPT --model MODEL paints with maps of the prompt's words "
+    "(Stable Diffusion 1, 2 and XL), conceptlens read PHOTO -c WORD --method daam --model MODEL reads pictures."
+)
+UNET_METHOD = "daam"
+"""The method that reads pictures with a U-Net; `ovam` does as well."""
 
 DUAL = Group(
     "dual stream",

@@ -18,21 +18,22 @@ from torch import nn
 
 from conceptlens.adapters import adapter_for, registered
 from conceptlens.adapters._cross_attention import CROSS_LAYOUTS, METHOD
-from conceptlens.adapters._groups import GROUPS, group_of
+from conceptlens.adapters._groups import GROUPS, UNET, UNET_METHOD, group_of
 from conceptlens.adapters._specimens import SPECIMENS
 from conceptlens.adapters.base import DiTAdapter, ModelAdapter
 from conceptlens.adapters.single_stream import SINGLE_STREAMS
 from conceptlens.engine.encode import read, record_call
 from conceptlens.engine.loading import (
     DEMO_UNET,
-    LOADING_ERRORS,
+    Defaults,
     demo_folder,
     folder_defaults,
     is_demo,
     load_model,
-    quiet_loading,
 )
+from conceptlens.engine.opening import MODEL_FILE, PIPELINE_FILE, opening, quiet_loading
 from conceptlens.engine.selfcheck import own_text_errors
+from conceptlens.engine.weights import cause, damaged_file
 from conceptlens.errors import ConceptlensError, ModelError, one_line, shown
 from conceptlens.recipe import Recipe
 
@@ -70,6 +71,7 @@ class Diagnosis:
         text_length: tokens, padding included, at which concepts are encoded; None where unknown.
         text_length_fixed: whether that holds of every call, not only of those that give no length of their own.
         method: another method that makes maps of it, for `read --method`; None where there is none.
+        lacking: parts of a folder that have a config.json and no weights; then only the configs are examined.
         captured: blocks that the dry run saw, of `expected`.
         expected: see `captured`.
         size: (height, width) in pixels that the memory figures are for.
@@ -97,19 +99,19 @@ class Diagnosis:
     tier: str | None = None
     own_text_error: float | None = None
     method: str | None = None
+    lacking: tuple[str, ...] = ()
     text_length: int | None = None
     text_length_fixed: bool = False
 
     @property
     def ok(self) -> bool:
-        """Whether maps can be made of this model here and now."""
+        """Whether concept attention works on this model; where not, `method` and `instead` say what does."""
         seen = self.adapter is not None and self.captured == self.expected > 0
         return seen and (self.own_text_error is None or self.own_text_error < OWN_TEXT_BAR)
 
     def describe(self) -> str:
         """A few lines for people."""
-        other = "" if self.method is None else f" of concept attention, but of the method {self.method}"
-        lines = [f"{self.model}: {'maps work' if self.ok else 'no maps' + other}", f"transformer  {self.transformer}"]
+        lines = [f"{self.model}: {self._verdict()}", f"transformer  {self.transformer}"]
         lines.append(f"group        {self.group}: {self.reason}")
         layers = () if self.recipe is None else self.recipe.layers or ()
         if layers:
@@ -117,6 +119,8 @@ class Diagnosis:
             lines.append(f"tier         {self.tier}: {TIERS[self.tier or '']}")
             if self.transformer in SINGLE_STREAMS:
                 lines.append("more blocks  the single-stream ones with single_stream=True, as an experiment")
+            if self.lacking:
+                lines.append(f"weights      none in {', '.join(self.lacking)}, so only the configs were examined")
             lines.append(f"dry run      {self.captured} of {self.expected} blocks seen, on {self.tried_on}")
             if self.text_length is not None:
                 usual = "whatever the prompt's length" if self.text_length_fixed else "unless the prompt has another"
@@ -130,6 +134,13 @@ class Diagnosis:
         if self.instead:
             lines.append(f"instead      {self.instead}")
         return "\n".join(lines)
+
+    def _verdict(self) -> str:
+        if self.ok:
+            return "maps work"
+        if self.transformer in UNET.classes:
+            return f"maps of the prompt's words as it paints, and of other words with the method {self.method}"
+        return "no maps" + (f" of concept attention, but of the method {self.method}" if self.method else "")
 
 
 @torch.no_grad()
@@ -151,16 +162,16 @@ def doctor(model: Any, *, height: int = 1024, width: int = 1024, frames: int = 1
     group, known = group_of(transformer_name), registered().get(transformer_name)
     if known is None:
         reason = f"{group.reason}; no adapter" if group.applies else group.reason
-        method = METHOD if transformer_name in CROSS_LAYOUTS else None
+        method = METHOD if transformer_name in CROSS_LAYOUTS else UNET_METHOD if group is UNET else None
         return Diagnosis(
             *(name, transformer_name, None, group.name, group.applies, reason, group.instead), method=method
         )
-    adapter = adapter_for(_skeleton(transformer_name, subject.config) if pipeline is None else pipeline.transformer)
+    adapter = adapter_for(_skeleton(subject) if pipeline is None else pipeline.transformer)
     depth = len(adapter.blocks())
-    recipe = adapter.recipe(depth).override(dict(subject.recipe)).resolve(depth)
+    recipe = adapter.recipe(depth).override(dict(subject.defaults.recipe)).resolve(depth)
     side = _TOKEN_SIDE if pipeline is None else adapter.side_multiple(pipeline)
     tokens = max(1, height // side) * max(1, width // side) * frames
-    stated = subject.generate.get("max_sequence_length")
+    stated = subject.defaults.generate.get("max_sequence_length")
     live, kept = _memory(adapter, recipe, tokens, 2 if pipeline is None else adapter.transformer.dtype.itemsize)
     found = Diagnosis(
         *(name, transformer_name, adapter.name, group.name, True, group.reason),
@@ -173,6 +184,7 @@ def doctor(model: Any, *, height: int = 1024, width: int = 1024, frames: int = 1
         text_length=adapter.concept_length(pipeline, {}, stated),
         text_length_fixed=adapter.concept_length(None, {}, stated) is not None,
         tier="adapter" if isinstance(adapter, DiTAdapter) else "experimental" if adapter.caveat else "re-entry",
+        lacking=subject.lacking,
     )
     return _tried(found, adapter, pipeline)
 
@@ -185,14 +197,23 @@ def served() -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class _Subject:
-    """A model's name, its transformer class with its settings, the pipeline where it is loaded, its own defaults."""
+    """A model's name, its transformer class with its settings, and what its folder has.
+
+    Attributes:
+        name: of the model.
+        transformer: name of the class.
+        config: its settings; none where only the class is known.
+        pipeline: where it is loaded.
+        defaults: what the folder's `conceptlens.json` says.
+        lacking: see `Diagnosis`.
+    """
 
     name: str
     transformer: str
     config: Mapping[str, Any] = field(default_factory=dict)
     pipeline: Any = None
-    recipe: Mapping[str, Any] = field(default_factory=dict)
-    generate: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Defaults = field(default_factory=Defaults)
+    lacking: tuple[str, ...] = ()
 
 
 def _identify(model: Any) -> _Subject:
@@ -215,16 +236,23 @@ def _identify(model: Any) -> _Subject:
         return _Subject(str(model), str(model))
     _refuse_misspelt(str(model))
     try:
-        with quiet_loading(progress=False):
-            index: Any = DiffusionPipeline.load_config(str(model))
-            part = "transformer" if "transformer" in index else "unet"
-            name = index[part][1]
-            return _Subject(str(model), name, getattr(diffusers, name).load_config(str(model), subfolder=part))
-    except LOADING_ERRORS as error:
-        raise ModelError(
-            f"{str(model)!r} is no folder, no transformer class of diffusers and no hub id that can be read "
-            f"({one_line(error)}). Check the spelling."
-        ) from error
+        with opening(str(model), PIPELINE_FILE) as source:
+            index: Any = DiffusionPipeline.load_config(source)
+            part, name = _painter(index)
+            return _Subject(str(model), name, getattr(diffusers, name).load_config(source, subfolder=part))
+    except ModelError as error:
+        if "/" in str(model):
+            raise
+        raise ModelError(f"{str(model)!r} is no transformer class of diffusers, and no hub id: {error}") from error
+
+
+def _painter(index: Any) -> tuple[str, str]:
+    """The part of a pipeline that paints, and its class, by the content of model_index.json."""
+    for part in ("transformer", "unet"):
+        entry = index.get(part) if isinstance(index, Mapping) else None
+        if isinstance(entry, (list, tuple)) and len(entry) == 2 and isinstance(entry[1], str):
+            return part, entry[1]
+    raise ValueError(f"{PIPELINE_FILE} names no class of a transformer or U-Net")
 
 
 def _refuse_misspelt(name: str) -> None:
@@ -238,37 +266,51 @@ def _refuse_misspelt(name: str) -> None:
 
 
 def _identify_folder(folder: Path) -> _Subject:
-    index, own = folder / "model_index.json", folder / "config.json"
+    index, part = folder / PIPELINE_FILE, ""
     try:
-        if not index.exists():
-            config = json.loads(own.read_text(encoding="utf-8"))
-            return _Subject(folder.name, config["_class_name"], config)
-        parts = json.loads(index.read_text(encoding="utf-8"))
-        part = "transformer" if "transformer" in parts else "unet"
-        name = parts[part][1]
-        config = json.loads((folder / part / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if index.exists():
+            part, name = _painter(json.loads(index.read_text(encoding="utf-8")))
+            config = json.loads((folder / part / MODEL_FILE).read_text(encoding="utf-8"))
+        else:
+            config = json.loads((folder / MODEL_FILE).read_text(encoding="utf-8"))
+            name = config["_class_name"] + ""
+        config = {**config}
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        fault = damaged_file(folder)
+        if fault is not None:
+            raise ModelError(f"{fault}. Save or download it again.") from error
         raise ModelError(
-            f"{folder} is no folder of a pipeline or a transformer ({one_line(error)}). Name the folder that has "
-            "model_index.json or the transformer's config.json."
+            f"{folder} is no folder of a pipeline or a transformer ({cause(error)}). Name the folder that has "
+            f"{PIPELINE_FILE} or the transformer's {MODEL_FILE}."
         ) from error
-    weights = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
-    small = name in registered() and weights <= SMALL
-    pipeline = load_model(folder, device="cpu").pipeline if small else None
-    defaults = folder_defaults(folder)
-    return _Subject(folder.name, name, config, pipeline, defaults.recipe, defaults.generate)
+    if not part:
+        return _Subject(folder.name, name, config)
+    lacking = tuple(path.parent.name for path in sorted(folder.glob(f"*/{MODEL_FILE}")) if not _weights(path.parent))
+    small = name in registered() and sum(path.stat().st_size for path in _weights(folder)) <= SMALL
+    pipeline = load_model(folder, device="cpu").pipeline if small and not lacking else None
+    return _Subject(folder.name, name, config, pipeline, folder_defaults(folder), lacking)
 
 
-def _skeleton(name: str, config: Mapping[str, Any]) -> nn.Module:
+def _weights(folder: Path) -> list[Path]:
+    """All files of weights in a folder and below it."""
+    return [path for path in folder.rglob("*") if path.suffix in (".safetensors", ".bin") and path.is_file()]
+
+
+def _skeleton(subject: _Subject) -> nn.Module:
     """The transformer without weights, in its full depth; what a class leaves open is taken from its specimen."""
-    kind = getattr(diffusers, name)
+    name, kind = subject.transformer, getattr(diffusers, subject.transformer)
     known = inspect.signature(kind.__init__).parameters
-    given = {key: value for key, value in config.items() if key in known}
+    given = {key: value for key, value in subject.config.items() if key in known}
     if not given and name in SPECIMENS:
         tiny = SPECIMENS[name][0]().config
         given = {key: tiny[key] for key, setting in known.items() if setting.default is None and tiny.get(key)}
-    with torch.device("meta"):
-        return kind(**given)
+    try:
+        with torch.device("meta"):
+            return kind(**given)
+    except Exception as error:  # a class raises anything for settings of the wrong kind
+        raise ModelError(
+            f"the {MODEL_FILE} of {subject.name} describes no {name}: {cause(error)}. Correct it, or save it again."
+        ) from error
 
 
 def _memory(adapter: ModelAdapter, recipe: Recipe, tokens: int, itemsize: int) -> tuple[int, int]:

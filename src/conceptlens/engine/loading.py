@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,25 +10,20 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
-import transformers
 from diffusers import DiffusionPipeline
-from safetensors import SafetensorError
 
 from conceptlens.adapters import adapter_for, registered
 from conceptlens.adapters._cross_attention import CROSS_LAYOUTS, METHOD
 from conceptlens.adapters.base import ModelAdapter
 from conceptlens.adapters.single_stream import SingleStreamAdapter
+from conceptlens.engine.opening import PIPELINE_FILE, opening
+from conceptlens.engine.weights import check_tokenizers
 from conceptlens.errors import ModelError, one_line, shown
 from conceptlens.recipe import Recipe, check_counts
 from conceptlens.words import check_concepts
 
 DEFAULTS_FILE = "conceptlens.json"
-LOADING_ERRORS = (
-    *(OSError, ValueError, ImportError, KeyError, AttributeError, TypeError, RuntimeError),
-    SafetensorError,
-)
 
 
 @dataclass(frozen=True)
@@ -149,53 +143,19 @@ def open_pipeline(
     Raises:
         ModelError: when it cannot be loaded, or `check` raised it.
     """
-    folder = Path(model)
-    local = folder.is_dir()
-    if local and not (folder / "model_index.json").exists():
-        raise ModelError(
-            f"{folder} is no diffusers pipeline: it has no model_index.json. Name the folder that has one."
-        )
     chosen = device_of(device)
     dtype = dtype or (half if chosen.type == "cuda" else torch.float32)
-    source = str(folder if local else model)
-    try:
-        with quiet_loading(progress=not local):
-            check(source, DiffusionPipeline.load_config(source))
-            pipeline = DiffusionPipeline.from_pretrained(source, dtype=dtype)
-    except ModelError:
-        raise
-    except LOADING_ERRORS as error:
-        where = f"folder {folder}" if local else f"model {str(model)!r} (no such folder, so a hub id)"
-        raise ModelError(
-            f"cannot load {where}: {one_line(error)}. Give a diffusers folder, or a hub id that you have access to."
-        ) from error
+    with opening(model, PIPELINE_FILE) as source:
+        check(str(model), DiffusionPipeline.load_config(source))
+        pipeline = DiffusionPipeline.from_pretrained(source, dtype=dtype)
+        check_tokenizers(pipeline)
     pipeline.set_progress_bar_config(disable=True)
     if offload:
         pipeline.enable_model_cpu_offload(device=chosen)
     else:
         pipeline.to(chosen)
-    return Opened(pipeline, str(folder.resolve() if local else model), folder if local else None)
-
-
-@contextmanager
-def quiet_loading(*, progress: bool) -> Iterator[None]:
-    """Loading without the libraries' remarks, and without their bars unless something may be downloaded."""
-    loggers = (diffusers.utils.logging, transformers.utils.logging)
-    levels = [logger.get_verbosity() for logger in loggers]
-    bars = [logger.is_progress_bar_enabled() for logger in loggers]
-    for logger in loggers:
-        logger.set_verbosity_error()
-        if not progress:
-            logger.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level, bar in zip(loggers, levels, bars, strict=True):
-            logger.set_verbosity(level)
-            if bar:
-                logger.enable_progress_bar()
+    folder = Path(model) if Path(model).is_dir() else None
+    return Opened(pipeline, str(folder.resolve() if folder else model), folder)
 
 
 def device_of(device: str | torch.device | None) -> torch.device:

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 
-from conceptlens.engine.loading import LOADING_ERRORS, device_of, quiet_loading
-from conceptlens.errors import ModelError, one_line
+from conceptlens.engine.loading import device_of
+from conceptlens.engine.opening import PIPELINE_FILE, opening
+from conceptlens.engine.weights import check_tokenizers
+from conceptlens.errors import ModelError
 
 _KEPT = ("text_encoder", "tokenizer", "scheduler")
 
@@ -28,18 +30,12 @@ def load_text_side(model: str | Path, *, device: str | torch.device | None = Non
     """
     chosen = device_of(device)
     dtype = torch.bfloat16 if chosen.type == "cuda" else torch.float32
-    local = Path(model).is_dir()
-    try:
-        with quiet_loading(progress=not local):
-            index: Any = DiffusionPipeline.load_config(str(model))
-            parts = [name for name, value in index.items() if isinstance(value, (list, tuple)) and name[0] != "_"]
-            dropped: dict[str, Any] = {name: None for name in parts if not name.startswith(_KEPT)}
-            pipeline = DiffusionPipeline.from_pretrained(str(model), dtype=dtype, **dropped)
-    except LOADING_ERRORS as error:
-        raise ModelError(
-            f"cannot load the text encoders of {str(model)!r}: {one_line(error)}. Give a diffusers folder, or a hub id "
-            "that you have access to."
-        ) from error
+    with opening(model, PIPELINE_FILE, part="the text encoders") as source:
+        index: Any = DiffusionPipeline.load_config(source)
+        parts = [name for name, value in index.items() if isinstance(value, (list, tuple)) and name[0] != "_"]
+        dropped: dict[str, Any] = {name: None for name in parts if not name.startswith(_KEPT)}
+        pipeline = DiffusionPipeline.from_pretrained(source, dtype=dtype, **dropped)
+        check_tokenizers(pipeline)
     if not any(name.startswith("text_encoder") and index[name][0] for name in parts):
         raise ModelError(f"{model} ({index.get('_class_name')}) has no text encoder. Use a text-to-image pipeline.")
     pipeline.to(chosen)

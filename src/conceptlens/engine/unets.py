@@ -10,14 +10,15 @@ import torch
 from diffusers import DiffusionPipeline
 
 from conceptlens.engine.loading import (
-    LOADING_ERRORS,
+    DEMO_UNET,
     Defaults,
+    demo_folder,
     folder_defaults,
     is_demo,
     open_pipeline,
     pipeline_name,
-    quiet_loading,
 )
+from conceptlens.engine.opening import PIPELINE_FILE, opening, quiet_loading
 from conceptlens.errors import ModelError
 
 SUPPORTED = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
@@ -44,7 +45,8 @@ def load_unet(
     """Loads, or adopts, a Stable Diffusion 1, 2 or XL pipeline.
 
     Args:
-        model: a folder, a hub id, or a loaded pipeline (used as it is; its device and dtype stay).
+        model: a folder, a hub id, "demo-unet" (the embedded U-Net), or a loaded pipeline (used as it is; its device and
+            dtype stay).
         device: "cuda", "cpu", ...; CUDA where there is one.
         dtype: float16 on CUDA, float32 elsewhere.
         offload: keep on the GPU only the part that runs (`enable_model_cpu_offload`).
@@ -63,25 +65,33 @@ def load_unet(
     def check(source: str, index: Any) -> None:
         _check_class(str(index.get("_class_name")), source)
 
-    found = open_pipeline(model, check, device=device, dtype=dtype, offload=offload, half=torch.float16)
+    folder = _folder(model)
+    found = open_pipeline(folder, check, device=device, dtype=dtype, offload=offload, half=torch.float16)
     if precise_vae and found.pipeline.vae.dtype == torch.float16:
         with quiet_loading(progress=False):
             found.pipeline.vae.to(dtype=torch.float32)
-    return LoadedUnet(found.pipeline, found.model_id, folder_defaults(found.folder))
+    name = found.model_id if folder is model else DEMO_UNET
+    return LoadedUnet(found.pipeline, name, folder_defaults(found.folder))
+
+
+def _folder(model: Any) -> Any:
+    """The embedded U-Net's folder for its name, where no folder has it; else the model itself."""
+    return demo_folder(DEMO_UNET) if model == DEMO_UNET and not Path(DEMO_UNET).is_dir() else model
 
 
 def is_unet(model: Any) -> bool:
-    """Whether a pipeline, folder or hub id is one that `load_unet` takes; False for what cannot be opened."""
+    """Whether a pipeline, folder or hub id is one that `load_unet` takes.
+
+    Raises:
+        ModelError: for a folder or hub id that cannot be opened.
+    """
     if isinstance(model, DiffusionPipeline):
         return type(model).__name__ in SUPPORTED
     if is_demo(model) or not isinstance(model, (str, Path)):
         return False
-    try:
-        with quiet_loading(progress=False):
-            index: Any = DiffusionPipeline.load_config(str(model))
-    except LOADING_ERRORS:
-        return False
-    return index.get("_class_name") in SUPPORTED
+    with opening(_folder(model), PIPELINE_FILE) as source:
+        index: Any = DiffusionPipeline.load_config(source)
+        return index.get("_class_name") in SUPPORTED
 
 
 def _check_class(name: str, source: str) -> None:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoProcessor
 
-from conceptlens.engine.loading import LOADING_ERRORS, device_of, quiet_loading
-from conceptlens.errors import ModelError, one_line
+from conceptlens.engine.loading import device_of
+from conceptlens.engine.opening import MODEL_FILE, opening
 
 
 def model_type(source: str) -> str:
     """What the model's configuration calls its kind: "blip", "git", ..."""
-    return str(_loaded(source, lambda: AutoConfig.from_pretrained(source)).model_type)
+    with opening(source, MODEL_FILE) as place:
+        return str(AutoConfig.from_pretrained(place).model_type)
 
 
 def load(source: str, kind: Any, device: str | torch.device | None) -> Any:
@@ -25,20 +25,12 @@ def load(source: str, kind: Any, device: str | torch.device | None) -> Any:
     """
     chosen = device_of(device)
     dtype = torch.float16 if chosen.type == "cuda" else torch.float32
-    model = _loaded(source, lambda: kind.from_pretrained(source, dtype=dtype))
+    with opening(source, MODEL_FILE) as place:
+        model = kind.from_pretrained(place, dtype=dtype)
     return model.eval().requires_grad_(False).to(chosen)
 
 
 def load_processor(source: str, kind: Any = AutoProcessor) -> Any:
     """A model's own processor of images and texts; or its tokenizer or image processor, by `kind`."""
-    return _loaded(source, lambda: kind.from_pretrained(source))
-
-
-def _loaded(source: str, how: Any) -> Any:
-    try:
-        with quiet_loading(progress=not Path(source).is_dir()):
-            return how()
-    except LOADING_ERRORS as error:
-        raise ModelError(
-            f"cannot load {source!r}: {one_line(error)}. Give a folder, or a hub id that you have access to."
-        ) from error
+    with opening(source, MODEL_FILE) as place:
+        return kind.from_pretrained(place)

@@ -13,8 +13,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from transformers import AutoConfig, CLIPModel, CLIPTokenizer
 
-from conceptlens.engine.loading import LOADING_ERRORS, device_of, quiet_loading
-from conceptlens.errors import ModelError, one_line
+from conceptlens.engine.loading import device_of
+from conceptlens.engine.opening import MODEL_FILE, opening
+from conceptlens.errors import ModelError
 
 _MEAN, _DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _AVERAGED_LAYERS = 8
@@ -146,20 +147,11 @@ def load_clip(model: Any, device: str | torch.device | None) -> Clip:
     Raises:
         ModelError: when it cannot be loaded or is no CLIP model.
     """
-    source, chosen = str(model), device_of(device)
-    try:
-        with quiet_loading(progress=True):
-            kind = AutoConfig.from_pretrained(source).model_type
-            if kind != "clip":
-                raise ModelError(
-                    f"{source} is a {kind} model; a CLIP model is needed, such as openai/clip-vit-base-patch16."
-                )
-            loaded: Any = CLIPModel.from_pretrained(source, dtype=torch.float32)
-            loaded.eval().requires_grad_(False).to(chosen)
-            return Clip(loaded, CLIPTokenizer.from_pretrained(source), source)
-    except ModelError:
-        raise
-    except LOADING_ERRORS as error:
-        raise ModelError(
-            f"cannot load {source!r} as CLIP: {one_line(error)}. Give a folder, or a hub id that you have access to."
-        ) from error
+    name, chosen = str(model), device_of(device)
+    with opening(name, MODEL_FILE) as source:
+        kind = AutoConfig.from_pretrained(source).model_type
+        if kind != "clip":
+            raise ModelError(f"{name} is a {kind} model; a CLIP model is needed, such as openai/clip-vit-base-patch16.")
+        loaded: Any = CLIPModel.from_pretrained(source, dtype=torch.float32)
+        loaded.eval().requires_grad_(False).to(chosen)
+        return Clip(loaded, CLIPTokenizer.from_pretrained(source), name)

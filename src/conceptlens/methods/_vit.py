@@ -17,8 +17,9 @@ from torch import Tensor
 from transformers import AutoConfig, CLIPModel, CLIPTokenizer, ViTForImageClassification
 from transformers.image_processing_base import ImageProcessingMixin
 
-from conceptlens.engine.loading import LOADING_ERRORS, device_of, quiet_loading
-from conceptlens.errors import ConceptError, ModelError, RecipeError, one_line
+from conceptlens.engine.loading import device_of
+from conceptlens.engine.opening import MODEL_FILE, opening
+from conceptlens.errors import ConceptError, ModelError, RecipeError
 from conceptlens.maps import ConceptMaps
 from conceptlens.methods._templates import TEMPLATES
 from conceptlens.methods._vit_view import view_of
@@ -86,35 +87,17 @@ def open_checkpoint(source: str | Path, families: Sequence[Family], device: str 
     Raises:
         ModelError: when it cannot be loaded, is of another class, or lacks weights.
     """
-    folder = Path(source)
-    local = folder.is_dir()
-    where = f"folder {folder}" if local else f"model {str(source)!r} (no such folder, so a hub id)"
     target = device_of(device)
-    try:
-        with quiet_loading(progress=not local):
-            kind = AutoConfig.from_pretrained(source).model_type
-            family = next((f for f in families if f.model_type == kind), None)
-            if family is None:
-                expected = " or ".join(f"{f.model.__name__} (model type {f.model_type})" for f in families)
-                raise ModelError(f"{where} has a model of type {kind}; needed: {expected}. Name such a checkpoint.")
-            model, found = family.model.from_pretrained(
-                source, dtype=torch.float32, output_loading_info=True, **family.arguments
-            )
-            tokenizer = CLIPTokenizer.from_pretrained(source) if kind == "clip" else None
-            mean, std = _normalisation(source, family)
-    except ModelError:
-        raise
-    except LOADING_ERRORS as error:
-        raise ModelError(
-            f"cannot load {where}: {one_line(error)}. Give a folder saved by transformers, or a hub id that you have "
-            "access to."
-        ) from error
-    if found["missing_keys"]:
-        raise ModelError(
-            f"{where} lacks weights of {family.model.__name__}: {', '.join(sorted(found['missing_keys'])[:3])}. "
-            "Name a checkpoint that was saved from this class."
-        )
-    name = str(folder.resolve()) if local else str(source)
+    with opening(source, MODEL_FILE) as place:
+        kind = AutoConfig.from_pretrained(place).model_type
+        family = next((f for f in families if f.model_type == kind), None)
+        if family is None:
+            expected = " or ".join(f"{f.model.__name__} (model type {f.model_type})" for f in families)
+            raise ModelError(f"{source} has a model of type {kind}; needed: {expected}. Name such a checkpoint.")
+        model = family.model.from_pretrained(place, dtype=torch.float32, **family.arguments)
+        tokenizer = CLIPTokenizer.from_pretrained(place) if kind == "clip" else None
+        mean, std = _normalisation(place, family)
+    name = str(Path(source).resolve()) if Path(source).is_dir() else str(source)
     return Opened(model.eval().requires_grad_(False).to(target), family, name, mean, std, tokenizer)
 
 

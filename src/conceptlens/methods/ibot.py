@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from transformers import ViTConfig, ViTModel
 
-from conceptlens.engine.loading import device_of, quiet_loading
+from conceptlens.engine.loading import device_of
+from conceptlens.engine.opening import quiet_loading
 from conceptlens.errors import ModelError, OutputError, one_line
 from conceptlens.methods import register
 from conceptlens.methods._selfattention import SelfAttentionMethod

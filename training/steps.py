@@ -10,12 +10,19 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from conceptlens.engine.precision import cpu_dtype
+
 
 def optimizers(model: nn.Module, rate: float, by_muon: Callable[[str], bool]) -> list[Optimizer]:
-    """Muon for the matrices whose names `by_muon` picks, where it picks any, and before it AdamW for all else."""
+    """Muon for the matrices whose names `by_muon` picks, where it picks any, and before it AdamW for all else.
+
+    Torch's Muon computes in bfloat16. On a processor that is slow in it, a step would take a hundred times as long, so
+    there AdamW takes all weights.
+    """
+    fast = next(model.parameters()).is_cuda or cpu_dtype() == torch.bfloat16
     matrices, others = [], []
     for name, weight in model.named_parameters():
-        (matrices if weight.ndim == 2 and by_muon(name) else others).append(weight)
+        (matrices if weight.ndim == 2 and fast and by_muon(name) else others).append(weight)
     chosen: list[Optimizer] = [torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)]
     if matrices:
         muon = {"lr": rate, "weight_decay": 0.01, "ns_steps": 4, "adjust_lr_fn": "match_rms_adamw"}

@@ -170,19 +170,22 @@ def read(
     json_: Json = False,
 ) -> None:
     """Map concepts in an existing IMAGE."""
+    from conceptlens.picture_files import open_image
+
     if method is not None:
         if record is not None or space is not None:
             raise RecipeError("--record and --space are of concept attention alone. Drop them, or --method.")
         check_method(method)
         options = recipe_options(None, raw, layers, isolate) | given(noise=noise, samples=samples) | settings(set_)
         check_request({}, concepts=concept, seed=seed, out=out, abstain=abstain)
-        explained = _explain(method, model, image, concept, prompt, seed, device, options)
+        explained = _explain(method, model, open_image(image), concept, prompt, seed, device, options)
         _finish(_refined(explained, edges, abstain), out, json_)
         return
     options = recipe_options(space, raw, layers, isolate) | given(noise=noise, samples=samples) | settings(set_)
     check_request(options, concepts=concept, seed=seed, out=out, preset=preset, abstain=abstain, record=record)
+    picture = open_image(image)
     session = _open(model, device, offload, single_stream, quiet=json_)
-    seen = session.read(image, prompt=prompt, seed=seed, preset=preset, **options)
+    seen = session.read(picture, prompt=prompt, seed=seed, preset=preset, **options)
     maps = _judged(session, session.probe(seen, concept), seen)
     if record is not None:
         session.save_record(seen, record)
@@ -299,7 +302,7 @@ def app_(
 def _explain(
     method: str,
     model: str | None,
-    image: Path,
+    picture: Any,
     concepts: list[str],
     prompt: str,
     seed: int,
@@ -307,9 +310,8 @@ def _explain(
     options: dict[str, Any],
 ) -> Any:
     from conceptlens.methods import method_named
-    from conceptlens.picture_files import open_image
 
-    chosen, picture = method_named(method), open_image(image)
+    chosen = method_named(method)
     with console().status("opening the model"):
         opened = chosen.load(model, device=device, **options)
     return opened.explain(picture, concepts, prompt=prompt, seed=seed)

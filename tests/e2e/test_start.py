@@ -89,6 +89,8 @@ def test_refusals_that_need_torch_import_no_diffusers(tmp_path: Path) -> None:
     cases = [
         (["generate", "a house", "-c", "house", "--guide", "nope"], "no guidance 'nope'. Known: attend-and-excite"),
         (["generate", "a house", "--guide", "tsam", "--set", "guide.alpha=x"], "alpha"),
+        (["read", "damaged", "-c", "house", "-c", "sky"], "cannot read damaged as an image"),
+        (["read", "none.png", "-c", "house", "-c", "sky", "--method", "dino"], "no image at none.png. Check the path."),
         (["probe", "damaged", "-c", "house", "-c", "sky"], "cannot read the record damaged"),
         (["probe", "none", "-c", "house", "-c", "sky"], "no record at none. Check the path."),
     ]

@@ -28,7 +28,7 @@ LADDER = [
     {"features", "presence", "rerun", "fidelity"},
     {"findings"},
     {"cli_checks", "cli_options"},
-    {"cli_bench", "cli_fidelity", "cli_findings", "cli_listings"},
+    {"cli_bench", "cli_fidelity", "cli_findings", "cli_listings", "cli_results"},
     {"cli", "web"},
 ]
 HEAVY = {"diffusers": {"adapters", "engine", "guidance"}, "transformers": {"adapters", "engine", "methods", "fidelity"}}

@@ -45,9 +45,8 @@ from conceptlens.cli_options import (
     recipe_options,
     say,
     settings,
-    show,
-    table,
 )
+from conceptlens.cli_results import explain, finish, judged, open_session, refined
 from conceptlens.errors import ConceptlensError, ModelError, RecipeError
 
 app = typer.Typer(
@@ -99,9 +98,9 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 def demo(out: Out = Path("out/demo"), seed: Seed = DEMO_SEED, json_: Json = False) -> None:
     """Paint a picture with the embedded model and show where each concept is. No download."""
     check_request({}, seed=seed, out=out)
-    session = _open(None, quiet=json_)
+    session = open_session(None, quiet=json_)
     maps = session.generate(DEMO_PROMPT, DEMO_CONCEPTS, seed=seed)
-    _finish(_judged(session, maps), out, json_)
+    finish(judged(session, maps), out, json_)
 
 
 @app.command()
@@ -137,11 +136,11 @@ def generate(
     options |= given(num_inference_steps=steps, height=height, width=width) | settings(set_)
     check_request(options, prompt=prompt, concepts=concept or None, seed=seed, out=out, preset=preset, abstain=abstain)
     options |= given(guide=guidance_of(guide, options), compare=compare or None, preset=preset)
-    session = _open(model, device, offload, single_stream, quiet=json_)
+    session = open_session(model, device, offload, single_stream, quiet=json_)
     made = session.generate(prompt, concept or None, seed=seed, **options)
     several = made if isinstance(made, list) else [made]
-    told = [_refined(_judged(session, maps), edges, abstain) for maps in several]
-    _finish(told if isinstance(made, list) else told[0], out, json_)
+    told = [refined(judged(session, maps), edges, abstain) for maps in several]
+    finish(told if isinstance(made, list) else told[0], out, json_)
 
 
 @app.command()
@@ -170,26 +169,26 @@ def read(
     json_: Json = False,
 ) -> None:
     """Map concepts in an existing IMAGE."""
-    from conceptlens.picture_files import open_image
-
     if method is not None:
         if record is not None or space is not None:
             raise RecipeError("--record and --space are of concept attention alone. Drop them, or --method.")
         check_method(method)
         options = recipe_options(None, raw, layers, isolate) | given(noise=noise, samples=samples) | settings(set_)
         check_request({}, concepts=concept, seed=seed, out=out, abstain=abstain)
-        explained = _explain(method, model, open_image(image), concept, prompt, seed, device, options)
-        _finish(_refined(explained, edges, abstain), out, json_)
+        explained = explain(method, model, image, concept, prompt, seed, device, options)
+        finish(refined(explained, edges, abstain), out, json_)
         return
     options = recipe_options(space, raw, layers, isolate) | given(noise=noise, samples=samples) | settings(set_)
     check_request(options, concepts=concept, seed=seed, out=out, preset=preset, abstain=abstain, record=record)
+    from conceptlens.picture_files import open_image
+
     picture = open_image(image)
-    session = _open(model, device, offload, single_stream, quiet=json_)
+    session = open_session(model, device, offload, single_stream, quiet=json_)
     seen = session.read(picture, prompt=prompt, seed=seed, preset=preset, **options)
-    maps = _judged(session, session.probe(seen, concept), seen)
+    maps = judged(session, session.probe(seen, concept), seen)
     if record is not None:
         session.save_record(seen, record)
-    _finish(_refined(maps, edges, abstain), out, json_)
+    finish(refined(maps, edges, abstain), out, json_)
 
 
 @app.command()
@@ -214,9 +213,9 @@ def probe(
     from conceptlens.record_files import load_record
 
     seen = load_record(record)
-    session = _open(model, device, single_stream=single_stream, quiet=json_)
-    maps = _judged(session, session.probe(seen, concept, **options), seen, again=False)
-    _finish(_refined(maps, edges, abstain), out, json_)
+    session = open_session(model, device, single_stream=single_stream, quiet=json_)
+    maps = judged(session, session.probe(seen, concept, **options), seen, again=False)
+    finish(refined(maps, edges, abstain), out, json_)
 
 
 app.command()(methods)
@@ -290,88 +289,13 @@ def app_(
 
     names = tuple(allow_host or ())
     allowed_hosts(host, names)  # refused before a model is opened
-    session = _open(model, device, offload, single_stream, quiet=True)
+    session = open_session(model, device, offload, single_stream, quiet=True)
     if not session.depth:
         raise ModelError(
             f"{session.model_id} is a U-Net, which cannot be asked again; the page needs a diffusion transformer. "
             "Use generate, with or without --guide."
         )
     serve(session, host, port, browser, announce=lambda url: say(f"{url}  (stop with Ctrl-C)"), allow_hosts=names)
-
-
-def _explain(
-    method: str,
-    model: str | None,
-    picture: Any,
-    concepts: list[str],
-    prompt: str,
-    seed: int,
-    device: str | None,
-    options: dict[str, Any],
-) -> Any:
-    from conceptlens.methods import method_named
-
-    chosen = method_named(method)
-    with console().status("opening the model"):
-        opened = chosen.load(model, device=device, **options)
-    return opened.explain(picture, concepts, prompt=prompt, seed=seed)
-
-
-def _open(
-    model: str | None, device: str | None = None, offload: bool = False, single_stream: bool = False, *, quiet: bool
-) -> Any:
-    """Opens the model; the heavy imports happen here, so that `--help` and `--version` are quick."""
-    from conceptlens.session import load
-
-    with console().status("opening the model"):
-        session = load(model, device=device, offload=offload, single_stream=single_stream)
-    session.pipeline.set_progress_bar_config(disable=quiet or not console().is_terminal, leave=False, desc="painting")
-    return session
-
-
-def _judged(session: Any, maps: Any, record: Any = None, *, again: bool = True) -> Any:
-    """Maps with the chance of each concept to be in the picture, where the model can tell."""
-    from conceptlens.presence import add_presence
-
-    return maps if hasattr(maps, "images") else add_presence(session, maps, record, again=again)
-
-
-def _refined(maps: Any, edges: bool, abstain: float) -> Any:
-    if not edges and not abstain:
-        return maps
-    if hasattr(maps, "images"):
-        raise RecipeError("--edges and --abstain are of pictures; got a video. Drop them.")
-    return maps.refined(edges=edges, abstain=abstain)
-
-
-def _finish(made: Any, out: Path, json_: bool) -> None:
-    """Saves and shows one result, or each of several in a folder of its own."""
-    if isinstance(made, list):
-        for number, maps in enumerate(made):
-            _finish(maps, out / str(number), json_)
-        return
-    maps = made
-    maps.save(out)
-    if json_:
-        peaks = {name: round(float(maps[name].max()), 4) for name in maps.asked}
-        say(json.dumps({"out": str(out), **maps.provenance(), "peak": peaks}))
-        return
-    if hasattr(maps, "images"):  # a video
-        say(f"{out / 'overlay.gif'}, with every frame and maps.json beside it")
-        say(maps.describe())
-        return
-    from conceptlens.maps import told_chance
-
-    there = [] if maps.presence is None else ["in the image?"]
-    shown = table("concept", *there, "share of the image", "peak score")
-    for name, place in maps.places().items():
-        told = [] if maps.presence is None else [told_chance(maps.presence[name])]
-        shown.add_row(name, *told, f"{place.area:.0%}", f"{float(maps[name].max()):.3f}")
-    show(shown)
-    say(f"{out / 'overlay.png'}, with heat maps, masks, report.html and maps.json beside it")
-    if "caveat" in maps.details:
-        note(maps.details["caveat"])
-    say(maps.describe())
 
 
 @contextmanager

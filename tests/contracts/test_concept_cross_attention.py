@@ -255,8 +255,8 @@ def test_wrong_use_is_one_clear_line(folder: Path, tmp_path: Path) -> None:
 
     wrong = [
         (ModelError, "FluxTransformer2DModel .dual stream.*concept-attention", flux),
-        (ModelError, "UNet2DConditionModel .* daam and ovam", lambda: method.load(str(tmp_path / "sd2"))),
-        (ModelError, "UNet2DConditionModel .* daam and ovam", lambda: load_cross(sd2_pipeline())),
+        (ModelError, "UNet2DConditionModel .*--method daam", lambda: method.load(str(tmp_path / "sd2"))),
+        (ModelError, "UNet2DConditionModel .*--method daam", lambda: load_cross(sd2_pipeline())),
         (ModelError, "got a str. Open it with load", lambda: ConceptCrossAttention(str(folder))),
         (ModelError, "two transformers", lambda: load_cross(two)),
         (ModelError, "into blocks for sparse attention", lambda: load_cross(sparse)),
@@ -318,5 +318,6 @@ def test_doctor_names_the_method_for_the_classes_it_serves(folder: Path) -> None
         assert found.method == "concept-cross-attention"
         assert "--method concept-cross-attention" in found.instead
     assert "but of the method concept-cross-attention" in doctor(folder).describe()
-    for name in ("ChronoEditTransformer3DModel", "UNet2DConditionModel", "QwenImage21Transformer2DModel"):
+    assert doctor("UNet2DConditionModel").method == "daam"
+    for name in ("ChronoEditTransformer3DModel", "QwenImage21Transformer2DModel"):
         assert doctor(name).method is None

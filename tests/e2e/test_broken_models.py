@@ -15,9 +15,10 @@ from diffusers.models.transformers.transformer_flux import FluxIPAdapterAttnProc
 from PIL import Image
 
 import conceptlens as cl
-from conceptlens.engine.cross_attention import concept_map, encode_concepts, load_cross, read_queries
+from conceptlens.engine.cross_attention import load_cross
 from conceptlens.errors import one_line, shown
 from conceptlens.features import features
+from conceptlens.methods.concept_cross_attention import ConceptCrossAttention
 from conceptlens.words import check_prompts
 from conftest import hooks_left
 from tiny_cross import pixart_pipeline
@@ -58,11 +59,8 @@ def test_nan_of_cross_attention_and_of_a_unet(picture: Image.Image) -> None:
     pipeline = pixart_pipeline()
     with torch.no_grad():
         pipeline.transformer.transformer_blocks[0].attn2.to_q.weight[0, 0] = torch.nan
-    model = load_cross(pipeline)
-    record = read_queries(model, picture, "", noise=0.5, samples=1, seed=0, layers=(0,))
-    (house,) = encode_concepts(model, ["house"], (0,))
     with pytest.raises(cl.ModelError, match=NAN):
-        concept_map(record, house)
+        ConceptCrossAttention(load_cross(pipeline)).explain(picture, ["house"])
     unet = sd_pipeline()
     with torch.no_grad():
         for name, weight in unet.unet.named_parameters():

@@ -118,7 +118,7 @@ def test_methods_are_listed(monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
         (["generate", "a house", "-c", "house", "--model", "/no/such"], "cannot load model"),
         (["generate", "a house", "-c", "house", "-c", "sky", "--steps", "0"], "num_inference_steps must be at least 1"),
         (["generate", "a house", "-c", "house", "-c", "sky", "--set", "foo=1"], "has an option 'foo'"),
-        (["read", "x", "-c", "sky", "--device", "warp"], "no device 'warp'"),
+        (["generate", "a house", "-c", "sky", "--device", "warp"], "no device 'warp'"),
         (["read", "none.png", "-c", "house"], "no image at none.png"),
         (["probe", "none.record", "-c", "house"], "no record at none.record"),
         (

@@ -192,7 +192,7 @@ def test_pipeline_keywords_of_the_wrong_kind(demo: Session, options: dict[str, A
         demo.generate("a house", WORDS, **{"num_inference_steps": 1, **options})
 
 
-@pytest.mark.filterwarnings("ignore:demo was never trained on")
+@pytest.mark.filterwarnings("ignore:demo was never trained on", "ignore:concept .* is read without")
 def test_words_are_no_markup_and_no_commands(
     picture: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -98,7 +98,7 @@ def test_blocks_that_the_config_leaves_out_are_an_error_and_other_leftovers_are_
          r"text_encoder: final_layer_norm.bias has shape \(3,\) in the weights, \(64,\) by config.json"),
         (DIT, lambda path: weights(path, lambda held: held.update({f"{BLOCK}.bias": torch.zeros(3)})),
          rf"transformer: Cannot load .*because {BLOCK}.bias expected shape torch.Size\(\[128\]\), but got torch.Size"),
-        ("conceptlens.json", lambda path: path.write_text('{"background": "sky"}'), "background must be a JSON array"),
+        ("conceptlens.json", lambda path: path.write_text('{"background": "sky"}'), "background is 'sky', not a list"),
         ("conceptlens.json", lambda path: path.write_text("[]"), "cannot use .*conceptlens.json"),
     ],
 )  # fmt: skip

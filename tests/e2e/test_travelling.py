@@ -90,6 +90,7 @@ class Outside(HTMLParser):
             self.pictures.append(given.get("alt") or "")
 
 
+@pytest.mark.filterwarnings("ignore:concept .* is read without")
 def test_the_report_needs_nothing_beside_it_and_trusts_no_word(demo: Session, picture: Image.Image) -> None:
     with pytest.warns(UserWarning, match="never trained on"):
         maps = demo.probe(demo.read(picture), ["<script>alert(1)</script>", "sky"])

@@ -160,7 +160,7 @@ def test_prompts(guidance: Guidance, prompt: str, says: str) -> None:
         ({"seed": (1, 2)}, "seed must be one number of 64 bits, or one for each of 1 images"),
         ({"num_images_per_prompt": "2"}, "num_images_per_prompt must be a whole number from 1; got '2'"),
         ({"height": 30, "width": 30}, "refused its settings: .*divisible by 8"),
-        ({"num_inference_steps": 0}, "refused its settings"),
+        ({"num_inference_steps": 0}, "num_inference_steps must be at least 1; got 0"),
     ],
 )
 def test_options(options: dict[str, Any], says: str) -> None:

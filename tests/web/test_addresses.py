@@ -46,6 +46,6 @@ def test_what_is_no_name(name: str) -> None:
 def test_the_command_refuses_before_it_opens_a_model(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, "_open", lambda *_, **__: pytest.fail("a model was opened"))
+    monkeypatch.setattr(cli, "open_session", lambda *_, **__: pytest.fail("a model was opened"))
     assert here(monkeypatch, "app", "--host", "0.0.0.0", "--no-browser") == 2
     assert "other computers can reach 0.0.0.0" in " ".join(capsys.readouterr().err.split())

@@ -143,13 +143,6 @@ def test_uploads(kept: tuple[Tab, str], status: int, data: bytes) -> None:
     plain(kept[0].upload(data), status)
 
 
-def test_an_upload_of_all_the_bytes_that_are_allowed_is_taken(kept: tuple[Tab, str]) -> None:
-    data = png(GREEN)
-    data += bytes(LIMITS.upload_bytes - len(data))
-    assert kept[0].finish(kept[0].upload(data))["state"] == "done"
-    plain(kept[0].upload(data + b"0"), 413)
-
-
 @pytest.mark.parametrize(
     "exif",
     [
@@ -212,6 +205,13 @@ def test_other_names_for_this_computer_are_refused(kept: tuple[Tab, str]) -> Non
 def test_the_page_still_answers(kept: tuple[Tab, str]) -> None:
     tab, picture = kept
     assert tab.post("/api/maps", picture=picture, concepts=["house", "sky"]).status_code == 200
+
+
+def test_an_upload_of_all_the_bytes_that_are_allowed_is_taken(kept: tuple[Tab, str]) -> None:
+    data = png(GREEN)
+    data += bytes(LIMITS.upload_bytes - len(data))
+    assert kept[0].finish(kept[0].upload(data))["state"] == "done"
+    plain(kept[0].upload(data + b"0"), 413)
 
 
 @pytest.mark.parametrize("kind", ["AVIF", "TIFF"])

@@ -61,7 +61,10 @@ def first_call(
     transformer, given = pipeline.transformer, dict[str, dict[str, Any]]()
     read: dict[str, Any] = {ending: getattr(pipeline, f"text_encoder{ending}", None) for ending in encoders}
     if any(encoder is None for encoder in read.values()):
-        raise ModelError("this pipeline has no text encoder, so words cannot be read. Load it with its text_encoder.")
+        raise ModelError(
+            f"this {type(pipeline).__name__} has no text_encoder, so words cannot be read. Load it with its text "
+            "encoders."
+        )
 
     def hear(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         raise _HeardError(named_arguments(module, args, kwargs))

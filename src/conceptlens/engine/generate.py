@@ -46,7 +46,7 @@ class Generation:
     steps: int
     layers: tuple[LayerRecord, ...]
     recipe: Recipe
-    references: tuple[Float[Tensor, "batch concept rows cols"], ...] = ()
+    references: tuple[Float[Tensor, "batch concept _rows _cols"], ...] = ()
 
 
 def generate(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -63,23 +64,21 @@ and read in the tests; real weights were not run.
 """
 
 
-def families() -> str:
-    """One row per transformer class that is served."""
+def families(examined: Sequence[Mapping[str, Any]]) -> str:
+    """One row per transformer class that is served, as `listings` has them."""
     rows = [
         "| family | transformer class | text | tier | blocks | default layers | contract | pipeline | official figures "
         "| real weights |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for name in served():
-        found, adapter = doctor(name), registered()[name]
-        assert found.ok, found.describe()
-        assert found.recipe is not None
-        layers = found.recipe.layers or ()
+    for found in examined:
+        name, layers = found["transformer"], found["recipe"]["layers"]
+        adapter = registered()[name]
         official = "yes" if adapter.paper_recipe is not ModelAdapter.paper_recipe else "there are none"
         real = "embedded model" if name == "FluxTransformer2DModel" else "not run"
-        piped = "yes" if found.tier == "adapter" or name in PIPELINES else "not run"
+        piped = "yes" if found["tier"] == "adapter" or name in PIPELINES else "not run"
         rows.append(
-            f"| {found.adapter} | `{name}` | {found.group} | {found.tier} | {found.blocks} "
+            f"| {found['adapter']} | `{name}` | {found['group']} | {found['tier']} | {found['blocks']} "
             f"| {layers[0]} to {layers[-1]} | kept | {piped} | {official} | {real} |"
         )
     return "\n".join(rows)
@@ -111,14 +110,15 @@ def others() -> str:
     return "\n\n".join(parts)
 
 
-def render() -> str:
+def render(examined: Sequence[Mapping[str, Any]]) -> str:
     """The whole page."""
-    return f"{HEAD}{families()}\n\n{all_blocks()}\n\n## Without an adapter\n\n{others()}\n"
+    return f"{HEAD}{families(examined)}\n\n{all_blocks()}\n\n## Without an adapter\n\n{others()}\n"
 
 
 def listings() -> dict[str, Any]:
     """What `conceptlens methods` and `conceptlens doctor --all` show."""
     examined = [doctor(name) for name in served()]
+    assert all(found.ok for found in examined), [found.describe() for found in examined if not found.ok]
     return {
         "methods": {name: {"summary": method.summary, **asdict(method.info)} for name, method in methods().items()},
         "transformers": [{**asdict(found), "ok": found.ok} for found in examined],
@@ -127,5 +127,6 @@ def listings() -> dict[str, Any]:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    TARGET.write_text(render(), encoding="utf-8")
-    FILE.write_text(json.dumps(listings(), indent=1) + "\n", encoding="utf-8")
+    listed = listings()
+    FILE.write_text(json.dumps(listed, indent=1) + "\n", encoding="utf-8")
+    TARGET.write_text(render(listed["transformers"]), encoding="utf-8")

@@ -135,7 +135,7 @@ def test_a_missing_text_encoder_is_one_clear_line() -> None:
     pipeline = bria_pipeline()
     session = session_of(pipeline)
     pipeline.text_encoder = None
-    with pytest.raises(cl.ModelError, match="no text encoder, so words cannot be read"):
+    with pytest.raises(cl.ModelError, match="has no text_encoder, so words cannot be read"):
         session.generate("a red house", ["house", "sky"], num_inference_steps=1)
 
 

@@ -164,9 +164,8 @@ def test_the_page_of_models_is_up_to_date() -> None:
     assert spec.loader
     page = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(page)
-    assert page.TARGET.read_text(encoding="utf-8") == page.render(listings.transformers()), (
-        "run: python benchmarks/models.py"
-    )
+    written = page.TARGET.read_text(encoding="utf-8")
+    assert written == page.render(listings.transformers()), "run: python benchmarks/models.py"
 
 
 def test_the_embedded_model_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

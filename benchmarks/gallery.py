@@ -14,9 +14,9 @@ from PIL import Image
 
 import conceptlens as cl
 from conceptlens.bench.datasets.scenes import Scene, make_scene
-from conceptlens.exports import ABSTAINED
-from conceptlens.maps import told_chance
-from conceptlens.pictures import contact_sheet, heat_colours, palette, tint
+from conceptlens.maps.exports import ABSTAINED
+from conceptlens.maps.image_maps import told_chance
+from conceptlens.maps.pictures import contact_sheet, heat_colours, palette, tint
 from conceptlens.presence import add_presence
 from conceptlens.session import Session
 

@@ -16,7 +16,7 @@ import numpy as np
 
 import conceptlens as cl
 import conceptlens.web.app  # the page must import with these versions, too
-from conceptlens.cli import DEMO_CONCEPTS, DEMO_PROMPT, DEMO_SEED
+from conceptlens.cli.commands import DEMO_CONCEPTS, DEMO_PROMPT, DEMO_SEED
 
 FIGURES = Path(__file__).parent / "lane.json"
 BARS = {"picture": 2.0, "scores": 0.005}

@@ -9,13 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from conceptlens.adapters import registered
-from conceptlens.adapters._groups import GROUPS
-from conceptlens.adapters.base import ModelAdapter
-from conceptlens.adapters.single_stream import SINGLE_STREAMS
-from conceptlens.engine.doctor import doctor, served
-from conceptlens.listings import FILE
+from conceptlens.diagnosis import doctor, served
+from conceptlens.families import registered
+from conceptlens.families.base import ModelAdapter
+from conceptlens.families.groups import GROUPS
+from conceptlens.families.single_stream import SINGLE_STREAMS
 from conceptlens.methods import registered as methods
+from conceptlens.values.listings import FILE
 
 PIPELINES = (
     "BriaTransformer2DModel",

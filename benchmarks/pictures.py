@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import conceptlens as cl
-from conceptlens.pictures import contact_sheet
+from conceptlens.maps.pictures import contact_sheet
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 PROMPTS = (

@@ -22,10 +22,10 @@ from PIL import Image
 import conceptlens as cl
 from conceptlens.bench.datasets.scenes import CONCEPTS, GROUNDS, NOUNS, scenes
 from conceptlens.bench.metrics import roc_auc
-from conceptlens.engine.loading import DEFAULTS_FILE, demo_folder
 from conceptlens.presence import ModelCalibration, calibrate, standing
-from conceptlens.records import ImageRecord
+from conceptlens.readers.loading import DEFAULTS_FILE, demo_folder
 from conceptlens.session import Session
+from conceptlens.values.records import ImageRecord
 
 FITTED_FROM = 1000
 LAYERS = (5,)

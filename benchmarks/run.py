@@ -25,15 +25,15 @@ from diffusers import FluxTransformer2DModel, StableDiffusionPipeline, UNet2DCon
 from PIL import Image
 
 import conceptlens as cl
-from conceptlens.adapters import adapter_for
-from conceptlens.adapters.base import Concepts
 from conceptlens.bench.datasets.scenes import make_scene
-from conceptlens.engine.encode import record_call
-from conceptlens.engine.precision import cpu_dtype
-from conceptlens.engine.recorder import Recorder
-from conceptlens.engine.stream import ConceptProbe
+from conceptlens.families import adapter_for
+from conceptlens.families.base import Concepts
 from conceptlens.guidance import TSAM, demo_folder, guide
-from conceptlens.recipe import Recipe
+from conceptlens.ops.precision import cpu_dtype
+from conceptlens.readers.reading import record_call
+from conceptlens.readers.stream import ConceptProbe
+from conceptlens.values.recipe import Recipe
+from conceptlens.watch.recorder import Recorder
 
 RESULTS = Path(__file__).parent / "results.json"
 CONCEPTS = ("house", "tree", "sun", "sky", "grass")

@@ -14,24 +14,21 @@ import conceptlens
 SOURCE = Path(conceptlens.__file__).parent
 MODULES = sorted(SOURCE.rglob("*.py"))
 LADDER = [
-    {"_version", "errors", "recipe", "records"},
-    {"registry", "files", "films", "listings", "picture_files", "pictures", "words"},
-    {"ops", "exports", "pages", "positions"},
-    {"maps", "record_files"},
-    {"video_maps"},
-    {"adapters"},
-    {"engine"},
+    {"_version", "values"},
+    {"ops"},
+    {"maps", "families"},
+    {"watch"},
+    {"readers"},
     {"guidance"},
-    {"session", "unet_session"},
-    {"methods"},
-    {"bench"},
-    {"features", "presence", "rerun", "fidelity"},
-    {"findings"},
-    {"cli_checks", "cli_options"},
-    {"cli_bench", "cli_fidelity", "cli_findings", "cli_listings", "cli_results"},
-    {"cli", "web"},
+    {"session", "unet_session", "diagnosis"},
+    {"methods", "features", "presence", "rerun"},
+    {"bench", "web"},
+    {"cli"},
 ]
-HEAVY = {"diffusers": {"adapters", "engine", "guidance"}, "transformers": {"adapters", "engine", "methods", "fidelity"}}
+HEAVY = {
+    "diffusers": {"families", "watch", "readers", "guidance", "diagnosis"},
+    "transformers": {"families", "watch", "readers", "methods", "bench"},
+}
 LARGEST_MODULE, LARGEST_FUNCTION = 400, 60
 
 
@@ -70,16 +67,64 @@ def test_imports_point_down_the_ladder(path: Path) -> None:
             assert part_of(path) in HEAVY[library], f"{path.name} imports {library}; only {HEAVY[library]} may."
 
 
-@pytest.mark.parametrize("folder", ["adapters", "methods", "guidance"])
-def test_siblings_do_not_import_each_other(folder: str) -> None:
-    shared = {"base", "__init__"}
-    for path in (SOURCE / folder).glob("*.py"):
-        if path.stem in shared:
+def leaves(folder: str) -> set[str]:
+    """Modules that hold one family, method or guidance each: nothing is built on them."""
+    mark = "(Guidance)" if folder == "guidance" else "@register"
+    return {path.stem for path in (SOURCE / folder).glob("[a-z]*.py") if mark in path.read_text()}
+
+
+@pytest.mark.parametrize("folder", ["families", "methods", "guidance"])
+def test_no_family_method_or_guidance_is_imported_by_another(folder: str) -> None:
+    known = leaves(folder)
+    assert len(known) > 3
+    for path in (SOURCE / folder).rglob("*.py"):
+        if path.stem == "__init__":
             continue
-        for name in imports(path):
-            if name.startswith(f"conceptlens.{folder}."):
-                sibling = name.split(".")[2]
-                assert sibling in shared or sibling.startswith("_"), f"{path.name} imports its sibling {sibling}"
+        built_on = {name.split(".")[2] for name in imports(path) if name.startswith(f"conceptlens.{folder}.")}
+        assert not built_on & known, f"{path.name} imports its sibling"
+
+
+@pytest.mark.parametrize("path", each_module(), ids=lambda p: str(p.relative_to(SOURCE)))
+def test_no_package_reaches_into_anothers_private_modules(path: Path) -> None:
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] == "conceptlens" and any(part.startswith("_") and part != "_version" for part in parts[1:]):
+            assert path.parent == SOURCE.joinpath(*parts[1:-1]), f"{path.name} imports {name}"
+
+
+def test_imports_form_no_circle_and_the_root_is_small() -> None:
+    """The ladder orders the parts; inside a part, no module may be its own ancestor."""
+    arrows = {module_name(path): set(imports_of_modules(path)) for path in each_module()}
+    seen: dict[str, int] = {}
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, " -> ".join([*trail, name])
+        if name in seen:
+            return
+        for other in sorted(arrows.get(name, ())):
+            visit(other, (*trail, name))
+        seen[name] = 1
+
+    for name in arrows:
+        visit(name, ())
+    assert len(list(SOURCE.glob("*.py"))) <= 8
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(SOURCE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports_of_modules(path: Path) -> list[str]:
+    """Modules of the package that a module imports while it is imported itself: at its top level."""
+    found = []
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("conceptlens"):
+            module = str(node.module)
+            inner = [f"{module}.{alias.name}" for alias in node.names]
+            known = {module_name(other) for other in MODULES}
+            found += [name if name in known else module for name in inner]
+    return [name for name in found if name not in ("conceptlens", module_name(path))]
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(SOURCE)))
@@ -94,14 +139,13 @@ def test_modules_and_functions_stay_small(path: Path) -> None:
                 assert size <= LARGEST_FUNCTION, f"{path.name}:{node.name} has {size} lines"
 
 
-@pytest.mark.parametrize("family", sorted((SOURCE / "adapters").glob("[a-z]*.py")), ids=lambda p: p.stem)
-def test_a_family_is_one_small_file(family: Path) -> None:
-    if family.stem != "base":
-        assert family.read_text().count("\n") < 150
+@pytest.mark.parametrize("family", sorted(leaves("families")))
+def test_a_family_is_one_small_file(family: str) -> None:
+    assert (SOURCE / "families" / f"{family}.py").read_text().count("\n") < 150
 
 
 def test_the_engine_names_no_family() -> None:
-    for path in (SOURCE / "engine").glob("*.py"):
+    for path in (SOURCE / "readers").glob("*.py"):
         words = [n.value for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Constant)]
         texts = [w for w in words if isinstance(w, str) and "\n" not in w and len(w) < 40]
         assert not [w for w in texts if "flux" in w.lower()], path

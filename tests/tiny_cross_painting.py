@@ -18,7 +18,7 @@ from diffusers.pipelines.skyreels_v2 import pipeline_skyreels_v2
 from diffusers.pipelines.wan import pipeline_wan_vace
 from torch import Tensor
 
-from conceptlens.engine.cross_attention import CrossModel
+from conceptlens.readers.cross import CrossModel
 
 PROMPT = "a red house"
 SMALL = ("pixart", "pixart-alpha", "latte", "wan", "sky-reels", "wan-vace", "any-flow", "helios", "allegro", "cosmos")

@@ -24,7 +24,7 @@ from transformers import (
     ViTModel,
 )
 
-from conceptlens.adapters._random_models import randomize
+from conceptlens.families._random_models import randomize
 from tiny_models import tokenizers
 
 Built = tuple[Any, dict[str, Any]]

@@ -63,7 +63,7 @@ from transformers import (
     UMT5EncoderModel,
 )
 
-from conceptlens.adapters._specimens import (
+from conceptlens.families.specimens import (
     POOLED,
     TEXT,
     aura_flow_call,
@@ -95,7 +95,7 @@ from conceptlens.adapters._specimens import (
     sd3_transformer,
     sd30_transformer,
 )
-from conceptlens.engine.loading import demo_folder
+from conceptlens.readers.loading import demo_folder
 
 
 @dataclass(frozen=True)

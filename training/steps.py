@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from conceptlens.engine.precision import cpu_dtype
+from conceptlens.ops.precision import cpu_dtype
 
 
 def optimizers(model: nn.Module, rate: float, by_muon: Callable[[str], bool]) -> list[Optimizer]:

@@ -29,7 +29,7 @@ from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor, nn
 
 from conceptlens.bench.datasets.scenes import COLOURS, CONCEPTS, NOUNS, Scene, describe
-from conceptlens.engine.precision import cpu_dtype
+from conceptlens.ops.precision import cpu_dtype
 from scene_data import load_scenes
 from steps import follow, optimizers, resume, save, set_rate
 from text import LENGTH, build_clip, build_t5, build_t5_tokenizer, clip_tokenizer

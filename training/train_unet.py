@@ -29,7 +29,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
 from conceptlens.bench.datasets.scenes import Scene, describe, scenes
-from conceptlens.engine.precision import cpu_dtype
+from conceptlens.ops.precision import cpu_dtype
 from export import forget_origin
 from steps import follow, optimizers, resume, save, set_rate
 from text import LENGTH, build_clip, clip_tokenizer

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL
 
-from conceptlens.engine.precision import cpu_dtype
+from conceptlens.ops.precision import cpu_dtype
 from scene_data import load_images
 
 RUN = Path(__file__).parent / "runs" / "vae"

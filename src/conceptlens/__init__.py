@@ -6,25 +6,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from conceptlens._version import __version__
-from conceptlens.errors import ConceptError, ConceptlensError, ImageError, ModelError, OutputError, RecipeError
+from conceptlens.values.errors import ConceptError, ConceptlensError, ImageError, ModelError, OutputError, RecipeError
 
 if TYPE_CHECKING:
-    from conceptlens.engine.doctor import Diagnosis, doctor
-    from conceptlens.maps import ConceptMaps
-    from conceptlens.recipe import Recipe
-    from conceptlens.records import ImageRecord
+    from conceptlens.diagnosis import Diagnosis, doctor
+    from conceptlens.maps.image_maps import ConceptMaps
+    from conceptlens.maps.video_maps import VideoMaps
     from conceptlens.session import Session, load
-    from conceptlens.video_maps import VideoMaps
+    from conceptlens.values.recipe import Recipe
+    from conceptlens.values.records import ImageRecord
 
 
 _LATER = {
-    "ConceptMaps": "maps",
-    "Diagnosis": "engine.doctor",
-    "ImageRecord": "records",
-    "Recipe": "recipe",
+    "ConceptMaps": "maps.image_maps",
+    "Diagnosis": "diagnosis",
+    "ImageRecord": "values.records",
+    "Recipe": "values.recipe",
     "Session": "session",
-    "VideoMaps": "video_maps",
-    "doctor": "engine.doctor",
+    "VideoMaps": "maps.video_maps",
+    "doctor": "diagnosis",
     "load": "session",
 }
 """What is imported when it is first used, and the module that has it: most of it needs torch or diffusers."""

@@ -14,14 +14,14 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from conceptlens.engine.loading import resident
-from conceptlens.engine.replay import replay_vectors
-from conceptlens.engine.surroundings import usual_defaults
-from conceptlens.errors import ConceptError
-from conceptlens.positions import Place, Relation
+from conceptlens.maps.positions import Place, Relation
 from conceptlens.presence import Presence, presence
-from conceptlens.records import ImageRecord
+from conceptlens.readers.loading import resident
+from conceptlens.readers.replay import replay_vectors
 from conceptlens.session import Session
+from conceptlens.values.errors import ConceptError
+from conceptlens.values.records import ImageRecord
+from conceptlens.watch.surroundings import usual_defaults
 
 _SIDES = {"left": (0, -1), "right": (0, 1), "upper": (1, -1), "lower": (1, 1)}
 

@@ -27,11 +27,11 @@ import numpy as np
 from jaxtyping import Bool, Float
 from PIL import Image
 
-from conceptlens.errors import ConceptError
-from conceptlens.maps import ConceptMaps
-from conceptlens.records import ImageRecord
+from conceptlens.maps.image_maps import ConceptMaps
 from conceptlens.session import Session
-from conceptlens.words import check_concepts, ranked_words
+from conceptlens.values.errors import ConceptError
+from conceptlens.values.records import ImageRecord
+from conceptlens.values.words import check_concepts, ranked_words
 
 TOP = 0.02
 """Share of the patches, the highest of a map, whose mean stands for the map; small objects are few patches."""

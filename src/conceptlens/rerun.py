@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
-from conceptlens.errors import ConceptlensError, one_line
-from conceptlens.files import MANIFEST, settle
-from conceptlens.recipe import Recipe, check_seed
+from conceptlens.values.errors import ConceptlensError, one_line
+from conceptlens.values.files import MANIFEST, settle
+from conceptlens.values.recipe import Recipe, check_seed
 
 if TYPE_CHECKING:
-    from conceptlens.maps import ConceptMaps
+    from conceptlens.maps.image_maps import ConceptMaps
     from conceptlens.session import Session
 
 _KINDS: dict[str, tuple[type, ...]] = {

@@ -14,26 +14,26 @@ import torch
 from PIL import Image
 
 from conceptlens._version import package_version
-from conceptlens.adapters.base import Concepts, ModelAdapter
-from conceptlens.engine.call_settings import check_call
-from conceptlens.engine.embedding import ConceptEmbedder
-from conceptlens.engine.encode import read
-from conceptlens.engine.generate import generate, on_grid, stack_parts
-from conceptlens.engine.keeping import RECORD_BUDGET, Keeping, Store
-from conceptlens.engine.loading import LoadedModel, load_model, resident
-from conceptlens.engine.replay import check_origin, check_recorded, replay
-from conceptlens.engine.surroundings import usual_defaults
-from conceptlens.engine.unets import is_unet, load_unet
-from conceptlens.errors import ConceptError, RecipeError
+from conceptlens.families.base import Concepts, ModelAdapter
 from conceptlens.guidance import Guidance, chosen_guidance, paint_guided
-from conceptlens.maps import ConceptMaps, reference_maps
+from conceptlens.maps.image_maps import ConceptMaps, reference_maps
+from conceptlens.maps.picture_files import open_image
+from conceptlens.maps.video_maps import maps_of
 from conceptlens.ops.accumulate import moments
-from conceptlens.picture_files import open_image
-from conceptlens.recipe import RECIPE_FIELDS, Recipe, check_seed
-from conceptlens.record_files import load_record, save_record
-from conceptlens.records import ImageRecord
-from conceptlens.video_maps import maps_of
-from conceptlens.words import check_concepts, check_prompts, check_text
+from conceptlens.readers.call_settings import check_call
+from conceptlens.readers.embedding import ConceptEmbedder
+from conceptlens.readers.keeping import RECORD_BUDGET, Keeping, Store
+from conceptlens.readers.loading import LoadedModel, load_model, resident
+from conceptlens.readers.painting import generate, on_grid, stack_parts
+from conceptlens.readers.reading import read
+from conceptlens.readers.replay import check_origin, check_recorded, replay
+from conceptlens.readers.unets import is_unet, load_unet
+from conceptlens.values.errors import ConceptError, RecipeError
+from conceptlens.values.recipe import RECIPE_FIELDS, Recipe, check_seed
+from conceptlens.values.record_files import load_record, save_record
+from conceptlens.values.records import ImageRecord
+from conceptlens.values.words import check_concepts, check_prompts, check_text
+from conceptlens.watch.surroundings import usual_defaults
 
 Background = bool | Sequence[str]
 _READ_OPTIONS = ("guidance_scale", "max_sequence_length")
@@ -383,7 +383,7 @@ def load(model: Any = None, **options: Any) -> Session:
     Args:
         model: None or "demo" for the embedded demo model, "demo-unet" for the embedded U-Net; a hub id such as
             "black-forest-labs/FLUX.1-schnell"; a folder in diffusers' format; or a loaded diffusers pipeline.
-        **options: `device`, `dtype`, `offload`, `single_stream`; see `conceptlens.engine.loading.load_model`.
+        **options: `device`, `dtype`, `offload`, `single_stream`; see `conceptlens.readers.loading.load_model`.
 
     Raises:
         ModelError: when it cannot be loaded, or no adapter serves it.

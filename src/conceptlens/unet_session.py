@@ -11,21 +11,21 @@ from typing import Any, NoReturn
 import torch
 
 from conceptlens._version import package_version
-from conceptlens.adapters._tokens import told_apart
-from conceptlens.engine.generate import refusals
-from conceptlens.engine.surroundings import check_surroundings
-from conceptlens.engine.unets import LoadedUnet
-from conceptlens.errors import ConceptError, ModelError, RecipeError
+from conceptlens.families.kinds.tokens import told_apart
 from conceptlens.guidance import Guidance, GuidedCall, GuidedMaps, GuidedResult, PromptText
-from conceptlens.guidance._capture import RunningMaps, capturing
-from conceptlens.guidance._painting import chosen_guidance, prompt_words
-from conceptlens.guidance._text import read_prompt, warn_of_prompt
-from conceptlens.guidance._unet import attention_size, image_size, tokenizers_of
-from conceptlens.maps import ConceptMaps
-from conceptlens.recipe import Recipe, check_seed
-from conceptlens.records import ImageRecord
+from conceptlens.guidance.painting import chosen_guidance, prompt_words
+from conceptlens.guidance.unets import attention_size, image_size, tokenizers_of
+from conceptlens.maps.image_maps import ConceptMaps
+from conceptlens.readers.painting import refusals
+from conceptlens.readers.unets import LoadedUnet
 from conceptlens.session import Session
-from conceptlens.words import check_concepts, check_prompts
+from conceptlens.values.errors import ConceptError, ModelError, RecipeError
+from conceptlens.values.recipe import Recipe, check_seed
+from conceptlens.values.records import ImageRecord
+from conceptlens.values.words import check_concepts, check_prompts
+from conceptlens.watch.prompt_text import read_prompt, warn_of_prompt
+from conceptlens.watch.surroundings import check_surroundings
+from conceptlens.watch.unet_attention import RunningMaps, capturing
 
 
 class UnetSession(Session):

@@ -24,7 +24,7 @@ from conceptlens.bench.report import Report, difference
 from conceptlens.bench.rows import ROWS, RUN, RowFile, RunError, fingerprint, read_rows
 from conceptlens.bench.runs import RunSpec, Scorer, image_seed, run
 from conceptlens.bench.tables import leaderboard
-from conceptlens.maps import ConceptMaps
+from conceptlens.maps.image_maps import ConceptMaps
 from conceptlens.methods.base import MethodInfo, SaliencyMethod
 
 SPEC = RunSpec("scenes")

@@ -13,20 +13,20 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from conceptlens import adapters
-from conceptlens.adapters import registered
-from conceptlens.adapters._random_models import LENGTH
-from conceptlens.adapters._reentry_specimens import REENTRY_SPECIMENS
-from conceptlens.adapters.base import Concepts, DiTAdapter
-from conceptlens.engine.encode import record_call
-from conceptlens.engine.loading import Defaults, LoadedModel
-from conceptlens.engine.recorder import HOOK, Recorder, StopForward
-from conceptlens.engine.stream import ConceptProbe, ConceptStream
-from conceptlens.errors import ModelError
+from conceptlens import families as adapters
+from conceptlens.families import registered
+from conceptlens.families._random_models import LENGTH
+from conceptlens.families._reentry_specimens import REENTRY_SPECIMENS
+from conceptlens.families.base import Concepts, DiTAdapter
 from conceptlens.ops.attention import image_attention
-from conceptlens.recipe import Recipe
-from conceptlens.records import LayerRecord
+from conceptlens.readers.loading import Defaults, LoadedModel
+from conceptlens.readers.reading import record_call
+from conceptlens.readers.stream import ConceptProbe, ConceptStream
 from conceptlens.session import Session
+from conceptlens.values.errors import ModelError
+from conceptlens.values.recipe import Recipe
+from conceptlens.values.records import LayerRecord
+from conceptlens.watch.recorder import HOOK, Recorder, StopForward
 from tiny_models import FAMILIES, Family, sd3_pipeline
 
 ROWS, COLS = 4, 6

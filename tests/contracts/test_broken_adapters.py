@@ -11,12 +11,12 @@ import torch
 from test_adapters import COLS, ROWS, as_double, shadow_errors, tap_errors
 from torch import Tensor
 
-from conceptlens.adapters.base import Concepts, DiTAdapter, Projection, Tap
-from conceptlens.adapters.flux import FluxAdapter
-from conceptlens.adapters.flux2 import Flux2Adapter
-from conceptlens.adapters.qwen_image import QwenImageAdapter
-from conceptlens.adapters.sd3 import SD3Adapter
-from conceptlens.records import CallRecord
+from conceptlens.families.base import Concepts, DiTAdapter, Projection, Tap
+from conceptlens.families.flux import FluxAdapter
+from conceptlens.families.flux2 import Flux2Adapter
+from conceptlens.families.qwen_image import QwenImageAdapter
+from conceptlens.families.sd3 import SD3Adapter
+from conceptlens.values.records import CallRecord
 from tiny_models import FAMILIES
 
 

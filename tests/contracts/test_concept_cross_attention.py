@@ -19,23 +19,23 @@ from torch import Tensor
 
 import conceptlens as cl
 from command_line import here
-from conceptlens.adapters._cross_attention import CROSS_LAYOUTS, painted_area, text_call, token_side
-from conceptlens.adapters._groups import CROSS, KEYS_ONLY
-from conceptlens.adapters._tokens import EncodedText, tokens_between
 from conceptlens.bench.report import Report
 from conceptlens.bench.runs import RunSpec, run
-from conceptlens.engine.cross_attention import (
+from conceptlens.diagnosis import doctor
+from conceptlens.families.groups import CROSS, KEYS_ONLY
+from conceptlens.families.kinds.cross_attention import CROSS_LAYOUTS, painted_area, text_call, token_side
+from conceptlens.families.kinds.tokens import EncodedText, tokens_between
+from conceptlens.methods import method_named
+from conceptlens.methods.concept_cross_attention import ConceptCrossAttention
+from conceptlens.readers.cross import (
     CrossModel,
     encode_concepts,
     load_cross,
     read_queries,
     watch_cross_layers,
 )
-from conceptlens.engine.doctor import doctor
-from conceptlens.errors import ConceptError, ModelError, RecipeError
-from conceptlens.methods import method_named
-from conceptlens.methods.concept_cross_attention import ConceptCrossAttention
-from conceptlens.records import TokenGrid
+from conceptlens.values.errors import ConceptError, ModelError, RecipeError
+from conceptlens.values.records import TokenGrid
 from cross_by_hand import Call, expected, mixed
 from tiny_cross import PIPELINES, saved, wan_pipeline
 from tiny_cross_painting import PAINTED, PROMPT, painted, without_some_packages

@@ -13,10 +13,10 @@ from diffusers.pipelines.skyreels_v2 import pipeline_skyreels_v2
 from test_methods import picture
 from torch import Tensor
 
-from conceptlens.adapters._cross_attention import CROSS_LAYOUTS, clean_latents, with_latents
-from conceptlens.engine.cross_attention import load_cross, read_queries
-from conceptlens.errors import LibraryError
+from conceptlens.families.kinds.cross_attention import CROSS_LAYOUTS, clean_latents, with_latents
 from conceptlens.methods.concept_cross_attention import ConceptCrossAttention
+from conceptlens.readers.cross import load_cross, read_queries
+from conceptlens.values.errors import LibraryError
 from tiny_cross import PIPELINES
 from tiny_cross_painting import PAINTED, painted, without_some_packages
 

@@ -12,15 +12,15 @@ from PIL import Image
 from test_adapters import COLS, ROWS, adapter_for, run, session_of
 
 import conceptlens as cl
-from conceptlens.adapters._specimens import (
+from conceptlens.families.specimens import (
     LENGTH,
     cogvideox_call,
     cogvideox_transformer,
     flux2_transformer,
     qwen_transformer,
 )
-from conceptlens.engine.selfcheck import own_text_errors
-from conceptlens.recipe import Recipe
+from conceptlens.readers.selfcheck import own_text_errors
+from conceptlens.values.recipe import Recipe
 from tiny_models import (
     FAMILIES,
     cogvideox_pipeline,

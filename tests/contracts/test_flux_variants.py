@@ -14,9 +14,9 @@ from PIL import Image
 from test_adapters import adapter_for, own_text, run, session_of
 
 import conceptlens as cl
-from conceptlens.engine.stream import ConceptProbe, ConceptStream
 from conceptlens.ops.accumulate import ScoreAccumulator
-from conceptlens.recipe import Recipe
+from conceptlens.readers.stream import ConceptProbe, ConceptStream
+from conceptlens.values.recipe import Recipe
 from tiny_models import FAMILIES, flux2_klein_pipeline, flux_pipeline, flux_transformer
 
 SIZE = {"height": 16, "width": 24, "max_sequence_length": 64, "num_inference_steps": 2}

@@ -12,9 +12,9 @@ from PIL import Image
 from test_adapters import STILL, pixels_of, session_of
 
 import conceptlens as cl
-from conceptlens.adapters._calls import named_arguments
-from conceptlens.engine.cross_attention import concept_map, encode_concepts, load_cross, read_queries
-from conceptlens.guidance._capture import RunningMaps
+from conceptlens.families.kinds.calls import named_arguments
+from conceptlens.readers.cross import concept_map, encode_concepts, load_cross, read_queries
+from conceptlens.watch.unet_attention import RunningMaps
 from conftest import hooks_left
 from tiny_cross import pixart_pipeline
 from tiny_models import FAMILIES, cogvideox_pipeline, quiet, sd3_pipeline, sd30_transformer

@@ -13,9 +13,9 @@ from diffusers import FirstBlockCacheConfig
 from diffusers.hooks import apply_group_offloading
 from test_adapters import COLS, ROWS, concepts_like, full_recipe, live, run, session_of
 
-from conceptlens.adapters import adapter_for
-from conceptlens.engine.encode import record_call
-from conceptlens.errors import ModelError
+from conceptlens.families import adapter_for
+from conceptlens.readers.reading import record_call
+from conceptlens.values.errors import ModelError
 from tiny_models import FAMILIES, Family
 
 pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # diffusers on Mochi, without a GPU

@@ -9,11 +9,11 @@ import pytest
 import torch
 from test_adapters import COLS, ROWS, concepts_like, session_of
 
-from conceptlens.adapters import adapter_for
-from conceptlens.engine.recorder import Recorder
-from conceptlens.engine.stream import ConceptProbe
-from conceptlens.recipe import Recipe
-from conceptlens.records import LayerRecord
+from conceptlens.families import adapter_for
+from conceptlens.readers.stream import ConceptProbe
+from conceptlens.values.recipe import Recipe
+from conceptlens.values.records import LayerRecord
+from conceptlens.watch.recorder import Recorder
 from tiny_models import Family
 
 pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # diffusers on Mochi, without a GPU

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from conceptlens.errors import ConceptError, ModelError, RecipeError
 from conceptlens.methods import method_named
 from conceptlens.methods.base import SaliencyMethod
+from conceptlens.values.errors import ConceptError, ModelError, RecipeError
 from tiny_cross import METHODS_TINY_CROSS
 from tiny_methods import METHODS_TINY as METHODS_TINY_VIT
 from tiny_unets import METHODS_TINY_UNET

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import conceptlens as cl
-from conceptlens.adapters import adapter_for
-from conceptlens.engine.loading import Defaults, LoadedModel
-from conceptlens.errors import BudgetError, OutputError
+from conceptlens.families import adapter_for
+from conceptlens.readers.loading import Defaults, LoadedModel
 from conceptlens.session import Session
+from conceptlens.values.errors import BudgetError, OutputError
 from tiny_models import FAMILIES, Family
 
 WORDS = ["house", "tree", "sky"]

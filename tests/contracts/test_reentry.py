@@ -11,16 +11,16 @@ from test_adapters import as_double, hooks_left
 from torch import Tensor
 
 import conceptlens as cl
-from conceptlens.adapters import adapter_for
-from conceptlens.adapters._reentry import ReentryAdapter
-from conceptlens.adapters._reentry_specimens import REENTRY_SPECIMENS
-from conceptlens.adapters.base import Concepts
-from conceptlens.engine.encode import record_call
-from conceptlens.engine.recorder import Recorder, StopForward
-from conceptlens.engine.reentry import ReentryProbe, concept_outputs
-from conceptlens.engine.selfcheck import own_text, own_text_errors
-from conceptlens.recipe import Recipe
-from conceptlens.records import LayerRecord
+from conceptlens.families import adapter_for
+from conceptlens.families._reentry_specimens import REENTRY_SPECIMENS
+from conceptlens.families.base import Concepts
+from conceptlens.families.kinds.reentry import ReentryAdapter
+from conceptlens.readers.reading import record_call
+from conceptlens.readers.reentry import ReentryProbe, concept_outputs
+from conceptlens.readers.selfcheck import own_text, own_text_errors
+from conceptlens.values.recipe import Recipe
+from conceptlens.values.records import LayerRecord
+from conceptlens.watch.recorder import Recorder, StopForward
 
 ROWS, COLS = 4, 6
 DEPTH = 3

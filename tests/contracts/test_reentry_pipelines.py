@@ -13,10 +13,10 @@ from PIL import Image
 from test_adapters import captured_calls, pixels_of
 
 import conceptlens as cl
-from conceptlens.adapters import adapter_for
-from conceptlens.engine.loading import Defaults, LoadedModel
-from conceptlens.recipe import Recipe
+from conceptlens.families import adapter_for
+from conceptlens.readers.loading import Defaults, LoadedModel
 from conceptlens.session import Session
+from conceptlens.values.recipe import Recipe
 from conftest import hooks_left
 from tiny_reentry import TINY, Tiny, bria_pipeline, hidream_pipeline, z_image_pipeline
 

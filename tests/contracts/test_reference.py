@@ -17,13 +17,13 @@ from diffusers.models.embeddings import apply_rotary_emb
 from safetensors.torch import load_file
 from torch import Tensor
 
-from conceptlens.adapters import adapter_for
-from conceptlens.adapters._specimens import cogvideox_5b_call, cogvideox_5b_transformer
-from conceptlens.adapters.base import Concepts, DiTAdapter
-from conceptlens.engine.recorder import Recorder
-from conceptlens.engine.stream import ConceptProbe, ConceptStream, StepVectors
-from conceptlens.recipe import Recipe
-from conceptlens.records import LayerRecord, TokenGrid
+from conceptlens.families import adapter_for
+from conceptlens.families.base import Concepts, DiTAdapter
+from conceptlens.families.specimens import cogvideox_5b_call, cogvideox_5b_transformer
+from conceptlens.readers.stream import ConceptProbe, ConceptStream, StepVectors
+from conceptlens.values.recipe import Recipe
+from conceptlens.values.records import LayerRecord, TokenGrid
+from conceptlens.watch.recorder import Recorder
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}

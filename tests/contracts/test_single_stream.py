@@ -15,18 +15,18 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import conceptlens as cl
-from conceptlens.adapters import adapter_for
-from conceptlens.adapters._specimens import SPECIMENS
-from conceptlens.adapters.base import Concepts, DiTAdapter
-from conceptlens.adapters.single_stream import SINGLE_STREAMS, SingleStreamAdapter
-from conceptlens.cli import app
-from conceptlens.engine.encode import record_call
-from conceptlens.engine.recorder import Recorder, StopForward
-from conceptlens.engine.reentry import probe_for
-from conceptlens.engine.selfcheck import own_text_errors
-from conceptlens.recipe import Recipe
+from conceptlens.cli.commands import app
+from conceptlens.families import adapter_for
+from conceptlens.families.base import Concepts, DiTAdapter
+from conceptlens.families.single_stream import SINGLE_STREAMS, SingleStreamAdapter
+from conceptlens.families.specimens import SPECIMENS
+from conceptlens.readers.reading import record_call
+from conceptlens.readers.reentry import probe_for
+from conceptlens.readers.selfcheck import own_text_errors
 from conceptlens.rerun import difference, rerun
 from conceptlens.session import Session
+from conceptlens.values.recipe import Recipe
+from conceptlens.watch.recorder import Recorder, StopForward
 
 
 @pytest.fixture(params=SINGLE_STREAMS, ids=lambda name: name.replace("Transformer", "").removesuffix("DModel"))

@@ -14,12 +14,12 @@ from test_adapters import pixels_of, session_of, sized
 from test_reentry_pipelines import session_of as reentry_session
 
 import conceptlens as cl
-from conceptlens.adapters.single_stream import SingleStreamAdapter
-from conceptlens.engine.cross_attention import concept_map, encode_concepts, load_cross, read_queries
-from conceptlens.engine.loading import Defaults, LoadedModel
-from conceptlens.engine.surroundings import usual_defaults
+from conceptlens.families.single_stream import SingleStreamAdapter
 from conceptlens.features import features
+from conceptlens.readers.cross import concept_map, encode_concepts, load_cross, read_queries
+from conceptlens.readers.loading import Defaults, LoadedModel
 from conceptlens.session import Session
+from conceptlens.watch.surroundings import usual_defaults
 from tiny_cross import pixart_pipeline
 from tiny_models import FAMILIES, flux_pipeline
 from tiny_reentry import TINY

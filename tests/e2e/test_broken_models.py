@@ -15,11 +15,11 @@ from diffusers.models.transformers.transformer_flux import FluxIPAdapterAttnProc
 from PIL import Image
 
 import conceptlens as cl
-from conceptlens.engine.cross_attention import load_cross
-from conceptlens.errors import one_line, shown
 from conceptlens.features import features
 from conceptlens.methods.concept_cross_attention import ConceptCrossAttention
-from conceptlens.words import check_prompts
+from conceptlens.readers.cross import load_cross
+from conceptlens.values.errors import one_line, shown
+from conceptlens.values.words import check_prompts
 from conftest import hooks_left
 from tiny_cross import pixart_pipeline
 from tiny_models import FAMILIES, cogvideox_pipeline, flux_pipeline, quiet, sd3_pipeline

@@ -14,7 +14,7 @@ from PIL import Image
 import conceptlens as cl
 from command_line import here
 from conceptlens.bench.datasets.scenes import make_scene
-from conceptlens.cli_options import parse_layers, recipe_options
+from conceptlens.cli.options import parse_layers, recipe_options
 
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

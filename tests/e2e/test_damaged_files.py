@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 import conceptlens as cl
 from command_line import here
 from conceptlens.bench.datasets.scenes import make_scene
-from conceptlens.engine.loading import folder_defaults
-from conceptlens.record_files import UNCHECKED_FORMAT, load_record
+from conceptlens.readers.loading import folder_defaults
 from conceptlens.rerun import RerunError, rerun
 from conceptlens.session import Session
+from conceptlens.values.record_files import UNCHECKED_FORMAT, load_record
 
 WORDS = ["house", "sky"]
 

@@ -18,11 +18,11 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPModel
 
 import conceptlens as cl
-from conceptlens.engine.loading import demo_folder
-from conceptlens.engine.opening import opening
-from conceptlens.engine.text_side import load_text_side
-from conceptlens.errors import ModelError
-from conceptlens.fidelity._loading import load as load_judge
+from conceptlens.bench.fidelity._loading import load as load_judge
+from conceptlens.readers.loading import demo_folder
+from conceptlens.readers.opening import opening
+from conceptlens.readers.text_side import load_text_side
+from conceptlens.values.errors import ModelError
 
 CLIP, DIT = "text_encoder/model.safetensors", "transformer/diffusion_pytorch_model.safetensors"
 BLOCK = "transformer_blocks.5.attn.to_q"

@@ -13,15 +13,15 @@ import pytest
 import torch
 
 import conceptlens as cl
-from conceptlens import listings
-from conceptlens.adapters import registered
-from conceptlens.adapters._groups import GROUPS, group_of
-from conceptlens.adapters._specimens import SPECIMENS, sd3_transformer
-from conceptlens.engine import doctor as engine_doctor
-from conceptlens.engine.doctor import doctor, served
-from conceptlens.engine.loading import demo_folder
-from conceptlens.errors import ModelError
+from conceptlens import doctor as engine_doctor
+from conceptlens.diagnosis import doctor, served
+from conceptlens.families import registered
+from conceptlens.families.groups import GROUPS, group_of
+from conceptlens.families.specimens import SPECIMENS, sd3_transformer
 from conceptlens.methods import method_named
+from conceptlens.readers.loading import demo_folder
+from conceptlens.values import listings
+from conceptlens.values.errors import ModelError
 from tiny_models import cogvideox_pipeline, flux_pipeline, sd3_pipeline
 
 ROOT = Path(__file__).parents[2]

@@ -13,12 +13,12 @@ from PIL import Image
 
 import conceptlens as cl
 from conceptlens.bench.datasets.scenes import make_scene
-from conceptlens.engine.replay import check_origin
-from conceptlens.picture_files import open_image
+from conceptlens.maps.picture_files import open_image
 from conceptlens.presence import add_presence, presence
-from conceptlens.recipe import check_seed
+from conceptlens.readers.replay import check_origin
 from conceptlens.session import Session
-from conceptlens.words import check_concepts
+from conceptlens.values.recipe import check_seed
+from conceptlens.values.words import check_concepts
 from conftest import hooks_left
 from tiny_models import flux_pipeline
 
@@ -231,8 +231,8 @@ def test_a_wrong_threshold_is_named(demo: Session, picture: Image.Image) -> None
 
 
 def test_two_readings_at_once_are_refused(demo: Session) -> None:
-    from conceptlens.adapters import adapter_for
-    from conceptlens.engine.recorder import Recorder
+    from conceptlens.families import adapter_for
+    from conceptlens.watch.recorder import Recorder
 
     adapter = adapter_for(demo.pipeline.transformer)
     options = {"last": 1, "outputs": frozenset((1,))}

@@ -13,8 +13,8 @@ from PIL import Image
 
 import conceptlens as cl
 from conceptlens.bench.datasets.scenes import make_scene
-from conceptlens.engine.loading import demo_folder
 from conceptlens.methods import UnknownMethodError, method_named, registered
+from conceptlens.readers.loading import demo_folder
 from conceptlens.session import Session
 from conftest import hooks_left
 from tiny_models import flux_pipeline, sd3_pipeline

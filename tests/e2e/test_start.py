@@ -100,7 +100,7 @@ def test_refusals_that_need_torch_import_no_diffusers(tmp_path: Path) -> None:
         assert says in output
 
 
-@pytest.mark.parametrize("module", ["conceptlens", "conceptlens.cli", "conceptlens.rerun"])
+@pytest.mark.parametrize("module", ["conceptlens", "conceptlens.cli.commands", "conceptlens.rerun"])
 def test_these_modules_import_no_torch(module: str) -> None:
     code = f"import sys, {module}; print(sorted({{'torch', 'numpy', 'rich', 'PIL'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from conceptlens.bench.datasets.scenes import make_scene
-from conceptlens.exports import decode_rle
+from conceptlens.maps.exports import decode_rle
 from conceptlens.rerun import RerunError, difference, rerun
 from conceptlens.session import Session
 

@@ -17,14 +17,14 @@ from transformers import AutoModel, BlipForQuestionAnswering, CLIPModel
 import conceptlens as cl
 import tiny_judges
 from conceptlens import cli
+from conceptlens.bench.fidelity.blip_vqa import YesNo
+from conceptlens.bench.fidelity.captions import Captioner
+from conceptlens.bench.fidelity.clip import ClipEmbedder
+from conceptlens.bench.fidelity.prompts import FidelityError
+from conceptlens.bench.fidelity.runs import open_scorer, run
+from conceptlens.bench.fidelity.sentences import SentenceModel
+from conceptlens.bench.fidelity.vqa import LONGEST_ANSWER, open_vqa
 from conceptlens.bench.rows import RunError
-from conceptlens.fidelity.blip_vqa import YesNo
-from conceptlens.fidelity.captions import Captioner
-from conceptlens.fidelity.clip import ClipEmbedder
-from conceptlens.fidelity.prompts import FidelityError
-from conceptlens.fidelity.runs import open_scorer, run
-from conceptlens.fidelity.sentences import SentenceModel
-from conceptlens.fidelity.vqa import LONGEST_ANSWER, open_vqa
 
 QUESTION = "is there a red house?"
 KINDS = {

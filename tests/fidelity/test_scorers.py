@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from conceptlens.bench.fidelity.blip_vqa import BlipVQABinding
+from conceptlens.bench.fidelity.clip import ClipSimilarity, halves, sentences
+from conceptlens.bench.fidelity.phrases import noun_phrases
+from conceptlens.bench.fidelity.prompts import Asked, FidelityError, pictures_of, read_prompts
+from conceptlens.bench.fidelity.runs import by_prompt, run, summary
+from conceptlens.bench.fidelity.tifa import Tifa, tifa_figures
 from conceptlens.bench.rows import RunError
-from conceptlens.fidelity.blip_vqa import BlipVQABinding
-from conceptlens.fidelity.clip import ClipSimilarity, halves, sentences
-from conceptlens.fidelity.phrases import noun_phrases
-from conceptlens.fidelity.prompts import Asked, FidelityError, pictures_of, read_prompts
-from conceptlens.fidelity.runs import by_prompt, run, summary
-from conceptlens.fidelity.tifa import Tifa, tifa_figures
 
 PICTURE = Image.new("RGB", (32, 32))
 

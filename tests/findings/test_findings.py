@@ -15,18 +15,18 @@ from PIL import Image
 
 import conceptlens as cl
 from conceptlens import cli
+from conceptlens.bench.findings import binding, maps, sink
+from conceptlens.bench.findings.finding import Finding, FindingError
+from conceptlens.bench.findings.outcomes import outcomes, questions_about, read_verdicts
+from conceptlens.bench.findings.painting import Painting, paint
+from conceptlens.bench.findings.pairs import auc, word_attention, word_pairs
+from conceptlens.bench.findings.prompts import ANIMALS, COLOURS, OBJECTS, prompts_named
+from conceptlens.bench.findings.reading import SHARES, Reading, read_prompt_with
 from conceptlens.bench.metrics import roc_auc
 from conceptlens.bench.rows import RowFile, RunError
-from conceptlens.engine.text_side import load_text_side
-from conceptlens.findings import binding, maps, sink
-from conceptlens.findings._finding import Finding, FindingError
-from conceptlens.findings._painting import Painting, paint
-from conceptlens.findings._pairs import auc, word_attention, word_pairs
-from conceptlens.findings._prompts import ANIMALS, COLOURS, OBJECTS, prompts_named
-from conceptlens.findings._reading import SHARES, Reading, read_prompt_with
-from conceptlens.findings.outcomes import outcomes, questions_about, read_verdicts
 from conceptlens.guidance import TSAM
-from conceptlens.guidance._text import clip_text_attention
+from conceptlens.readers.text_side import load_text_side
+from conceptlens.watch.prompt_text import clip_text_attention
 from tiny_models import aura_flow_pipeline, flux_pipeline, sd3_pipeline
 from tiny_sd import sd_pipeline, sdxl_pipeline
 
@@ -139,7 +139,7 @@ def planted(
 ) -> None:
     real = read_prompt_with(flux, PROMPT).encoders[0]
     text = replace(real.text, attention=(attention[None],), causal=causal)
-    from conceptlens.findings._reading import EncoderReading
+    from conceptlens.bench.findings.reading import EncoderReading
 
     made = EncoderReading("planted", text, embeddings, real.shares, None)
     monkeypatch.setattr(binding, "read_prompt_with", lambda pipeline, prompt: Reading((made,), embeddings))

@@ -14,8 +14,8 @@ import torch
 
 import conceptlens as cl
 from conceptlens.guidance import TSAM, AttendAndExcite, guide
-from conceptlens.guidance._driver import _Run
-from conceptlens.guidance._unet import GuidedUnet
+from conceptlens.guidance.driver import _Run
+from conceptlens.guidance.unets import GuidedUnet
 from conceptlens.session import Session
 from tiny_models import sd3_pipeline
 from tiny_sd import SCHEDULERS, sd_pipeline

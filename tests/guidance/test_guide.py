@@ -9,11 +9,11 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor
 
 from conceptlens.guidance import TSAM, AttendAndExcite, Conform, Guidance, SynGen, guide
-from conceptlens.guidance._capture import MapSink, StopForward, capturing, frozen
-from conceptlens.guidance._driver import _Run
-from conceptlens.guidance._text import TextAttentionReader
-from conceptlens.guidance._unet import GuidedUnet, layers_of_size
+from conceptlens.guidance.driver import _Run
 from conceptlens.guidance.tsam import PRESETS
+from conceptlens.guidance.unets import GuidedUnet, layers_of_size
+from conceptlens.watch.prompt_text import TextAttentionReader
+from conceptlens.watch.unet_attention import MapSink, StopForward, capturing, frozen
 from tiny_sd import SCHEDULERS, sd_pipeline, sdxl_pipeline
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers' schedulers

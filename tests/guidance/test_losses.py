@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conceptlens.guidance import _losses
-from conceptlens.guidance._losses import TSAMLoss, cosine_matrix, smooth, target_matrix, tsam_loss
+from conceptlens.ops import alignment as _losses
+from conceptlens.ops.alignment import TSAMLoss, cosine_matrix, smooth, target_matrix, tsam_loss
 from oracles import tsam as oracle
 
 TOKENS = slice(1, 8)

@@ -13,11 +13,11 @@ from diffusers import HeunDiscreteScheduler
 
 import conceptlens as cl
 from conceptlens import cli
-from conceptlens.engine.unets import is_unet
 from conceptlens.guidance import TSAM, Conform, GuidedMaps, demo_folder, guidance_named, guide
-from conceptlens.guidance._painting import prompt_words
-from conceptlens.guidance._unet import attention_size
-from conceptlens.maps import ConceptMaps
+from conceptlens.guidance.painting import prompt_words
+from conceptlens.guidance.unets import attention_size
+from conceptlens.maps.image_maps import ConceptMaps
+from conceptlens.readers.unets import is_unet
 from conceptlens.rerun import difference, rerun
 from conceptlens.session import Session
 from conceptlens.unet_session import UnetSession

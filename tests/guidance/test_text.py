@@ -8,8 +8,8 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 import conceptlens as cl
 from conceptlens.guidance import TSAM, PromptText
-from conceptlens.guidance._losses import target_matrix
-from conceptlens.guidance._text import TextAttentionReader, clip_text_attention, prompt_positions, read_prompt
+from conceptlens.ops.alignment import target_matrix
+from conceptlens.watch.prompt_text import TextAttentionReader, clip_text_attention, prompt_positions, read_prompt
 from tiny_models import tokenizers
 from tiny_sd import text_encoder
 

@@ -10,8 +10,8 @@ import torch
 from diffusers import FlowMatchHeunDiscreteScheduler
 
 import conceptlens as cl
-from conceptlens.adapters import adapter_for
-from conceptlens.adapters._specimens import (
+from conceptlens.families import adapter_for
+from conceptlens.families.specimens import (
     flux_call,
     flux_transformer,
     sd3_call,
@@ -19,11 +19,11 @@ from conceptlens.adapters._specimens import (
     sd30_transformer,
 )
 from conceptlens.guidance import TSAM, guide
-from conceptlens.guidance._driver import _Run
-from conceptlens.guidance._joint import JointMaps, joint_attention
-from conceptlens.guidance._losses import cosine_matrix, row_normalized, target_matrix, tsam_loss
-from conceptlens.guidance._readings import aligned
-from conceptlens.guidance._transformer import GuidedTransformer
+from conceptlens.guidance.driver import _Run
+from conceptlens.guidance.joint_maps import JointMaps, joint_attention
+from conceptlens.guidance.transformers import GuidedTransformer
+from conceptlens.ops.alignment import cosine_matrix, row_normalized, target_matrix, tsam_loss
+from conceptlens.watch.prompt_readings import aligned
 from tiny_models import flux_pipeline, sd3_pipeline
 
 PROMPT = "a red house and a blue boat"
@@ -233,9 +233,9 @@ def test_joint_attention_is_one_softmax() -> None:
 
 def test_output_maps_are_those_of_concept_attention() -> None:
     """With the prompt's own tokens as concepts, the concept stream is the text stream (contract C2)."""
-    from conceptlens.adapters.base import Concepts
-    from conceptlens.engine.encode import record_call
-    from conceptlens.engine.stream import ConceptProbe
+    from conceptlens.families.base import Concepts
+    from conceptlens.readers.reading import record_call
+    from conceptlens.readers.stream import ConceptProbe
 
     model, call = flux_transformer(), flux_call(1, 4, 6)
     adapter = adapter_for(model)

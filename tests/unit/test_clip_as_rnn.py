@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import ViTConfig
 
-from conceptlens.errors import ConceptError, ModelError, RecipeError
 from conceptlens.methods import method_named
 from conceptlens.methods._clip_as_rnn_masks import affinity, boxes, refine, visual_prompt
-from conceptlens.methods._clip_as_rnn_models import Clip, head_mean_attention, load_clip, look, stretch
 from conceptlens.methods._clip_as_rnn_words import BACKGROUNDS, SCORING_TEMPLATES
 from conceptlens.methods.clip_as_rnn import ClipAsRnn, recur
+from conceptlens.methods.clip_models import Clip, head_mean_attention, load_clip, look, stretch
 from conceptlens.session import Session
+from conceptlens.values.errors import ConceptError, ModelError, RecipeError
 from tiny_models import tokenizers
 from tiny_unets import METHODS_TINY_UNET, SIDE, tiny_clip
 

@@ -11,12 +11,12 @@ import torch
 from transformers import AutoTokenizer
 
 import conceptlens as cl
-from conceptlens.adapters import adapter_for
-from conceptlens.adapters._tokens import concept_ids, lost_letters
-from conceptlens.guidance._places import read_words
-from conceptlens.guidance._text import warn_of_cuts
+from conceptlens.families import adapter_for
+from conceptlens.families.kinds.tokens import concept_ids, lost_letters
 from conceptlens.methods._words import clip_positions, t5_positions
-from conceptlens.recipe import Recipe
+from conceptlens.values.recipe import Recipe
+from conceptlens.watch.prompt_text import warn_of_cuts
+from conceptlens.watch.word_places import read_words
 from tiny_models import FAMILIES, flux_pipeline, sd3_pipeline, tokenizers
 
 VOCABULARIES = Path(__file__).parents[3] / "shared" / "tokenizers"

@@ -17,8 +17,7 @@ from PIL import Image
 from skimage.draw import polygon2mask
 
 import conceptlens as cl
-from conceptlens.errors import ImageError, LibraryError
-from conceptlens.exports import (
+from conceptlens.maps.exports import (
     coco,
     cut_out,
     decode_rle,
@@ -30,7 +29,8 @@ from conceptlens.exports import (
     run_lengths,
     without_holes,
 )
-from conceptlens.pictures import palette
+from conceptlens.maps.pictures import palette
+from conceptlens.values.errors import ImageError, LibraryError
 
 masks = st.builds(
     lambda height, width, seed, share: np.random.default_rng(seed).random((height, width)) < share,

@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 import conceptlens as cl
 from conceptlens.bench.datasets.scenes import Scene, make_scene, scenes
 from conceptlens.features import Features, features
-from conceptlens.positions import Place
+from conceptlens.maps.positions import Place
 from conceptlens.presence import Presence
 from conceptlens.session import Session
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from conceptlens.errors import ImageError, OutputError
-from conceptlens.files import check_file, check_folder, into_folder, settle, write_manifest
+from conceptlens.values.errors import ImageError, OutputError
+from conceptlens.values.files import check_file, check_folder, into_folder, settle, write_manifest
 
 KILLS = 12
-BEGIN = "import sys, time; from pathlib import Path; from conceptlens.files import into_folder, write_manifest\n"
+BEGIN = "import sys, time; from pathlib import Path; from conceptlens.values.files import into_folder, write_manifest\n"
 SAVE = """
 def save(folder, number, count):
     with into_folder(folder) as stage:

@@ -10,11 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conceptlens.errors import ScoreError
 from conceptlens.ops.accumulate import ScoreAccumulator
 from conceptlens.ops.attention import concept_attention
 from conceptlens.ops.grids import check_finite, resize, threshold_level, unit_range
 from conceptlens.ops.spaces import cross_similarity, normalize_concepts, reduce_heads, vector_similarity
+from conceptlens.values.errors import ScoreError
 from oracles.concept_attention import attention_by_loops, scores_by_loops
 
 

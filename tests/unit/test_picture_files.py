@@ -11,8 +11,8 @@ import pytest
 from PIL import Image, features
 
 from conceptlens.bench.datasets.base import open_picture
-from conceptlens.errors import ImageError
-from conceptlens.picture_files import MIN_SIDE, PICTURES, open_image
+from conceptlens.maps.picture_files import MIN_SIDE, PICTURES, open_image
+from conceptlens.values.errors import ImageError
 
 RAMP = np.tile(np.linspace(0, 1, 96), (64, 1))
 

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 import conceptlens as cl
-from conceptlens.positions import Place, Relation, place_of, relate
+from conceptlens.maps.positions import Place, Relation, place_of, relate
 
 
 def drawn() -> cl.ConceptMaps:

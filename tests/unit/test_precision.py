@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from conceptlens.engine import precision
+from conceptlens.ops import precision
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 
 import conceptlens as cl
 from conceptlens.bench.datasets.scenes import CONCEPTS, make_scene, scenes
-from conceptlens.maps import told_chance
+from conceptlens.maps.image_maps import told_chance
 from conceptlens.presence import Calibration, add_presence, calibrate, presence, standing
 from conceptlens.session import Session
 

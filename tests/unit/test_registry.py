@@ -6,10 +6,10 @@ from dataclasses import asdict
 
 import pytest
 
-from conceptlens import listings
-from conceptlens.errors import ModelError
 from conceptlens.methods import registered
-from conceptlens.registry import Registry
+from conceptlens.values import listings
+from conceptlens.values.errors import ModelError
+from conceptlens.values.registry import Registry
 
 
 class First: ...

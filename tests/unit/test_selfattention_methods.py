@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from transformers import ViTModel
 
-from conceptlens.errors import ModelError, OutputError, RecipeError
 from conceptlens.methods import method_named
 from conceptlens.methods._vit import IMAGENET_MEAN, IMAGENET_STD
 from conceptlens.methods.ibot import build_model, convert_checkpoint, read_checkpoint
+from conceptlens.values.errors import ModelError, OutputError, RecipeError
 from oracles import dino as oracle
 from tiny_methods import METHODS_TINY, vit_folder
 

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 import conceptlens as cl
-from conceptlens.adapters import adapter_for
-from conceptlens.engine.loading import Defaults, LoadedModel
-from conceptlens.recipe import Recipe
+from conceptlens.families import adapter_for
+from conceptlens.readers.loading import Defaults, LoadedModel
 from conceptlens.session import Session
+from conceptlens.values.recipe import Recipe
 from tiny_models import aura_flow_pipeline, cogvideox_pipeline, flux_pipeline, sd3_pipeline
 
 SMALL: dict[str, Any] = {"height": 32, "width": 48, "num_inference_steps": 1, "seed": 0}

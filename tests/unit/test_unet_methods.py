@@ -11,8 +11,6 @@ import pytest
 import torch
 from PIL import Image
 
-from conceptlens.engine.unets import load_unet
-from conceptlens.errors import ConceptError, ModelError, RecipeError
 from conceptlens.methods import method_named
 from conceptlens.methods._unet import (
     NoisedImage,
@@ -26,8 +24,10 @@ from conceptlens.methods._unet import (
 from conceptlens.methods._words import clip_positions, joined_prompt
 from conceptlens.methods.daam import Daam
 from conceptlens.methods.ovam import Ovam
-from conceptlens.records import TokenGrid
+from conceptlens.readers.unets import load_unet
 from conceptlens.session import Session
+from conceptlens.values.errors import ConceptError, ModelError, RecipeError
+from conceptlens.values.records import TokenGrid
 from oracles.daam import layer_maps_by_loops, word_map_by_loops
 from tiny_models import flux_pipeline, tokenizers
 from tiny_unets import METHODS_TINY_UNET, SIDE, sd2_pipeline, sdxl_pipeline

@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 import conceptlens as cl
-from conceptlens import films
-from conceptlens.errors import LibraryError, OutputError
-from conceptlens.video_maps import maps_of
+from conceptlens.maps.image_maps import films
+from conceptlens.maps.video_maps import maps_of
+from conceptlens.values.errors import LibraryError, OutputError
 
 
 def video(frames: int = 9, latent: int = 3) -> cl.VideoMaps:

@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from conceptlens.errors import ConceptError, ModelError, RecipeError
 from conceptlens.methods import _lrp_rules, method_named
 from conceptlens.methods._lrp_rules import (
     add_relevance,
@@ -23,12 +22,13 @@ from conceptlens.methods._lrp_rules import (
     safe_divide,
 )
 from conceptlens.methods._relevance import ALL_TAPS, walk_back
-from conceptlens.methods._templates import TEMPLATES
 from conceptlens.methods._vit import CLIP, IMAGENET_VIT, Opened
 from conceptlens.methods._vit_view import attention, attention_gradients, record, view_of
 from conceptlens.methods.gradcam import weigh_heads
 from conceptlens.methods.rollout import roll_out
+from conceptlens.methods.templates import TEMPLATES
 from conceptlens.methods.textspan import token_contributions
+from conceptlens.values.errors import ConceptError, ModelError, RecipeError
 from oracles import vit as oracle
 from tiny_methods import clip_folder, dino_folder, tiny_clip, tiny_vit, vit_folder
 from tiny_models import tokenizers

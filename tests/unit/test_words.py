@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from conceptlens.words import COMMON, content_words, ranked_words
+from conceptlens.values.words import COMMON, content_words, ranked_words
 
 
 @pytest.mark.parametrize(

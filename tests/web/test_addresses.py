@@ -7,7 +7,6 @@ import re
 import pytest
 
 from command_line import here
-from conceptlens import cli
 from conceptlens.web import AppError
 from conceptlens.web.addresses import HERE, allowed_hosts
 
@@ -46,6 +45,6 @@ def test_what_is_no_name(name: str) -> None:
 def test_the_command_refuses_before_it_opens_a_model(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, "open_session", lambda *_, **__: pytest.fail("a model was opened"))
+    monkeypatch.setattr("conceptlens.cli.commands.open_session", lambda *_, **__: pytest.fail("a model was opened"))
     assert here(monkeypatch, "app", "--host", "0.0.0.0", "--no-browser") == 2
     assert "other computers can reach 0.0.0.0" in " ".join(capsys.readouterr().err.split())

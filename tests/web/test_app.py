@@ -20,7 +20,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from conceptlens.bench.datasets.scenes import make_scene
-from conceptlens.maps import told_chance
+from conceptlens.maps.image_maps import told_chance
 from conceptlens.presence import add_presence
 from conceptlens.session import Session
 from conceptlens.web import Limits, create_app

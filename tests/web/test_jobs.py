@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from conceptlens.recipe import Recipe
-from conceptlens.records import ImageRecord, TokenGrid
+from conceptlens.values.recipe import Recipe
+from conceptlens.values.records import ImageRecord, TokenGrid
 from conceptlens.web import Limits
 from conceptlens.web import jobs as jobs_module
 from conceptlens.web.errors import RequestError

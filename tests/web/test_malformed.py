@@ -13,7 +13,7 @@ from page import HOME, LIMITS, Tab, png
 from PIL import Image, features
 from starlette.testclient import TestClient
 
-from conceptlens.picture_files import open_image
+from conceptlens.maps.picture_files import open_image
 from conceptlens.session import Session
 from conceptlens.web import create_app
 

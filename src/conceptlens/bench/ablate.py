@@ -20,12 +20,12 @@ from conceptlens.bench.protocol import Concept
 from conceptlens.bench.report import Report
 from conceptlens.bench.rows import RowFile, check_folder
 from conceptlens.bench.runs import RunSpec, Scorer, Track, finish, image_seed
-from conceptlens.errors import ConceptlensError
-from conceptlens.maps import ConceptMaps
-from conceptlens.methods._stream import StreamMethod
-from conceptlens.recipe import Space
-from conceptlens.records import ImageRecord
+from conceptlens.maps.image_maps import ConceptMaps
+from conceptlens.methods.stream import StreamMethod
 from conceptlens.session import Session
+from conceptlens.values.errors import ConceptlensError
+from conceptlens.values.recipe import Space
+from conceptlens.values.records import ImageRecord
 
 AXES = ("space", "attention", "layers", "noise", "samples", "concepts")
 NOISES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)

@@ -8,7 +8,7 @@ from typing import Any
 
 from conceptlens.bench.report import Estimate, Report
 from conceptlens.bench.tables import HEADINGS
-from conceptlens.errors import ConceptlensError
+from conceptlens.values.errors import ConceptlensError
 
 SHOWN = ("miou", "accuracy", "ap")
 

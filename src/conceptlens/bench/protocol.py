@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 from conceptlens.bench.counts import BinaryIoU, Void
 from conceptlens.bench.datasets.base import VOID, Dataset, Sample, Task
-from conceptlens.errors import ConceptlensError
+from conceptlens.values.errors import ConceptlensError
 
 AP = Literal["pooled-minmax", "pooled-raw", "foreground", "none"]
 _IMAGENET_DISTRACTORS = ("background", "floor", "tree", "person", "grass", "face")

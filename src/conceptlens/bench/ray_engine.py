@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from conceptlens.bench.runs import RunSpec, Scorer
-from conceptlens.errors import ConceptlensError
+from conceptlens.values.errors import ConceptlensError
 
 
 class EngineError(ConceptlensError, RuntimeError):

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from conceptlens.errors import ConceptlensError, one_line
+from conceptlens.values.errors import ConceptlensError, one_line
 
 ROWS, RUN = "rows.jsonl", "run.json"
 

@@ -18,11 +18,11 @@ from conceptlens.bench.datasets.base import DataError, Dataset, Sample
 from conceptlens.bench.protocol import Concept, Protocol, protocol_named
 from conceptlens.bench.rows import RowFile, check_folder, fingerprint
 from conceptlens.bench.scoring import fit_image, score_image
-from conceptlens.errors import ConceptError, ImageError, ScoreError
 from conceptlens.methods import method_named
-from conceptlens.methods._stream import StreamMethod
 from conceptlens.methods.base import SaliencyMethod
+from conceptlens.methods.stream import StreamMethod
 from conceptlens.session import load, package_version
+from conceptlens.values.errors import ConceptError, ImageError, ScoreError
 
 Track = Callable[[Iterable[dict[str, Any]], int], Iterable[dict[str, Any]]]
 FLUX_DEPTH = 19

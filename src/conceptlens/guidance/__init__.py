@@ -8,26 +8,26 @@ FLUX.1 and Stable Diffusion 3, as an experiment.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from conceptlens.guidance._named import guidance_named
-from conceptlens.guidance._result import GuidedMaps, GuidedResult, GuidedStep
-from conceptlens.guidance._text import PromptText
 from conceptlens.guidance.attend_and_excite import AttendAndExcite
 from conceptlens.guidance.base import Guidance
 from conceptlens.guidance.conform import Conform
+from conceptlens.guidance.named import guidance_named
+from conceptlens.guidance.result import GuidedMaps, GuidedResult, GuidedStep
 from conceptlens.guidance.syngen import SynGen
 from conceptlens.guidance.tsam import TSAM
+from conceptlens.watch.prompt_text import PromptText
 
 if TYPE_CHECKING:
-    from conceptlens.guidance._demo import demo_folder
-    from conceptlens.guidance._driver import GuidedCall, guide
-    from conceptlens.guidance._painting import chosen_guidance, paint_guided
+    from conceptlens.guidance.demo import demo_folder
+    from conceptlens.guidance.driver import GuidedCall, guide
+    from conceptlens.guidance.painting import chosen_guidance, paint_guided
 
 _LATER = {
-    "GuidedCall": "_driver",
-    "chosen_guidance": "_painting",
-    "demo_folder": "_demo",
-    "guide": "_driver",
-    "paint_guided": "_painting",
+    "GuidedCall": "driver",
+    "chosen_guidance": "painting",
+    "demo_folder": "demo",
+    "guide": "driver",
+    "paint_guided": "painting",
 }
 """What needs diffusers, and the module that has it: settings can be checked without."""
 

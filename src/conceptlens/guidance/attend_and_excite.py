@@ -12,11 +12,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from conceptlens.errors import RecipeError
-from conceptlens.guidance._losses import neglect
-from conceptlens.guidance._settings import kernel
-from conceptlens.guidance._text import PromptText
 from conceptlens.guidance.base import AlphaSchedule, Guidance, Maps, Objective
+from conceptlens.guidance.settings import kernel
+from conceptlens.ops.alignment import neglect
+from conceptlens.values.errors import RecipeError
+from conceptlens.watch.prompt_text import PromptText
 
 
 @dataclass(frozen=True, kw_only=True)

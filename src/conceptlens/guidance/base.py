@@ -12,10 +12,10 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
-from conceptlens.errors import RecipeError
-from conceptlens.guidance._settings import by_step, finite, map_size, number, step_numbers, whole
-from conceptlens.guidance._text import PromptText
-from conceptlens.recipe import check_choice
+from conceptlens.guidance.settings import by_step, finite, map_size, number, step_numbers, whole
+from conceptlens.values.errors import RecipeError
+from conceptlens.values.recipe import check_choice
+from conceptlens.watch.prompt_text import PromptText
 
 AlphaSchedule = Literal["constant", "sqrt_linear"]
 GradNorm = Literal["none", "rms"]

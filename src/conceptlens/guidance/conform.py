@@ -13,11 +13,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from conceptlens.errors import RecipeError
-from conceptlens.guidance._losses import contrast, smooth
-from conceptlens.guidance._settings import kernel, number
-from conceptlens.guidance._text import PromptText
 from conceptlens.guidance.base import AlphaSchedule, Guidance, Maps, Objective
+from conceptlens.guidance.settings import kernel, number
+from conceptlens.ops.alignment import contrast, smooth
+from conceptlens.values.errors import RecipeError
+from conceptlens.watch.prompt_text import PromptText
 
 
 @dataclass(frozen=True, kw_only=True)

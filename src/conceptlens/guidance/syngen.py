@@ -13,10 +13,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from conceptlens.errors import RecipeError
-from conceptlens.guidance._losses import binding
-from conceptlens.guidance._text import PromptText
 from conceptlens.guidance.base import Guidance, Maps, Objective
+from conceptlens.ops.alignment import binding
+from conceptlens.values.errors import RecipeError
+from conceptlens.watch.prompt_text import PromptText
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,12 +20,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from conceptlens.errors import RecipeError, shown
-from conceptlens.guidance._losses import TSAMLoss, smooth, target_matrix, tsam_loss
-from conceptlens.guidance._settings import kernel, number
-from conceptlens.guidance._text import PromptText, merged
 from conceptlens.guidance.base import Guidance, Maps, Objective
-from conceptlens.recipe import check_choice
+from conceptlens.guidance.settings import kernel, number
+from conceptlens.ops.alignment import TSAMLoss, smooth, target_matrix, tsam_loss
+from conceptlens.values.errors import RecipeError, shown
+from conceptlens.values.recipe import check_choice
+from conceptlens.watch.prompt_text import PromptText, merged
 
 TransformerMaps = Literal["output", "joint"]
 TextEncoders = Literal["all", "clip", "t5"]

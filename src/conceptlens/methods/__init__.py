@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from conceptlens.errors import UnknownMethodError
 from conceptlens.methods.base import SaliencyMethod
-from conceptlens.registry import Registry
+from conceptlens.values.errors import UnknownMethodError
+from conceptlens.values.registry import Registry
 
 _registry: Registry[SaliencyMethod] = Registry(__name__, "method", UnknownMethodError)
 registered, method_named = _registry.all, _registry.named

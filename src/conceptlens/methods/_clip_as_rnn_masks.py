@@ -12,8 +12,8 @@ from skimage.draw import ellipse_perimeter
 from skimage.measure import label, regionprops
 from torch import Tensor
 
-from conceptlens.errors import RecipeError
-from conceptlens.methods._clip_as_rnn_models import stretch
+from conceptlens.methods.clip_models import stretch
+from conceptlens.values.errors import RecipeError
 
 _BLUR = 15
 _RED = (255, 0, 0)

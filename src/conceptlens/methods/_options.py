@@ -11,10 +11,10 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from conceptlens.errors import RecipeError, shown
-from conceptlens.maps import ConceptMaps
+from conceptlens.maps.image_maps import ConceptMaps
 from conceptlens.methods.base import SaliencyMethod
 from conceptlens.session import package_version
+from conceptlens.values.errors import RecipeError, shown
 
 Options = TypeVar("Options")
 

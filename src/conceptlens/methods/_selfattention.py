@@ -9,10 +9,10 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from conceptlens.engine.encode import working_size
-from conceptlens.errors import RecipeError, shown
 from conceptlens.methods._vit import VisionMethod
 from conceptlens.methods._vit_view import part, tapped, vit_blocks
+from conceptlens.readers.reading import working_size
+from conceptlens.values.errors import RecipeError, shown
 
 
 def first_row(

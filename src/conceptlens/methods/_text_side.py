@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from conceptlens.adapters.base import DiTAdapter
-from conceptlens.errors import ModelError
+from conceptlens.families.base import DiTAdapter
+from conceptlens.values.errors import ModelError
 
 _SIDES = ("query", "key")
 

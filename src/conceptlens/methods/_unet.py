@@ -16,14 +16,14 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
-from conceptlens.engine.unets import LoadedUnet, load_unet
-from conceptlens.errors import ModelError, RecipeError
-from conceptlens.guidance._text import warn_of_cuts
-from conceptlens.guidance._unet import tokenizers_of
+from conceptlens.guidance.unets import tokenizers_of
 from conceptlens.methods._options import check_range, options_of, plain
 from conceptlens.methods.base import MethodInfo, SaliencyMethod
-from conceptlens.records import TokenGrid
-from conceptlens.words import check_text
+from conceptlens.readers.unets import LoadedUnet, load_unet
+from conceptlens.values.errors import ModelError, RecipeError
+from conceptlens.values.records import TokenGrid
+from conceptlens.values.words import check_text
+from conceptlens.watch.prompt_text import warn_of_cuts
 
 SCHEDULE_STEPS, SCHEDULE_INDEX = 50, 49
 """The noise level of the official code: step 49 of a schedule of 50 (t = 1 for SDXL, t = 21 for Stable Diffusion 2)."""

@@ -17,16 +17,16 @@ from torch import Tensor
 from transformers import AutoConfig, CLIPModel, CLIPTokenizer, ViTForImageClassification
 from transformers.image_processing_base import ImageProcessingMixin
 
-from conceptlens.engine.loading import device_of
-from conceptlens.engine.opening import MODEL_FILE, opening
-from conceptlens.errors import ConceptError, ModelError, RecipeError
-from conceptlens.maps import ConceptMaps
-from conceptlens.methods._templates import TEMPLATES
+from conceptlens.maps.image_maps import ConceptMaps
+from conceptlens.maps.picture_files import open_image
 from conceptlens.methods._vit_view import view_of
 from conceptlens.methods.base import SaliencyMethod
-from conceptlens.picture_files import open_image
+from conceptlens.methods.templates import TEMPLATES
+from conceptlens.readers.loading import device_of
+from conceptlens.readers.opening import MODEL_FILE, opening
 from conceptlens.session import package_version
-from conceptlens.words import check_concepts
+from conceptlens.values.errors import ConceptError, ModelError, RecipeError
+from conceptlens.values.words import check_concepts
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

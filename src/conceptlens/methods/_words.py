@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from conceptlens.adapters._tokens import text_tokens, told_apart
-from conceptlens.errors import ConceptError
-from conceptlens.words import mentions
+from conceptlens.families.kinds.tokens import text_tokens, told_apart
+from conceptlens.values.errors import ConceptError
+from conceptlens.values.words import mentions
 
 _END = "</w>"
 """CLIP's mark of the last piece of a word."""

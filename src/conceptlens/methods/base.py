@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from PIL import Image
 
-from conceptlens.maps import ConceptMaps
+from conceptlens.maps.image_maps import ConceptMaps
 
 
 @dataclass(frozen=True)

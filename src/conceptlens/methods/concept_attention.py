@@ -6,7 +6,7 @@ s[c, x] = <o_c, o_x> (equation 9), softmax over the concepts, mean over layers.
 from __future__ import annotations
 
 from conceptlens.methods import register
-from conceptlens.methods._stream import StreamMethod
+from conceptlens.methods.stream import StreamMethod
 
 
 @register

@@ -29,7 +29,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from conceptlens.engine.cross_attention import (
+from conceptlens.maps.image_maps import ConceptMaps
+from conceptlens.maps.picture_files import open_image
+from conceptlens.methods import register
+from conceptlens.methods._options import check_range, maps_of, options_of, plain
+from conceptlens.methods.base import MethodInfo, SaliencyMethod
+from conceptlens.readers.cross import (
     CrossModel,
     CrossRecord,
     check_fit,
@@ -39,13 +44,8 @@ from conceptlens.engine.cross_attention import (
     read_queries,
     wanted_layers,
 )
-from conceptlens.errors import ModelError, RecipeError, shown
-from conceptlens.maps import ConceptMaps
-from conceptlens.methods import register
-from conceptlens.methods._options import check_range, maps_of, options_of, plain
-from conceptlens.methods.base import MethodInfo, SaliencyMethod
-from conceptlens.picture_files import open_image
-from conceptlens.words import check_concepts
+from conceptlens.values.errors import ModelError, RecipeError, shown
+from conceptlens.values.words import check_concepts
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class ConceptCrossAttention(SaliencyMethod):
         """On an open model.
 
         Args:
-            model: from `engine.cross_attention.load_cross`.
+            model: from `readers.cross.load_cross`.
             **options: the fields of `CrossOptions`, and `layers`, block numbers (negative ones from the last block).
 
         Raises:

@@ -6,7 +6,7 @@ s[c, x] = <k_c, q_x> per head after QK-norm, before rotation; softmax over the c
 from __future__ import annotations
 
 from conceptlens.methods import register
-from conceptlens.methods._stream import StreamMethod
+from conceptlens.methods.stream import StreamMethod
 
 
 @register

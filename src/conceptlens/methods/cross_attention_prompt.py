@@ -20,18 +20,18 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from conceptlens.adapters import adapter_for
-from conceptlens.adapters.base import DiTAdapter
-from conceptlens.errors import ConceptError, ModelError, RecipeError
-from conceptlens.maps import ConceptMaps
+from conceptlens.families import adapter_for
+from conceptlens.families.base import DiTAdapter
+from conceptlens.maps.image_maps import ConceptMaps
 from conceptlens.methods import register
 from conceptlens.methods._options import maps_of, options_of
 from conceptlens.methods._text_side import TextSide, image_to_text, text_to_image, watch_text
 from conceptlens.methods._words import clip_positions, joined_prompt, t5_positions
 from conceptlens.methods.base import MethodInfo, SaliencyMethod
-from conceptlens.records import LayerRecord
 from conceptlens.session import Session, load
-from conceptlens.words import check_concepts
+from conceptlens.values.errors import ConceptError, ModelError, RecipeError
+from conceptlens.values.records import LayerRecord
+from conceptlens.values.words import check_concepts
 
 _CLASSES = ("FluxTransformer2DModel", "SD3Transformer2DModel")
 _READING = ("layers", "noise", "samples")

@@ -21,7 +21,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from conceptlens.maps import ConceptMaps
+from conceptlens.maps.image_maps import ConceptMaps
+from conceptlens.maps.picture_files import open_image
 from conceptlens.methods import register
 from conceptlens.methods._options import maps_of
 from conceptlens.methods._unet import (
@@ -35,9 +36,8 @@ from conceptlens.methods._unet import (
     watch_cross_attention,
 )
 from conceptlens.methods._words import clip_positions, joined_prompt
-from conceptlens.picture_files import open_image
-from conceptlens.records import TokenGrid
-from conceptlens.words import check_concepts
+from conceptlens.values.records import TokenGrid
+from conceptlens.values.words import check_concepts
 
 _COARSEST = 8
 """Maps this many times smaller than the latents are left out, as in the `daam` package."""

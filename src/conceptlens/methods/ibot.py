@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 from transformers import ViTConfig, ViTModel
 
-from conceptlens.engine.loading import device_of
-from conceptlens.engine.opening import quiet_loading
-from conceptlens.errors import ModelError, OutputError, one_line
 from conceptlens.methods import register
 from conceptlens.methods._selfattention import SelfAttentionMethod
 from conceptlens.methods._vit import IMAGENET_MEAN, IMAGENET_STD, Family, Opened
 from conceptlens.methods.base import MethodInfo
+from conceptlens.readers.loading import device_of
+from conceptlens.readers.opening import quiet_loading
+from conceptlens.values.errors import ModelError, OutputError, one_line
 
 _WHERE = "vits_16/checkpoint_teacher.pth of the iBOT authors"
 _HEAD_WIDTH = 64

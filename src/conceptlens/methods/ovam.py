@@ -19,8 +19,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from conceptlens.errors import ConceptError
-from conceptlens.maps import ConceptMaps
+from conceptlens.maps.image_maps import ConceptMaps
+from conceptlens.maps.picture_files import open_image
 from conceptlens.methods import register
 from conceptlens.methods._options import maps_of
 from conceptlens.methods._unet import (
@@ -33,9 +33,9 @@ from conceptlens.methods._unet import (
     watch_cross_attention,
 )
 from conceptlens.methods._words import clip_positions, joined_prompt
-from conceptlens.picture_files import open_image
-from conceptlens.records import TokenGrid
-from conceptlens.words import check_concepts
+from conceptlens.values.errors import ConceptError
+from conceptlens.values.records import TokenGrid
+from conceptlens.values.words import check_concepts
 
 
 @dataclass(frozen=True)

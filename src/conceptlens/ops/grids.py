@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from conceptlens.errors import RecipeError, ScoreError, shown
+from conceptlens.values.errors import RecipeError, ScoreError, shown
 
 Threshold = str | float
 

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from conceptlens.ops.accumulate import ScoreAccumulator
-from conceptlens.recipe import CrossHeads, Normalization, Recipe
+from conceptlens.values.recipe import CrossHeads, Normalization, Recipe
 
 
 def vector_similarity(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ipaddress import IPv6Address, ip_address
 from typing import Any
 
-from conceptlens.errors import one_line
+from conceptlens.values.errors import one_line
 from conceptlens.web.errors import AppError
 
 HERE = ("127.0.0.1", "localhost", "[::1]")

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from conceptlens.maps import ConceptMaps, told_chance
+from conceptlens.maps.image_maps import ConceptMaps, told_chance
+from conceptlens.maps.pictures import heat_colours, palette
 from conceptlens.ops.doubt import FLOOR
-from conceptlens.pictures import heat_colours, palette
 from conceptlens.presence import presence
-from conceptlens.records import ImageRecord
 from conceptlens.session import Session
+from conceptlens.values.records import ImageRecord
 from conceptlens.web.asking import Question
 from conceptlens.web.limits import Limits
 from conceptlens.web.store import Picture

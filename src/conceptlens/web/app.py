@@ -15,8 +15,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from conceptlens.errors import ConceptlensError
 from conceptlens.session import Session
+from conceptlens.values.errors import ConceptlensError
+from conceptlens.values.words import content_words, ranked_words
 from conceptlens.web import answers, jobs
 from conceptlens.web.addresses import HERE
 from conceptlens.web.asking import QUESTION, Fields, json_of, opened, question
@@ -27,7 +28,6 @@ from conceptlens.web.middleware import OwnPagesOnly, WithHeaders
 from conceptlens.web.store import Store
 from conceptlens.web.wire import MEDIA_TYPE
 from conceptlens.web.worker import Worker
-from conceptlens.words import content_words, ranked_words
 
 log = logging.getLogger("conceptlens.web")
 TAB = "x-conceptlens-tab"

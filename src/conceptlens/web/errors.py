@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from conceptlens.errors import ConceptError, ConceptlensError, ImageError, RecipeError
+from conceptlens.values.errors import ConceptError, ConceptlensError, ImageError, RecipeError
 
 
 class AppError(ConceptlensError, RuntimeError):

@@ -12,15 +12,15 @@ from typing import Any
 
 from PIL import Image
 
-from conceptlens.engine.keeping import spread
-from conceptlens.errors import BudgetError, ConceptlensError
 from conceptlens.presence import calibrated_reading
+from conceptlens.readers.keeping import spread
 from conceptlens.session import Session
+from conceptlens.values.errors import BudgetError, ConceptlensError
+from conceptlens.values.words import content_words
 from conceptlens.web.errors import RequestError, status_of
 from conceptlens.web.limits import Limits
 from conceptlens.web.store import Picture, Store, new_id
 from conceptlens.web.worker import Worker, plainly, with_notes
-from conceptlens.words import content_words
 
 log = logging.getLogger("conceptlens.web")
 FAILED = "the model failed unexpectedly; the server's log says why."

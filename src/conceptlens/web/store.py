@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from conceptlens.records import ImageRecord
+from conceptlens.values.records import ImageRecord
 from conceptlens.web.errors import RequestError
 from conceptlens.web.limits import Limits
 

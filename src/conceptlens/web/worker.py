@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from conceptlens.errors import one_line
+from conceptlens.values.errors import one_line
 from conceptlens.web.errors import RequestError
 
 T = TypeVar("T")

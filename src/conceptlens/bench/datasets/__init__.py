@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from conceptlens.bench.datasets.base import Dataset
-from conceptlens.errors import ConceptlensError
-from conceptlens.registry import Registry
+from conceptlens.values.errors import ConceptlensError
+from conceptlens.values.registry import Registry
 
 
 class UnknownDatasetError(ConceptlensError, ValueError):

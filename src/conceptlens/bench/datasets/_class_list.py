@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from conceptlens.bench.datasets.base import DataError
-from conceptlens.errors import one_line
+from conceptlens.values.errors import one_line
 
 Row = tuple[int, int, str]
 """Line of the file, number of the class, its name."""

@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Integer
 from PIL import Image
 
-from conceptlens.errors import ConceptlensError, one_line
-from conceptlens.picture_files import DAMAGED, as_rgb, upright
+from conceptlens.maps.picture_files import DAMAGED, as_rgb, upright
+from conceptlens.values.errors import ConceptlensError, one_line
 
 Task = Literal["single", "multi"]
 VOID = -1
@@ -155,7 +155,7 @@ def _open_map(path: Path) -> Image.Image:
 
 
 def open_picture(path: Path) -> Image.Image:
-    """An RGB picture, as `conceptlens.picture_files.open_image` gives it, of any size.
+    """An RGB picture, as `conceptlens.maps.picture_files.open_image` gives it, of any size.
 
     Raises:
         DataError: when it is missing or damaged.

@@ -20,7 +20,7 @@ from conceptlens.bench.datasets.base import (
     open_picture,
     require,
 )
-from conceptlens.picture_files import PICTURES
+from conceptlens.maps.picture_files import PICTURES
 
 
 def _pairs(images: Path, masks: Path) -> dict[str, tuple[Path, Path]]:

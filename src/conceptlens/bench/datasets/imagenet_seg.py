@@ -20,7 +20,7 @@ from PIL import Image
 
 from conceptlens.bench.datasets import register
 from conceptlens.bench.datasets.base import DataError, Dataset, Sample, require
-from conceptlens.errors import one_line
+from conceptlens.values.errors import one_line
 
 FILE = "gtsegs_ijcv.mat"
 

@@ -1,0 +1,5 @@
+"""`python -m conceptlens.cli`."""
+
+from conceptlens.cli import main
+
+main()

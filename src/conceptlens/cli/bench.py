@@ -1,0 +1,262 @@
+"""`conceptlens bench`: score methods on images with known masks, ablate, report."""
+
+import inspect
+import json
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from conceptlens.cli.checks import check_method, check_request
+from conceptlens.cli.fidelity import fidelity
+from conceptlens.cli.options import (
+    Device,
+    Isolate,
+    Json,
+    Layers,
+    Noise,
+    Raw,
+    Samples,
+    Seed,
+    console,
+    given,
+    note,
+    recipe_options,
+    say,
+    show,
+    table,
+)
+from conceptlens.cli.options import settings as parse_settings
+from conceptlens.values.errors import RecipeError
+
+bench = typer.Typer(rich_markup_mode=None)
+
+Method = Annotated[str, typer.Option(help="A method; `conceptlens methods` lists them.")]
+ModelId = Annotated[str | None, typer.Option("--model", help="Hub id or folder; the method's own if not given.")]
+ProtocolName = Annotated[
+    str, typer.Option("--protocol", help="fixed, paper, chefer, gandelsman (textspan), gt-prompt or full-vocab.")
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only so many images.")]
+Data = Annotated[Path | None, typer.Option(help="Folder of the dataset.", envvar="CONCEPTLENS_DATA")]
+RunOut = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run, to keep or to go on with.")]
+MethodSettings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method.")
+]
+DataSettings = Annotated[list[str] | None, typer.Option("--data-set", metavar="KEY=VALUE", help="Of the dataset.")]
+Form = Annotated[str, typer.Option("--format", help="markdown, latex or csv.")]
+DATASETS = ("scenes", "imagenet-seg", "voc-single", "voc-multi", "index-png", "folder")
+DEFAULT_LIMITS = {"scenes": 200}
+
+
+def _run(
+    dataset: str,
+    method: Method = "concept-attention",
+    model: ModelId = None,
+    protocol: ProtocolName = "fixed",
+    data: Data = None,
+    limit: Limit = None,
+    seed: Seed = 0,
+    noise: Noise = None,
+    samples: Samples = None,
+    raw: Raw = False,
+    layers: Layers = None,
+    isolate: Isolate = False,
+    set_: MethodSettings = None,
+    data_set: DataSettings = None,
+    engine: Annotated[str, typer.Option(help="local, or ray (needs conceptlens[ray]).")] = "local",
+    workers: Annotated[int, typer.Option(min=1, help="Processes of the ray engine.")] = 1,
+    out: RunOut = None,
+    device: Device = None,
+    json_: Json = False,
+) -> None:
+    """Score a method on a dataset: one row per image, figures with intervals, resumable."""
+    if engine not in ("local", "ray"):
+        raise RecipeError(f"no engine {engine!r}. Known: local, ray.")
+    options = recipe_options(None, raw, layers, isolate) | given(noise=noise, samples=samples) | parse_settings(set_)
+    check_method(method)
+    check_request(options, seed=seed, out=out)
+    from conceptlens.bench.report import Report
+    from conceptlens.bench.runs import RunSpec, run
+
+    spec = RunSpec(
+        dataset, method, protocol, model, None if data is None else str(data), device, seed, options,
+        parse_settings(data_set),
+    )  # fmt: skip
+    limit = limit or DEFAULT_LIMITS.get(dataset)
+    bar = _Bar(dataset, json_)
+    with _resumable():
+        told, rows = run(spec, out, limit=limit, engine=engine, workers=workers, track=bar.track, command=_command())
+    report = Report(told, rows)
+    _check_scored(report)
+    if json_:
+        say(json.dumps(report.summary()))
+        return
+    _show(report)
+
+
+def _command_of(dataset: str) -> Callable[..., None]:
+    """`_run` on one dataset, with the options of `_run`: each dataset is a command of its own."""
+
+    def command(**options: Any) -> None:
+        _run(dataset, **options)
+
+    hints = get_type_hints(_run, include_extras=True)
+    shape = inspect.signature(_run)
+    rest = [p.replace(annotation=hints[name]) for name, p in shape.parameters.items() if name != "dataset"]
+    command.__signature__ = shape.replace(parameters=rest)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in rest}
+    command.__doc__ = _run.__doc__
+    return command
+
+
+for _name in DATASETS:
+    bench.command(_name)(_command_of(_name))
+
+
+@bench.command("ablate")
+def ablate_(
+    axis: Annotated[str, typer.Argument(help="space, attention, layers, noise, samples or concepts.")],
+    dataset: Annotated[str, typer.Option(help="What to run on.")] = "scenes",
+    model: ModelId = None,
+    protocol: ProtocolName = "fixed",
+    data: Data = None,
+    limit: Limit = None,
+    seed: Seed = 0,
+    set_: MethodSettings = None,
+    data_set: DataSettings = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for rows, tables and figures.")] = Path("out/ablate"),
+    form: Form = "markdown",
+    device: Device = None,
+) -> None:
+    """Vary one thing of concept attention, all else equal: tables and figures like the paper's."""
+    _check_form(form)
+    check_request({}, seed=seed, out=out)
+    from conceptlens.bench.ablate import ablate
+    from conceptlens.bench.figures import draw
+    from conceptlens.bench.runs import RunSpec
+    from conceptlens.bench.tables import ablation_table
+
+    spec = RunSpec(
+        dataset, "concept-attention", protocol, model, None if data is None else str(data), device, seed,
+        parse_settings(set_), parse_settings(data_set),
+    )  # fmt: skip
+    bar = _Bar(f"{axis} on {dataset}", quiet=False)
+    limit = limit or DEFAULT_LIMITS.get(dataset)
+    folder = out / axis
+    with _resumable():
+        reports = ablate(spec, axis, folder, limit=limit, track=bar.track, command=_command())
+    for report in reports.values():
+        _check_scored(report)
+    made = ablation_table(reports, axis, _command())
+    for ending, kind in (("md", "markdown"), ("tex", "latex"), ("csv", "csv")):
+        (folder / f"{axis}.{ending}").write_text(made.render(kind) + "\n")
+    draw(reports, axis, [folder / f"{axis}.png", folder / f"{axis}.svg"], command=_command())
+    say(made.render(form))
+    say(f"{folder}/{axis}.png, .svg, .md, .tex, .csv")
+
+
+@bench.command("report")
+def report_(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of runs, or folders that hold some.")],
+    form: Form = "markdown",
+    json_: Json = False,
+) -> None:
+    """A leaderboard of stored runs, the paper's figures beside them."""
+    _check_form(form)
+    from conceptlens.bench.report import Report
+    from conceptlens.bench.rows import RUN, RunError
+    from conceptlens.bench.tables import leaderboard
+
+    found = sorted({path.parent for folder in folders for path in folder.rglob(RUN)})
+    # Runs of `bench fidelity` have no dataset and no masks.
+    reports = [report for report in map(Report.load, found) if "dataset" in report.settings]
+    if not reports:
+        raise RunError(f"no run in {', '.join(map(str, folders))}. Make one with conceptlens bench ... --out.")
+    if json_:
+        say(json.dumps([report.summary() for report in reports]))
+        return
+    say("\n\n".join(board.render(form) for board in leaderboard(reports)))
+
+
+bench.command()(fidelity)
+
+
+def _check_form(form: str) -> None:
+    if form not in ("markdown", "latex", "csv"):
+        raise RecipeError(f"no format {form!r}. Known: markdown, latex, csv.")
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """Says, when a run is interrupted, that nothing is lost."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        console().print("stopped; the rows so far are kept, and the same command goes on from there")
+        raise typer.Exit(130) from None
+
+
+def _command() -> str:
+    return f"conceptlens {shlex.join(sys.argv[1:])}"
+
+
+def _check_scored(report: Any) -> None:
+    """Names the images that were skipped.
+
+    Raises:
+        RunError: when nothing else is left.
+    """
+    from conceptlens.bench.rows import RunError
+
+    if not report.good:
+        why = f"{report.bad[0]['id']}: {report.bad[0]['error']}" if report.bad else "the dataset has none."
+        raise RunError(f"none of {len(report.bad)} images could be scored; {why}")
+    for row in report.bad[:5]:
+        note(f"skipped {row['id']}: {row['error']}")
+    if len(report.bad) > 5:
+        note(f"{len(report.bad)} images were skipped in all")
+
+
+def _show(report: Any) -> None:
+    from conceptlens.bench.tables import HEADINGS, told_protocol
+
+    settings = report.settings
+    title = f"{settings['method']} on {settings['dataset']}, protocol {report.protocol['name']}"
+    shown = table("metric", "value", "95% interval", title=title)
+    for name, estimate in report.metrics.items():
+        shown.add_row(HEADINGS[name], f"{estimate.value:.4f}", f"{estimate.low:.4f} to {estimate.high:.4f}")
+    show(shown)
+    if report.paper:
+        say(f"paper: {' / '.join(map(str, report.paper))} (Acc / mIoU / AP, per cent)")
+    counted = f"{len(report.good)} images" + (f", {len(report.bad)} bad" if report.bad else "")
+    peak = f" · peak {report.told['peak_memory_mb']} MB" if "peak_memory_mb" in report.told else ""
+    say(f"{counted} · model {settings['model']} · seed {settings['seed']} · {report.seconds} s/image{peak}")
+    say(told_protocol(report.protocol))
+    say(f"Intervals by bootstrap over images · {report.told['command']}")
+
+
+class _Bar:
+    """A progress bar with the running accuracy."""
+
+    def __init__(self, title: str, quiet: bool) -> None:
+        self._title, self._quiet = title, quiet
+
+    def track(self, rows: Iterable[dict[str, Any]], total: int) -> Iterator[dict[str, Any]]:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+            TextColumn("{task.fields[score]}"),
+        )  # fmt: skip
+        with Progress(*columns, console=console(), disable=self._quiet, transient=True) as progress:
+            task = progress.add_task(self._title, total=total, score="")
+            values: list[float] = []
+            for row in rows:
+                values += [row["scores"]["iou"]] if row.get("scores", {}).get("iou") is not None else []
+                score = f"mean IoU {sum(values) / len(values):.3f}" if values else ""
+                progress.update(task, advance=1, score=score)
+                yield row

@@ -1,0 +1,32 @@
+"""`conceptlens methods`, `conceptlens doctor --all`: tables of what there is."""
+
+import json
+
+from conceptlens.cli.options import Json, say, show, table
+from conceptlens.values import listings
+
+
+def methods(json_: Json = False) -> None:
+    """List the methods that `bench` and `read --method` know."""
+    if json_:
+        say(json.dumps(listings.methods()))
+        return
+    shown = table("method", "text", "class", "gradients", "backbone", "what it is")
+    for name, told in listings.methods().items():
+        marks = ["yes" if told[key] else "no" for key in ("text_conditioned", "class_conditioned", "needs_grad")]
+        shown.add_row(name, *marks, told["backbone"] or "embedded demo model", told["summary"])
+    show(shown)
+
+
+def show_served(json_: bool) -> None:
+    """Prints the transformer classes that maps can be made of."""
+    every = listings.transformers()
+    if json_:
+        say(json.dumps(every))
+        return
+    shown = table("transformer class", "family", "tier", "blocks", "seen", "own text", "maps")
+    for told in every:
+        seen, error = f"{told['captured']}/{told['expected']}", f"{told['own_text_error'] or 0:.0e}"
+        row = (told["adapter"], told["tier"], str(told["blocks"]), seen, error)
+        shown.add_row(told["transformer"], *row, "yes" if told["ok"] else "no")
+    show(shown)

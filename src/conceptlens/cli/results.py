@@ -1,0 +1,88 @@
+"""What commands do with a model and with what came out: open, refine, save, show."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from conceptlens.cli.options import console, note, say, show, table
+from conceptlens.values.errors import RecipeError
+
+
+def explain(
+    method: str,
+    model: str | None,
+    image: Path,
+    concepts: list[str],
+    prompt: str,
+    seed: int,
+    device: str | None,
+    options: dict[str, Any],
+) -> Any:
+    from conceptlens.maps.picture_files import open_image
+
+    picture = open_image(image)
+    from conceptlens.methods import method_named
+
+    chosen = method_named(method)
+    with console().status("opening the model"):
+        opened = chosen.load(model, device=device, **options)
+    return opened.explain(picture, concepts, prompt=prompt, seed=seed)
+
+
+def open_session(
+    model: str | None, device: str | None = None, offload: bool = False, single_stream: bool = False, *, quiet: bool
+) -> Any:
+    """Opens the model; the heavy imports happen here, so that `--help` and `--version` are quick."""
+    from conceptlens.session import load
+
+    with console().status("opening the model"):
+        session = load(model, device=device, offload=offload, single_stream=single_stream)
+    session.pipeline.set_progress_bar_config(disable=quiet or not console().is_terminal, leave=False, desc="painting")
+    return session
+
+
+def judged(session: Any, maps: Any, record: Any = None, *, again: bool = True) -> Any:
+    """Maps with the chance of each concept to be in the picture, where the model can tell."""
+    from conceptlens.presence import add_presence
+
+    return maps if hasattr(maps, "images") else add_presence(session, maps, record, again=again)
+
+
+def refined(maps: Any, edges: bool, abstain: float) -> Any:
+    if not edges and not abstain:
+        return maps
+    if hasattr(maps, "images"):
+        raise RecipeError("--edges and --abstain are of pictures; got a video. Drop them.")
+    return maps.refined(edges=edges, abstain=abstain)
+
+
+def finish(made: Any, out: Path, json_: bool) -> None:
+    """Saves and shows one result, or each of several in a folder of its own."""
+    if isinstance(made, list):
+        for number, maps in enumerate(made):
+            finish(maps, out / str(number), json_)
+        return
+    maps = made
+    maps.save(out)
+    if json_:
+        peaks = {name: round(float(maps[name].max()), 4) for name in maps.asked}
+        say(json.dumps({"out": str(out), **maps.provenance(), "peak": peaks}))
+        return
+    if hasattr(maps, "images"):  # a video
+        say(f"{out / 'overlay.gif'}, with every frame and maps.json beside it")
+        say(maps.describe())
+        return
+    from conceptlens.maps.image_maps import told_chance
+
+    there = [] if maps.presence is None else ["in the image?"]
+    shown = table("concept", *there, "share of the image", "peak score")
+    for name, place in maps.places().items():
+        told = [] if maps.presence is None else [told_chance(maps.presence[name])]
+        shown.add_row(name, *told, f"{place.area:.0%}", f"{float(maps[name].max()):.3f}")
+    show(shown)
+    say(f"{out / 'overlay.png'}, with heat maps, masks, report.html and maps.json beside it")
+    if "caveat" in maps.details:
+        note(maps.details["caveat"])
+    say(maps.describe())

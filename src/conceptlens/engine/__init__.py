@@ -1,1 +1,0 @@
-"""What is the same for all models: hooks, the concept stream, reading and generating. No family is named here."""

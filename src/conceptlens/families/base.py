@@ -1,0 +1,323 @@
+"""What a model family must say about itself so that the engine can read it.
+
+Abstract methods, and a few with the answer of most families: an image autoencoder, no rows besides the concepts.
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from conceptlens.values.errors import RecipeError
+from conceptlens.values.recipe import Branch, Pooling, Recipe
+from conceptlens.values.records import CallRecord, LayerRecord, TokenGrid
+
+
+@dataclass(frozen=True)
+class Concepts:
+    """Concepts as the model's text encoder sees them.
+
+    Attributes:
+        names: one per map.
+        tokens: one vector per row of the concept stream; the first `extra` rows belong to no concept.
+        pooled: the pooled text vector that modulates the stream; None means the prompt's.
+        extra: leading rows that take part in the attention and are dropped from the maps.
+        pieces: the token split of each name, for showing.
+        positions: where each row stands in the text, for families that rotate text by its position; None: at its start.
+        length: tokens, padding included, at which each name was encoded; None where the family has but one length.
+    """
+
+    names: tuple[str, ...]
+    tokens: Float[Tensor, "concept dim"]
+    pooled: Float[Tensor, " pooled"] | None
+    extra: int = 0
+    pieces: tuple[tuple[str, ...], ...] = ()
+    positions: tuple[int, ...] | None = None
+    length: int | None = None
+
+
+@dataclass(frozen=True)
+class Tap:
+    """Where one tensor of the image side passes by: the input or output of a submodule of a block.
+
+    `argument` names the input where it is not the first; `select` takes what is wanted of an output.
+    """
+
+    module: nn.Module
+    side: str = "output"
+    select: Callable[[Tensor], Tensor] | None = None
+    argument: str | None = None
+
+
+@dataclass(frozen=True)
+class Projection:
+    """The text side of one block applied to the concept stream, up to the attention.
+
+    `unrotated` is the same before the rotation of text by its position; None where text is not rotated.
+    """
+
+    query: Float[Tensor, "batch head concept head_dim"]
+    key: Float[Tensor, "batch head concept head_dim"]
+    value: Float[Tensor, "batch head concept head_dim"]
+    modulation: tuple[Tensor, ...]
+    unrotated: Projection | None = None
+
+
+class ModelAdapter(ABC):
+    """What the engine must know of a model to watch it paint and to say what its text encoders make of a concept.
+
+    Holds the transformer, and nothing that changes. `name` is what users read in listings; `classes` are the
+    transformer classes (as diffusers names them) it serves.
+    """
+
+    name: str
+    classes: ClassVar[tuple[str, ...]]
+    caveat: str = ""
+    """What users should know about these maps before they trust them; stands in every result."""
+    timestep: str = "timestep"
+    """The argument of the transformer that says how noisy the image is."""
+    latents: str = "hidden_states"
+    """The argument of the transformer that holds the noised images, one row (or element) each."""
+    guided_batch: tuple[Branch, ...] = ()
+    """Whose rows one call holds under classifier-free guidance, in equal parts; () where each has a call of its own."""
+    single_stream: bool = False
+    """Whether single-stream blocks are followed behind the dual-stream ones."""
+    one_area: bool = False
+    """Whether the area that the pipeline paints is the most that the transformer takes."""
+
+    def __init__(self, transformer: Any) -> None:
+        self.transformer = transformer  # diffusers modules are read by attribute; they carry no types
+
+    @abstractmethod
+    def recipe(self, depth: int) -> Recipe:
+        """The family's default recipe for a model with `depth` blocks."""
+
+    def paper_recipe(self, depth: int) -> Recipe:
+        """What the official code does for this family, quirks included.
+
+        Raises:
+            RecipeError: for a family that the official code does not serve.
+        """
+        raise RecipeError(f"no preset 'paper' for {self.name}: the official code does not serve it. Leave preset out.")
+
+    def check(self, recipe: Recipe) -> None:
+        """Refuses what the family cannot do. Raises `RecipeError`."""
+        return
+
+    @abstractmethod
+    def blocks(self) -> nn.ModuleList:
+        """The blocks that carry a text stream, in order."""
+
+    @abstractmethod
+    def taps(self, block: Any) -> Mapping[str, Tap]:
+        """Where the parts of a `LayerRecord` pass by in this block."""
+
+    @abstractmethod
+    def record(
+        self, block: Any, layer: int, call: CallRecord, tapped: Mapping[str, Tensor], rows: slice
+    ) -> LayerRecord:
+        """The record of one block out of what was tapped, for the given rows of the batch."""
+
+    @abstractmethod
+    def observe(self, arguments: Mapping[str, Any], rows: slice, step: int, previous: CallRecord | None) -> CallRecord:
+        """What the concept stream needs of one transformer call: the given rows of its arguments by name.
+
+        `previous` is the last call of the same run: what has not changed since (grid, rotation) is taken from it.
+        """
+
+    def is_perturbed(self, arguments: Mapping[str, Any]) -> bool:
+        """Whether a call leaves out layers, as skip-layer guidance does, so that it is neither prompt's own."""
+        return False
+
+    @abstractmethod
+    def embed(self, pipeline: Any, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
+        """Concepts through the pipeline's own text encoders; `options` are the pipeline's call keywords."""
+
+    def trained_text_length(self) -> int | None:
+        """Tokens of text, padding included, that the checkpoint was trained with, where that is known.
+
+        T5 attends to its padding, so that at another length the same words become other vectors.
+        """
+        return None
+
+    def text_length(self, pipeline: Any, options: Mapping[str, Any]) -> int:
+        """Tokens, padding included, at which a pipeline with the keyword `max_sequence_length` encodes a text.
+
+        That of the call, or else the checkpoint's own, or else the pipeline's default.
+        """
+        given = options.get("max_sequence_length") or self.trained_text_length()
+        return given or inspect.signature(pipeline.__call__).parameters["max_sequence_length"].default
+
+    def concept_length(self, pipeline: Any, options: Mapping[str, Any], stated: int | None = None) -> int | None:
+        """Tokens, padding included, at which concepts are encoded; None where the pipeline has no say in it.
+
+        The checkpoint's own where it is known, or else that of the call's prompt.
+
+        Args:
+            pipeline: None for what holds of every call.
+            options: of the call.
+            stated: what the model's folder says in `conceptlens.json`.
+        """
+        known = stated or self.trained_text_length() or options.get("max_sequence_length")
+        if known or pipeline is None or "max_sequence_length" not in inspect.signature(pipeline.__call__).parameters:
+            return known
+        return self.text_length(pipeline, options)
+
+    def encode(
+        self, pipeline: Any, pixels: Float[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch channel rows cols"]:
+        """Clean latents as the transformer was trained on them: the autoencoder's mode, shifted and scaled.
+
+        Args:
+            pipeline: whose `vae` is used.
+            pixels: in -1..1, on the device and in the dtype of the autoencoder.
+        """
+        vae = pipeline.vae
+        latents = vae.encode(pixels).latent_dist.mode()
+        return (latents - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
+
+    def add_noise(self, pipeline: Any, clean: Tensor, noise: Tensor, sigma: float) -> Tensor:
+        """Latents at a noise level in 0..1; on the straight path of flow matching: (1 - sigma) clean + sigma noise."""
+        return torch.lerp(clean, noise, sigma)
+
+    def native_area(self, pipeline: Any) -> int:
+        """Pixels of a picture in the size that the pipeline paints unless told otherwise."""
+        return (getattr(pipeline, "default_sample_size", 128) * pipeline.vae_scale_factor) ** 2
+
+    @abstractmethod
+    def side_multiple(self, pipeline: Any) -> int:
+        """Image sides must be a multiple of this many pixels."""
+
+    @abstractmethod
+    def prepare(
+        self,
+        pipeline: Any,
+        latents: Float[Tensor, "batch channel rows cols"],
+        prompt: str,
+        sigma: float,
+        options: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """Arguments of one transformer call on noised `latents`, as the pipeline itself would make them."""
+
+
+class DiTAdapter(ModelAdapter):
+    """A family whose text half of a block is written out here, so that concepts need no image rows: the fast way."""
+
+    @abstractmethod
+    def heads(self, block: Any, tensor: Tensor) -> Float[Tensor, "batch head image head_dim"]:
+        """A tapped query, key or value with its head axis, whatever layout the model computes in."""
+
+    def image_rows(self, tensor: Tensor, call: CallRecord) -> Tensor:
+        """The image tokens of a tapped tensor, for families in which text and image pass a tap as one sequence."""
+        return tensor
+
+    @abstractmethod
+    def rotate(
+        self, heads: Float[Tensor, "batch head image head_dim"], call: CallRecord
+    ) -> Float[Tensor, "batch head image head_dim"]:
+        """Image queries or keys with the model's positional rotation."""
+
+    def unrotate(
+        self, heads: Float[Tensor, "batch head image head_dim"], call: CallRecord
+    ) -> Float[Tensor, "batch head image head_dim"]:
+        """Image queries or keys without it again, in float32 or better."""
+        precise = heads.to(torch.promote_types(heads.dtype, torch.float32))
+        # A rotation is undone by its transpose, which is what autograd computes of any linear function.
+        transposed = torch.func.vjp(lambda plain: self.rotate(plain, call), precise)[1]
+        return transposed(precise)[0]
+
+    def record(
+        self, block: Any, layer: int, call: CallRecord, tapped: Mapping[str, Tensor], rows: slice
+    ) -> LayerRecord:
+        image = {name: self.image_rows(tensor, call) for name, tensor in tapped.items()}
+        heads = {name: self.heads(block, tensor)[rows] for name, tensor in image.items() if name != "out"}
+        return LayerRecord(
+            layer=layer,
+            call=call,
+            key=self.rotate(heads["key"], call),
+            value=heads["value"],
+            out=image["out"][rows] if "out" in image else None,
+            query=heads.get("query"),
+        )
+
+    @abstractmethod
+    def begin(self, concepts: Concepts, call: CallRecord) -> tuple[Float[Tensor, "batch concept dim"], Any]:
+        """The concept stream before the first block, and what `project` needs at every block.
+
+        The latter is opaque to the engine: the vector that modulates the stream, and the rotation of the concepts where
+        text is rotated. A family whose text stream starts with learned tokens puts `leading_rows` of them in front.
+        """
+
+    @property
+    def leading_rows(self) -> int:
+        """Rows that `begin` puts before those of the concepts; they take part in the attention and have no maps."""
+        return 0
+
+    @abstractmethod
+    def project(self, block: Any, hidden: Tensor, conditioning: Any) -> Projection:
+        """The block's text-side norm, modulation, q/k/v, QK-norm and rotation."""
+
+    @abstractmethod
+    def advance(
+        self, block: Any, hidden: Tensor, out: Float[Tensor, "batch concept dim"], modulation: tuple[Tensor, ...]
+    ) -> Tensor | None:
+        """The block's text-side residual update; None where the text stream ends with this block."""
+
+
+def grid_of(ids: Tensor) -> TokenGrid:
+    """The patch grid of (image, axis) position ids: axis 0 tells images apart, 1 and 2 are row and column."""
+    first = ids[ids[:, 0] == ids[0, 0]]
+    rows, cols = (int(v) + 1 for v in (first[:, 1:3].amax(0) - first[:, 1:3].amin(0)).tolist())
+    return TokenGrid(rows, cols)
+
+
+def references_of(ids: Tensor) -> tuple[TokenGrid, ...]:
+    """The patch grids of the images behind the first, told apart by axis 0, in the order of their tokens."""
+    images = list(dict.fromkeys(ids[:, 0].tolist()))
+    return tuple(grid_of(ids[ids[:, 0] == image]) for image in images[1:])
+
+
+def pool_tokens(hidden: Float[Tensor, "length dim"], kept: Sequence[int], pooling: Pooling) -> Float[Tensor, " dim"]:
+    """One vector for a concept whose own tokens stand at the positions `kept`."""
+    if pooling == "mean":
+        return hidden[list(kept)].mean(dim=0)
+    return hidden[kept[-1] if pooling == "last" else kept[0]]
+
+
+def take(tensor: Tensor, rows: slice) -> Tensor:
+    """The rows of a per-sample argument; a single row stands for all."""
+    return tensor if len(tensor) == 1 else tensor[rows]
+
+
+def repeat_rows(vector: Tensor, batch: int) -> Tensor:
+    """A (dim) vector, or (concept, dim) matrix, for every row of a batch."""
+    return vector[None].expand(batch, *vector.shape)
+
+
+def rotate_pairs(
+    heads: Float[Tensor, "batch head image head_dim"],
+    cos: Float[Tensor, "image head_dim"],
+    sin: Float[Tensor, "image head_dim"],
+) -> Float[Tensor, "batch head image head_dim"]:
+    """Rotary embedding of adjacent pairs, as one complex product per head; the same bits as diffusers' own.
+
+    Float32 whatever the model's dtype, as in diffusers. One head at a time, so that the float32 copy stays in the
+    cache: the rotation of the image keys is most of the method's cost, and the plain form makes six passes over memory
+    where this makes two. (On a GPU the launches would cost more than the memory; there it is one product.)
+    """
+    turn = torch.complex(cos[:, ::2].float(), sin[:, ::2].float())
+    if heads.device.type != "cpu":
+        whole = torch.view_as_complex(heads.float().unflatten(-1, (-1, 2)).contiguous())
+        return torch.view_as_real(whole * turn).flatten(-2).to(heads.dtype)
+    rotated = torch.empty(heads.shape, dtype=heads.dtype, device=heads.device)
+    for head in range(heads.shape[1]):
+        pairs = heads[:, head].float().unflatten(-1, (-1, 2)).contiguous()
+        rotated[:, head] = torch.view_as_real(torch.view_as_complex(pairs) * turn).flatten(-2)
+    return rotated

@@ -1,0 +1,191 @@
+"""Which transformer classes of diffusers the method can see into, and why not where it cannot.
+
+The test for a class: does its text change when the image changes? Only text that reads the image can be followed by
+concepts that read the image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Group:
+    """Transformer classes that treat text alike.
+
+    Attributes:
+        name: in a few words.
+        applies: whether the concept stream of the paper can run in such a model.
+        reason: why, or why not.
+        instead: what to do where there is no adapter.
+        classes: as diffusers names them.
+    """
+
+    name: str
+    applies: bool
+    reason: str
+    instead: str
+    classes: tuple[str, ...] = ()
+
+
+_ADD = "Add an entry to families/kinds/layouts.py (CONTRIBUTING.md), or use a family of the same kind that has one."
+_FLOW = "Use FLUX.1, FLUX.2, Stable Diffusion 3, Qwen-Image or another family with an adapter (docs/models.md)."
+_CROSS = (
+    "Use the method concept-cross-attention, which holds words against the image queries of its cross attention: "
+    "conceptlens read PHOTO -c WORD --method concept-cross-attention --model MODEL."
+)
+_OTHER = "Use a class with an entry for the method concept-cross-attention (PixArt, Sana, Wan, ...)."
+_UNETS = (
+    "Use maps of its cross attention: conceptlens generate PROMPT --model MODEL paints with maps of the prompt's words "
+    "(Stable Diffusion 1, 2 and XL), conceptlens read PHOTO -c WORD --method daam --model MODEL reads pictures."
+)
+UNET_METHOD = "daam"
+"""The method that reads pictures with a U-Net; `ovam` does as well."""
+
+DUAL = Group(
+    "dual stream",
+    True,
+    "text has weights of its own in each block, reads the image and is updated",
+    _ADD,
+    (
+        "AuraFlowTransformer2DModel",
+        "BriaTransformer2DModel",
+        "ChromaTransformer2DModel",
+        "EasyAnimateTransformer3DModel",
+        "Flux2Transformer2DModel",
+        "FluxTransformer2DModel",
+        "HunyuanImageTransformer2DModel",
+        "HunyuanVideo15Transformer3DModel",
+        "HunyuanVideoFramepackTransformer3DModel",
+        "HunyuanVideoTransformer3DModel",
+        "JoyImageEditPlusTransformer3DModel",
+        "JoyImageEditTransformer3DModel",
+        "LongCatImageTransformer2DModel",
+        "MochiTransformer3DModel",
+        "MotifVideoTransformer3DModel",
+        "OvisImageTransformer2DModel",
+        "QwenImageTransformer2DModel",
+        "SD3Transformer2DModel",
+    ),
+)
+LAYERED_TEXT = Group(
+    "dual stream with text states for each block",
+    True,
+    "each block takes part of its text from another layer of the language model, so a concept needs all of them",
+    _ADD,
+    ("BriaFiboTransformer2DModel", "HiDreamImageTransformer2DModel"),
+)
+SHARED = Group(
+    "shared weights, separate modulation",
+    True,
+    "text and image pass one attention as one sequence; the text part is updated",
+    _ADD,
+    (
+        "CogVideoXTransformer3DModel",
+        "CogView3PlusTransformer2DModel",
+        "CogView4Transformer2DModel",
+        "ConsisIDTransformer3DModel",
+        "GlmImageTransformer2DModel",
+    ),
+)
+SINGLE = Group(
+    "single stream",
+    True,
+    "text and image share all weights; the method runs, but nobody has shown yet that its maps mean as much",
+    _FLOW,
+    (
+        "ErnieImageTransformer2DModel",
+        "Flux3Transformer2DModel",
+        "Ideogram4Transformer2DModel",
+        "Krea2Transformer2DModel",
+        "Lumina2Transformer2DModel",
+        "MiniMaxH3Transformer3DModel",
+        "ZImageTransformer2DModel",
+    ),
+)
+GIST = Group(
+    "text boiled down to a gist",
+    False,
+    "a perceiver mixes all words into gist tokens before the image meets them, so no row belongs to a concept",
+    _FLOW,
+    ("BriaFibo2Transformer2DModel",),
+)
+KEYS_ONLY = Group(
+    "text as keys and values alone",
+    False,
+    "text is read by the image but asks nothing itself, so there is no text stream for a concept to follow",
+    _CROSS,
+    ("NucleusMoEImageTransformer2DModel", "PRXTransformer2DModel"),
+)
+BLIND_TEXT = Group(
+    "text that cannot see the image",
+    False,
+    "a causal mask hides the image from the text, so a concept would give the same answer for every image",
+    _FLOW,
+    ("Cosmos3OmniTransformer", "OmniGenTransformer2DModel", "QwenImage21Transformer2DModel"),
+)
+_FIXED = "text is fixed and only read, block by block; no text stream is updated with the image"
+CROSS = Group(
+    "plain cross attention",
+    False,
+    _FIXED,
+    _CROSS,
+    (
+        "AllegroTransformer3DModel",
+        "AnyFlowTransformer3DModel",
+        "CosmosTransformer3DModel",
+        "HeliosTransformer3DModel",
+        "HunyuanDiT2DModel",
+        "Kandinsky5Transformer3DModel",
+        "Kandinsky6Transformer3DModel",
+        "LTX2VideoTransformer3DModel",
+        "LTXVideoTransformer3DModel",
+        "LatteTransformer3DModel",
+        "LuminaNextDiT2DModel",
+        "PixArtTransformer2DModel",
+        "SanaTransformer2DModel",
+        "SanaVideoTransformer3DModel",
+        "SkyReelsV2Transformer3DModel",
+        "WanTransformer3DModel",
+        "WanVACETransformer3DModel",
+    ),
+)
+CROSS_OF_EDITORS = Group(
+    "cross attention of models that go on from pictures",
+    False,
+    "text is only read, and every call needs a picture or a video to change besides, so a prompt alone makes no call",
+    _OTHER,
+    (
+        "ChronoEditTransformer3DModel",
+        "SanaWMTransformer3DModel",
+        "WanAnimate2Transformer3DModel",
+        "WanAnimateTransformer3DModel",
+    ),
+)
+UNET = Group("cross attention of a U-Net", False, _FIXED, _UNETS, ("UNet2DConditionModel",))
+OTHER_UNET = Group(
+    "cross attention of a U-Net that no method reads",
+    False,
+    _FIXED,
+    _OTHER,
+    ("DreamLiteTransformer2DModel", "DreamLiteUNetModel"),
+)
+NO_TEXT = Group(
+    "no text",
+    False,
+    "it paints from class numbers, so it knows no words",
+    _FLOW,
+    ("DiTTransformer2DModel",),
+)
+UNKNOWN = Group("unknown", False, "nobody has looked at this class yet", _ADD)
+GROUPS = (
+    *(DUAL, LAYERED_TEXT, SHARED, SINGLE),
+    *(GIST, KEYS_ONLY, BLIND_TEXT),
+    *(CROSS, CROSS_OF_EDITORS, UNET, OTHER_UNET),
+    NO_TEXT,
+)
+
+
+def group_of(name: str) -> Group:
+    """The group of a transformer class; `UNKNOWN` for one that is in none."""
+    return next((group for group in GROUPS if name in group.classes), UNKNOWN)

@@ -1,0 +1,174 @@
+"""VideoMaps: scores of a generated video, frame by frame; each frame opens as the maps of a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from PIL import Image
+from torch import Tensor
+
+from conceptlens.maps.films import RATE, can_write_mp4, write_gif, write_mp4
+from conceptlens.maps.image_maps import ConceptMaps
+from conceptlens.ops.grids import check_finite
+from conceptlens.values.errors import ConceptError, OutputError, RecipeError
+from conceptlens.values.files import check_file, into_folder, write_manifest
+from conceptlens.values.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class VideoMaps:
+    """Saliency maps of concepts in one video.
+
+    A model paints several frames as one latent frame (four with CogVideoX, the first alone), so there are fewer maps
+    than frames: `at` gives a frame the map of the latent frame that holds it.
+
+    Attributes:
+        concepts: one name per map, in the order that was asked, then those of `background`.
+        scores: (concept, latent frame, rows, cols) float32 on the CPU; as in `ConceptMaps`.
+        images: the frames, RGB.
+        recipe: the settings that made the scores.
+        model_id: the model that painted the video.
+        prompt: its prompt.
+        seed: of the noise; None if the caller brought a generator.
+        background: concepts that were added because a softmax over a single concept says nothing.
+        parts: (step, layer, concept, latent frame, rows, cols), when asked for with `keep=True`.
+        details: how else the maps were made.
+    """
+
+    concepts: tuple[str, ...]
+    scores: Float[Tensor, "concept frame rows cols"]
+    images: tuple[Image.Image, ...]
+    recipe: Recipe | None
+    model_id: str
+    prompt: str = ""
+    seed: int | None = None
+    background: tuple[str, ...] = ()
+    parts: Float[Tensor, "step layer concept frame rows cols"] | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuses maps that hold NaN or infinity (`ScoreError`)."""
+        check_finite(self.scores)
+
+    def __len__(self) -> int:
+        """The number of frames."""
+        return len(self.images)
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The concepts that were asked for, without those of `background`."""
+        return self.concepts[: len(self.concepts) - len(self.background)]
+
+    def __getitem__(self, concept: str) -> Float[Tensor, "frame rows cols"]:
+        """The scores of one concept on the token grid of every latent frame.
+
+        Raises:
+            ConceptError: for a concept that has no map.
+        """
+        if concept not in self.concepts:
+            raise ConceptError(f"no map of {concept!r}. These maps are of: {', '.join(self.concepts)}.")
+        return self.scores[self.concepts.index(concept)]
+
+    def latent_frame(self, frame: int) -> int:
+        """The latent frame that holds a frame: the first stands alone, the others share evenly.
+
+        Raises:
+            RecipeError: for a frame that the video does not have.
+        """
+        count, latent = len(self.images), self.scores.shape[1]
+        if not -count <= frame < count:
+            raise RecipeError(f"no frame {frame}: this video has {count}. Use 0 to {count - 1}, or -1 to -{count}.")
+        frame %= count
+        return 0 if frame == 0 or latent == 1 else 1 + (frame - 1) * (latent - 1) // (count - 1)
+
+    def at(self, frame: int) -> ConceptMaps:
+        """The maps of one frame, with all that `ConceptMaps` can do. Raises `RecipeError` for a frame that is not."""
+        latent = self.latent_frame(frame)
+        return ConceptMaps(
+            concepts=self.concepts,
+            scores=self.scores[:, latent],
+            image=self.images[frame],
+            recipe=self.recipe,
+            model_id=self.model_id,
+            prompt=self.prompt,
+            seed=self.seed,
+            background=self.background,
+            parts=None if self.parts is None else self.parts[:, :, :, latent],
+            details=self.details,
+        )
+
+    def segmentation(self) -> Int[np.ndarray, "frame height width"]:
+        """For each pixel of each frame the index, in `concepts`, of the concept with the highest score."""
+        return np.stack([self.at(frame).segmentation() for frame in range(len(self))])
+
+    def provenance(self) -> dict[str, Any]:
+        """Everything that is needed to make these maps again, as plain JSON values."""
+        return {**self.at(0).provenance(), "grid": list(self.scores.shape[1:]), "frames": len(self)}
+
+    def describe(self) -> str:
+        """One line that says how these maps were made."""
+        return f"{len(self)} frames in {self.scores.shape[1]} latent ones · {self.at(0).describe()}"
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes the overlay of every frame (`overlay-000.png`, ...), all as `overlay.gif`, scores, provenance.
+
+        Where the extra `conceptlens[video]` is installed there is `overlay.mp4` too; where not, a warning says so once.
+
+        Returns:
+            The folder.
+
+        Raises:
+            OutputError: when the folder cannot be written.
+        """
+        with into_folder(folder) as stage:
+            sheets = self._sheets()
+            for number, sheet in enumerate(sheets):
+                sheet.save(stage / f"overlay-{number:03d}.png")
+            write_gif(sheets, stage / "overlay.gif")
+            if can_write_mp4():
+                write_mp4(sheets, stage / "overlay.mp4")
+            arrays: dict[str, Any] = {"scores": self.scores.numpy()}
+            if self.parts is not None:
+                arrays["parts"] = self.parts.numpy()
+            np.savez_compressed(stage / "maps.npz", **arrays)
+            write_manifest(stage, self.provenance())
+        return Path(folder)
+
+    def save_mp4(self, file: str | Path, *, rate: int = RATE) -> Path:
+        """Writes the overlays of all frames as one MP4 (H.264).
+
+        Args:
+            file: ends in .mp4; its folder is made.
+            rate: frames per second.
+
+        Returns:
+            The file.
+
+        Raises:
+            LibraryError: when the extra `conceptlens[video]` is not installed.
+            OutputError: for another ending or an impossible rate, or when the file cannot be written.
+        """
+        target = Path(file)
+        if target.suffix.lower() != ".mp4":
+            raise OutputError(f"save_mp4 writes MP4 files; got {target.name!r}. End the name in .mp4.")
+        check_file(target)
+        with into_folder(target.parent) as stage:
+            write_mp4(self._sheets(), stage / target.name, rate)
+        return target
+
+    def _sheets(self) -> list[Image.Image]:
+        return [self.at(frame).overlay() for frame in range(len(self))]
+
+
+def maps_of(picture: Image.Image | Sequence[Image.Image], **settings: Any) -> ConceptMaps | VideoMaps:
+    """The maps of what a pipeline gave: a picture, or the frames of a video."""
+    if isinstance(picture, Image.Image):
+        return ConceptMaps(image=picture.convert("RGB"), **settings)
+    for name in ("record", "references"):  # a video has none
+        settings.pop(name, None)
+    return VideoMaps(images=tuple(frame.convert("RGB") for frame in picture), **settings)

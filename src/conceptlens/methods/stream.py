@@ -1,0 +1,54 @@
+"""What the three methods share that read a diffusion transformer's concept stream: all but the space."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from PIL import Image
+
+from conceptlens.maps.image_maps import ConceptMaps
+from conceptlens.methods.base import MethodInfo, SaliencyMethod
+from conceptlens.session import Session, load
+from conceptlens.values.recipe import Recipe, Space
+
+_LATER = ("branch", "padding", "cross_pair", "cross_rotated", "cross_heads", "softmax_at")
+"""Fields of `Recipe` that stored runs may not have: left out where they say nothing, so that those runs go on."""
+
+
+class StreamMethod(SaliencyMethod):
+    """One partial forward of the noised image, then a probe in the leaf's `space`."""
+
+    space: ClassVar[Space]
+    info = MethodInfo(text_conditioned=True)
+
+    def __init__(self, session: Session, *, preset: str | None = None, **options: Any) -> None:
+        """On an open session; `options` are fields of `Recipe`, all but `space`."""
+        options.pop("space", None)
+        self._session, self._preset, self._options = session, preset, {**options, "space": self.space}
+        self._recipe = session.recipe(preset, **self._options)
+
+    @classmethod
+    def load(
+        cls, model: Any = None, *, device: str | None = None, single_stream: bool = False, **options: Any
+    ) -> StreamMethod:
+        return cls(load(model, device=device, single_stream=single_stream), **options)
+
+    @property
+    def session(self) -> Session:
+        """The model it reads."""
+        return self._session
+
+    @property
+    def model_id(self) -> str:
+        return self._session.model_id
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        usual = Recipe().to_dict()
+        told = {k: v for k, v in self._recipe.to_dict().items() if k not in _LATER or v != usual[k]}
+        return {**told, "single_stream": True} if self._session.single_stream else told
+
+    def explain(self, image: Image.Image, concepts: Sequence[str], *, prompt: str = "", seed: int = 0) -> ConceptMaps:
+        record = self._session.read(image, prompt=prompt, seed=seed, preset=self._preset, **self._options)
+        return self._session.probe(record, concepts)

@@ -1,0 +1,244 @@
+"""Nothing, a folder, a hub id or a pipeline: to a pipeline with its adapter."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+
+from conceptlens.families import adapter_for, registered
+from conceptlens.families.base import ModelAdapter
+from conceptlens.families.kinds.cross_attention import CROSS_LAYOUTS, METHOD
+from conceptlens.families.single_stream import SingleStreamAdapter
+from conceptlens.readers.opening import PIPELINE_FILE, opening
+from conceptlens.readers.weights import check_tokenizers
+from conceptlens.values.errors import ModelError, one_line, shown
+from conceptlens.values.recipe import Recipe, check_counts
+from conceptlens.values.words import check_concepts
+
+DEFAULTS_FILE = "conceptlens.json"
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a model folder may say about its own use, in `conceptlens.json`.
+
+    Attributes:
+        generate: keywords of the pipeline call, such as height, width and steps.
+        recipe: fields of `Recipe` that replace the family's default.
+        background: concepts that join a single concept; see `Session.generate`.
+        vocabulary: the words that the model knows, where it knows few.
+        presence: how scores become chances, measured for this model; see `conceptlens.presence`.
+    """
+
+    generate: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    background: tuple[str, ...] = ("background", "floor", "tree", "person", "grass", "face")
+    vocabulary: tuple[str, ...] | None = None
+    presence: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A pipeline that is ready to be read."""
+
+    pipeline: Any
+    adapter: ModelAdapter
+    model_id: str
+    defaults: Defaults
+
+    def concept_length(self, options: Mapping[str, Any]) -> int | None:
+        """Tokens, padding included, at which concepts are encoded in a call with these options; None where unknown."""
+        return self.adapter.concept_length(self.pipeline, options, self.defaults.generate.get("max_sequence_length"))
+
+
+DEMO, DEMO_UNET = "demo", "demo-unet"
+"""The names of the embedded models."""
+
+
+def demo_folder(name: str = DEMO) -> Path:
+    """An embedded model: an ordinary diffusers folder inside the package."""
+    return Path(str(files("conceptlens") / "assets" / name))
+
+
+def is_demo(model: Any) -> bool:
+    """Whether the embedded model is meant: None, or its name where no folder has it."""
+    return model is None or (model == DEMO and not Path(DEMO).is_dir())
+
+
+def load_model(
+    model: Any = None,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    offload: bool = False,
+    single_stream: bool = False,
+) -> LoadedModel:
+    """Loads, or adopts, a pipeline.
+
+    Args:
+        model: None or "demo" (the embedded model), a folder, a hub id, or a loaded diffusers pipeline (used as it is;
+            its device and dtype stay).
+        device: "cuda", "cpu", ...; CUDA where there is one.
+        dtype: bfloat16 on CUDA, float32 elsewhere.
+        offload: keep on the GPU only the part that runs (`enable_model_cpu_offload`).
+        single_stream: follow the single-stream blocks behind the dual-stream ones too, through the model's own code, as
+            an experiment. Layers are counted through: of FLUX.1, 0 to 18 are dual-stream and 19 to 56 single-stream.
+
+    Raises:
+        ModelError: when it cannot be loaded or its family is not supported, or has no such blocks.
+    """
+    if isinstance(model, DiffusionPipeline):
+        return LoadedModel(model, _adapter(model, single_stream), pipeline_name(model), Defaults())
+    embedded = is_demo(model)
+    if not embedded and not isinstance(model, (str, Path)):
+        raise ModelError(f"a model is a hub id, a folder or a diffusers pipeline; got {shown(model)}.")
+    found = open_pipeline(
+        demo_folder() if embedded else model, _check_supported, device=device, dtype=dtype, offload=offload
+    )
+    name = DEMO if embedded else found.model_id
+    return LoadedModel(found.pipeline, _adapter(found.pipeline, single_stream), name, folder_defaults(found.folder))
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A pipeline, what it is called, and its folder where it is one."""
+
+    pipeline: Any
+    model_id: str
+    folder: Path | None
+
+
+def pipeline_name(pipeline: Any) -> str:
+    """What a loaded pipeline was loaded from, or else its class."""
+    return getattr(pipeline.config, "_name_or_path", "") or type(pipeline).__name__
+
+
+def open_pipeline(
+    model: str | Path,
+    check: Callable[[str, Any], None],
+    *,
+    device: str | torch.device | None,
+    dtype: torch.dtype | None,
+    offload: bool = False,
+    half: torch.dtype = torch.bfloat16,
+) -> Opened:
+    """Loads a folder or a hub id, quietly.
+
+    Args:
+        model: the folder or hub id.
+        check: is given the name and the content of model_index.json before any weight is fetched, and may refuse.
+        device: see `load_model`; likewise `offload`.
+        dtype: None: `half` on CUDA, float32 elsewhere.
+        offload: see `device`.
+        half: see `dtype`.
+
+    Raises:
+        ModelError: when it cannot be loaded, or `check` raised it.
+    """
+    chosen = device_of(device)
+    dtype = dtype or (half if chosen.type == "cuda" else torch.float32)
+    with opening(model, PIPELINE_FILE) as source:
+        check(str(model), DiffusionPipeline.load_config(source))
+        pipeline = DiffusionPipeline.from_pretrained(source, dtype=dtype)
+        check_tokenizers(pipeline)
+    pipeline.set_progress_bar_config(disable=True)
+    if offload:
+        pipeline.enable_model_cpu_offload(device=chosen)
+    else:
+        pipeline.to(chosen)
+    folder = Path(model) if Path(model).is_dir() else None
+    return Opened(pipeline, str(folder.resolve() if folder else model), folder)
+
+
+def device_of(device: str | torch.device | None) -> torch.device:
+    try:
+        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise ModelError(f"no device {device!r}. Use cpu, cuda, cuda:1, mps, ...") from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError(f"no device {str(chosen)!r}: this PyTorch sees no CUDA GPU. Use cpu.")
+    return chosen
+
+
+def _check_supported(source: str, index: Any) -> None:
+    """Refuses a pipeline by its model_index.json, before any weight is fetched."""
+    _, transformer = index.get("transformer") or (None, None)
+    if transformer is None:
+        raise ModelError(
+            f"{source} ({index.get('_class_name', 'no pipeline')}) has no diffusion transformer. "
+            "Use a FLUX.1 or Stable Diffusion 3 model, or another family with an adapter."
+        )
+    _refuse_cross(transformer, source)
+    if transformer not in registered():
+        raise ModelError(
+            f"no adapter for {transformer} of {source}. Supported: {', '.join(sorted(registered()))}. "
+            f"conceptlens.doctor({transformer!r}) tells why."
+        )
+
+
+def _refuse_cross(transformer: str, source: str) -> None:
+    """Refuses a class whose text is fixed, and names the method that reads it."""
+    if transformer in CROSS_LAYOUTS:
+        raise ModelError(
+            f"no adapter for {transformer} of {source}: its text is fixed and only read, so concept attention cannot "
+            f"follow it. Use read --method {METHOD}, which reads its cross attention."
+        )
+
+
+@contextmanager
+def resident(pipeline: Any) -> Iterator[None]:
+    """Keeps a model-offloaded transformer on its device while its parts are called without a forward of the whole."""
+    hook = getattr(pipeline.transformer, "_hf_hook", None)
+    try:
+        if hook is not None:
+            hook.pre_forward(pipeline.transformer)
+        yield
+    finally:
+        if hook is not None:
+            pipeline.maybe_free_model_hooks()
+
+
+def _adapter(pipeline: Any, single_stream: bool = False) -> ModelAdapter:
+    transformer = getattr(pipeline, "transformer", None)
+    if transformer is None:
+        raise ModelError(
+            f"{type(pipeline).__name__} has no diffusion transformer. Use a FLUX.1 model, or another with an adapter."
+        )
+    _refuse_cross(type(getattr(transformer, "_orig_mod", transformer)).__name__, type(pipeline).__name__)
+    return SingleStreamAdapter(transformer) if single_stream else adapter_for(transformer)
+
+
+def folder_defaults(folder: Path | None) -> Defaults:
+    """What a folder's `conceptlens.json` says; the defaults of the defaults where there is none."""
+    path = folder / DEFAULTS_FILE if folder else None
+    if path is None or not path.exists():
+        return Defaults()
+    try:
+        return _defaults(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise ModelError(f"cannot use {path}: {one_line(error)}. Correct or remove it.") from error
+
+
+def _defaults(said: Any) -> Defaults:
+    """Raises a ValueError or TypeError for what cannot be defaults."""
+    if not isinstance(said, dict):
+        raise ValueError(f"it holds {said!r:.40}, not settings by name")
+    for name in ("generate", "recipe", "presence"):
+        if name in said and not isinstance(said[name], dict) and (said[name] is not None or name != "presence"):
+            raise ValueError(f"its {name} is {said[name]!r:.40}, not settings by name")
+    for name in ("background", "vocabulary"):
+        if said.get(name) is not None:
+            if not isinstance(said[name], list):
+                raise ValueError(f"its {name} is {said[name]!r:.40}, not a list of words")
+            said[name] = check_concepts(said[name]) if said[name] else ()
+    Recipe().override(said.get("recipe", {}))
+    check_counts(said.get("generate", {}))
+    return Defaults(**said)

@@ -1,0 +1,148 @@
+"""Asking a record: what was recorded bounds what can be asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from conceptlens.families.base import Concepts, DiTAdapter, ModelAdapter
+from conceptlens.ops.accumulate import RunningMoments
+from conceptlens.ops.grids import check_finite
+from conceptlens.readers.reentry import ReentryProbe, probe_for
+from conceptlens.readers.stream import ConceptProbe, ConceptStream, needs_queries
+from conceptlens.values.errors import ModelError, RecipeError, shown
+from conceptlens.values.recipe import Recipe, resolve_steps
+from conceptlens.values.records import ImageRecord
+
+
+def check_origin(record: Any, model_id: str) -> None:
+    """Raises a `ModelError` for a record of another model, a `RecipeError` for what is no record."""
+    if not isinstance(record, ImageRecord):
+        raise RecipeError(f"probe asks a record; got {shown(record)}. Make one with read or load_record.")
+    if record.model_id != model_id:
+        raise ModelError(f"this record was made by {record.model_id}, this session has {model_id}. Read again.")
+
+
+def check_recorded(adapter: ModelAdapter, record: ImageRecord, recipe: Recipe) -> None:
+    """Refuses a recipe that needs more than the record holds.
+
+    Raises:
+        ModelError: for a record of the other kind of adapter.
+        RecipeError: for layers, steps, a space or a branch that were not recorded, or another noise level.
+    """
+    entered = not isinstance(adapter, DiTAdapter)
+    if any((layer.hidden is not None) != entered for layer in record.layers):
+        raise ModelError(
+            "this record was made with"
+            + ("out" if entered else "")
+            + " single_stream, this model opened with"
+            + ("" if entered else "out")
+            + " it. Open the model as it was opened for the record."
+        )
+    again = "Paint it again" if record.steps else "Read the image again"
+    recorded = {layer.layer for layer in record.layers if layer.out is not None}
+    missing = sorted(set(recipe.layers or ()) - recorded)
+    if missing:
+        raise RecipeError(
+            f"layer {missing[0]} was not recorded (recorded: {', '.join(map(str, sorted(recorded)))}). "
+            f"{again} with layers=."
+        )
+    absent = sorted(wanted_steps(record, recipe) - set(record.recorded_steps))
+    if absent:
+        raise RecipeError(
+            f"step {absent[0]} was not recorded (recorded: {', '.join(map(str, record.recorded_steps))}). "
+            f"{again} with steps=."
+        )
+    if needs_queries(recipe) and not any(layer.query is not None for layer in record.layers):
+        raise RecipeError(f"this record holds no image queries. {again} with {_asking_for_queries(recipe)}.")
+    if recipe.branch != record.recipe.branch:
+        raise RecipeError(
+            f"this record is of the {record.recipe.branch} branch; got branch={recipe.branch!r}. "
+            "Paint it again with that branch."
+        )
+    if replace(recipe, noise=record.recipe.noise, samples=record.recipe.samples) != recipe:
+        raise RecipeError("noise and samples are fixed when an image is read. Read the image again.")
+
+
+def _asking_for_queries(recipe: Recipe) -> str:
+    """The settings with which image queries are recorded."""
+    if recipe.space != "cross":
+        return f"image_vectors={recipe.image_vectors!r}"
+    return f"space='cross', cross_pair={recipe.cross_pair!r}"
+
+
+def wanted_steps(record: ImageRecord, recipe: Recipe) -> frozenset[int]:
+    """The steps of a painted record that a recipe averages; an image that was read has one call."""
+    return resolve_steps(recipe.steps, record.steps) if record.steps else frozenset(record.recorded_steps)
+
+
+@contextmanager
+def _in_its_precision(adapter: ModelAdapter, record: ImageRecord) -> Iterator[None]:
+    """Inside it a record is asked.
+
+    Raises:
+        ModelError: when that fails and the model has another dtype than the record.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        first = next(iter(record.layers[0].tensors.values()))
+        recorded, now = (str(part.dtype).removeprefix("torch.") for part in (first, adapter.transformer))
+        if recorded == now:
+            raise
+        raise ModelError(
+            f"this record holds {recorded}, the model is in {now}. Open it with dtype=torch.{recorded}, or make the "
+            "record again."
+        ) from error
+
+
+@torch.no_grad()
+def replay(
+    adapter: ModelAdapter, record: ImageRecord, concepts: Concepts, recipe: Recipe, device: Any, *, keep: bool
+) -> ConceptProbe | ReentryProbe:
+    """Streams concepts through a record, with the arithmetic of the live run: equal bits on equal devices."""
+    assert recipe.layers is not None
+    probe = probe_for(adapter, concepts, recipe, keep=keep)
+    blocks, steps = adapter.blocks(), wanted_steps(record, recipe)
+    try:
+        with _in_its_precision(adapter, record):
+            for layer in record.layers:
+                if layer.layer <= recipe.layers[-1] and layer.call.step in steps:
+                    probe(blocks[layer.layer], layer.to(device))
+    except KeyError as error:
+        raise ModelError(f"this record lacks {error}, which {adapter.name} needs. Read the image again.") from error
+    return probe
+
+
+def replay_vectors(
+    adapter: ModelAdapter, record: ImageRecord, concepts: Concepts, recipe: Recipe, device: Any
+) -> dict[int, tuple[Float[Tensor, "concept dim"], Float[Tensor, "image dim"]]]:
+    """By wanted layer the output vectors of concepts and patches: means over noise draws, or over the wanted steps.
+
+    Raises:
+        ModelError: for a family without a concept stream of its own.
+    """
+    if not isinstance(adapter, DiTAdapter):
+        raise ModelError(f"vectors of concepts need a stream of their own, which {adapter.name} lacks. Ask for maps.")
+    assert recipe.layers is not None
+    stream = ConceptStream(adapter, concepts, recipe)
+    blocks, steps, extra = adapter.blocks(), wanted_steps(record, recipe), concepts.extra + adapter.leading_rows
+    sides = {layer: (RunningMoments(), RunningMoments()) for layer in recipe.layers}
+    for kept in record.layers:
+        if kept.layer > recipe.layers[-1] or kept.call.step not in steps:
+            continue
+        layer = kept.to(device)
+        with _in_its_precision(adapter, record):
+            out = stream.step(blocks[layer.layer], layer).out[:, extra:]
+        if layer.layer in sides:
+            assert layer.out is not None
+            for side, rows in zip(sides[layer.layer], (out, layer.out[:, : layer.call.grid.tokens]), strict=True):
+                for row in rows.float().expand(len(layer.out), -1, -1):
+                    side.add(row)
+    return {layer: (check_finite(concept.mean), check_finite(patch.mean)) for layer, (concept, patch) in sides.items()}

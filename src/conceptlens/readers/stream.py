@@ -1,0 +1,135 @@
+"""The concept stream: one function, `step`, that generating, reading and replaying all call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from conceptlens.families.base import Concepts, DiTAdapter, Projection
+from conceptlens.ops.attention import concept_attention, image_attention
+from conceptlens.ops.spaces import accumulator, cross_similarity, normalize_concepts, scores_of, vector_similarity
+from conceptlens.values.recipe import Recipe
+from conceptlens.values.records import LayerRecord, TokenGrid
+
+
+@dataclass(frozen=True)
+class StepVectors:
+    """The concept side of one block, before the output projection."""
+
+    out: Float[Tensor, "batch concept dim"]
+    projection: Projection
+
+
+class ConceptStream:
+    """Carries concepts through the dual-stream blocks of one transformer call after another.
+
+    Each call starts anew from the embedded concepts; within a call the blocks must come in order. The image side of
+    a block is read from its `LayerRecord`, so the stream cannot tell a running model from a recorded one.
+    """
+
+    def __init__(self, adapter: DiTAdapter, concepts: Concepts, recipe: Recipe) -> None:
+        self._adapter, self._concepts, self._recipe = adapter, concepts, recipe
+        self._hidden: Tensor | None = None
+        self._conditioning: Any = None
+
+    def step(self, block: Any, record: LayerRecord) -> StepVectors:
+        """One block: attention of the concepts over [concepts; image], then the text-side residual update."""
+        if record.layer == 0:
+            self._hidden, self._conditioning = self._adapter.begin(self._concepts, record.call)
+        assert self._hidden is not None, "blocks must come in order"
+        projection = self._adapter.project(block, self._hidden, self._conditioning)
+        assert record.key is not None
+        assert record.value is not None
+        dtype = record.value.dtype
+        out = concept_attention(
+            projection.query.to(dtype),
+            projection.key.to(dtype),
+            projection.value.to(dtype),
+            record.key,
+            record.value,
+            cross=self._recipe.cross_attention,
+            self_=self._recipe.self_attention,
+            isolate=self._recipe.isolate,
+        )
+        self._hidden = self._adapter.advance(block, self._hidden, out, projection.modulation)
+        return StepVectors(out, projection)
+
+
+class ConceptProbe:
+    """Streams concepts through blocks and keeps the running mean of their scores, reference images included.
+
+    Args:
+        adapter: the family.
+        concepts: from `adapter.embed`.
+        recipe: with concrete `layers`.
+        keep: also keep the scores of each step and layer.
+    """
+
+    def __init__(self, adapter: DiTAdapter, concepts: Concepts, recipe: Recipe, *, keep: bool = False) -> None:
+        assert recipe.layers is not None
+        self._stream = ConceptStream(adapter, concepts, recipe)
+        self._adapter = adapter
+        self._recipe, self._extra = recipe, concepts.extra + adapter.leading_rows
+        self._wanted = frozenset(recipe.layers)
+        self.scores = accumulator(recipe, keep=keep)
+        self.grid: TokenGrid | None = None
+        self.references: tuple[TokenGrid, ...] = ()
+
+    @torch.no_grad()
+    def __call__(self, block: Any, record: LayerRecord) -> None:
+        vectors = self._stream.step(block, record)
+        if record.layer in self._wanted:
+            self.grid, self.references = record.call.grid, record.call.references
+            self.scores.add(
+                record.call.step, record.layer, score(self._adapter, self._recipe, vectors, record, self._extra)
+            )
+
+
+def score(
+    adapter: DiTAdapter, recipe: Recipe, vectors: StepVectors, record: LayerRecord, extra: int = 0
+) -> Float[Tensor, "batch concept image"]:
+    """Scores of one block in the recipe's space; the first `extra` rows of the concept stream are dropped."""
+    side = vectors.projection
+    assert record.key is not None
+    assert record.value is not None
+    if recipe.space == "cross":
+        concept, image = cross_sides(adapter, recipe, side, record)
+        concept = normalize_concepts(concept[:, :, extra:], recipe.normalize)
+        raw = cross_similarity(concept, image, recipe.cross_heads)
+    else:
+        if recipe.space == "value":
+            concept, image = side.value.transpose(1, 2).flatten(2), record.value.transpose(1, 2).flatten(2)
+        else:
+            concept, image = vectors.out, record.out
+            if recipe.image_vectors == "concept-pass":
+                assert record.query is not None
+                query = adapter.rotate(record.query, record.call)
+                image = image_attention(query, record.key, record.value, side.key, side.value)
+        assert image is not None
+        raw = vector_similarity(normalize_concepts(concept[:, extra:], recipe.normalize), image)
+    return scores_of(raw, recipe)
+
+
+def cross_sides(
+    adapter: DiTAdapter, recipe: Recipe, side: Projection, record: LayerRecord
+) -> tuple[Float[Tensor, "batch head concept head_dim"], Float[Tensor, "batch head image head_dim"]]:
+    """What the cross space compares: queries or keys of the concepts, and of the image tokens."""
+    of_concepts, _, of_image = recipe.cross_pair.partition("-")
+    if recipe.cross_rotated == "neither" and side.unrotated is not None:
+        side = side.unrotated
+    concept = side.query if of_concepts == "query" else side.key
+    rotated = recipe.cross_rotated == "both"
+    if of_image == "query":  # recorded before rotation, keys after it
+        assert record.query is not None
+        return concept, adapter.rotate(record.query, record.call) if rotated else record.query
+    assert record.key is not None
+    return concept, record.key if rotated else adapter.unrotate(record.key, record.call)
+
+
+def needs_queries(recipe: Recipe) -> bool:
+    """Whether scores of this recipe need image queries."""
+    return (recipe.space == "cross" and recipe.cross_pair != "query-key") or recipe.image_vectors == "concept-pass"

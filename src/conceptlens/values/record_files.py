@@ -1,0 +1,182 @@
+"""Image records as files: one safetensors file with a JSON header, readable without running anything."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from conceptlens.values.errors import ImageError, one_line
+from conceptlens.values.files import check_file, into_folder
+from conceptlens.values.recipe import MOST_STEPS, Recipe, check_counts, check_seed
+from conceptlens.values.records import PARTS, CallRecord, ImageRecord, LayerRecord, TokenGrid
+
+FORMAT = "conceptlens-record-2"
+UNCHECKED_FORMAT = "conceptlens-record-1"
+"""Records without a checksum, as they were written until version 0.1."""
+_MOST_BLOCKS, _LONGEST_SIDE, _LARGEST = 1000, 2**14, 2**31
+_AXES = {"key": 4, "value": 4, "query": 4, "out": 3, "hidden": 3}
+
+
+def save_record(record: ImageRecord, path: str | Path) -> Path:
+    """Writes a record: tensors by layer and part, those of any further denoising step with its number in front.
+
+    Raises:
+        OutputError: when the file cannot be written.
+    """
+    check_file(path)
+    target = Path(path)
+    tensors: dict[str, Tensor] = {"image": _encode(record.image)}
+    first, *further = record.recorded_steps
+    for layer in record.layers:
+        front = "" if layer.call.step == first else f"{layer.call.step}/"
+        for part, tensor in layer.tensors.items():
+            tensors[f"{front}{layer.layer}.{part}"] = tensor.detach().cpu().contiguous()
+        for name, tensor in layer.call.arguments.items():
+            if f"{front}call.{name}" not in tensors:
+                tensors[f"{front}call.{name}"] = tensor.detach().cpu().contiguous().clone()
+    header = {
+        "grid": [record.grid.rows, record.grid.cols, record.grid.frames],
+        "step": first,
+        "further": further,
+        "settings": {str(layer.call.step): dict(layer.call.settings) for layer in record.layers},
+        "prompt": record.prompt,
+        "model": record.model_id,
+        "recipe": record.recipe.to_dict(),
+        "seed": record.seed,
+        "steps": record.steps,
+        "options": {k: v for k, v in record.options.items() if isinstance(v, (str, int, float, bool, type(None)))},
+    }
+    text = json.dumps(header)
+    metadata = {"format": FORMAT, "header": text, "checksum": _checksum(text, tensors)}
+    with into_folder(target.parent) as stage:
+        try:
+            save_file(tensors, stage / target.name, metadata)
+        except SafetensorError as error:
+            raise OSError(one_line(error)) from error
+    return target
+
+
+def load_record(path: str | Path, device: str | torch.device = "cpu") -> ImageRecord:
+    """Reads a record, and checks that it is as it was written. Warns of one that is too old to have a checksum.
+
+    Raises:
+        ImageError: for a file that is missing, damaged, or no record.
+    """
+    try:
+        with safe_open(str(path), framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            checked = metadata.get("format") == FORMAT
+            if not checked and metadata.get("format") != UNCHECKED_FORMAT:
+                raise ImageError(
+                    f"{path} is no record of conceptlens. Make one with: conceptlens read ... --record FILE."
+                )
+            text = metadata["header"]
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        if checked and metadata.get("checksum") != _checksum(text, tensors):
+            raise ValueError("its checksum does not fit, so it was damaged after it was written")
+        record = _record(json.loads(text), {name: tensor.to(device) for name, tensor in tensors.items()})
+    except FileNotFoundError as error:
+        raise ImageError(f"no record at {path}. Check the path.") from error
+    except ImageError:
+        raise
+    except Exception as error:  # damage can raise anything in the libraries that read the parts
+        reason = f"it has no {error}" if isinstance(error, KeyError) else one_line(error)
+        raise ImageError(f"cannot read the record {path}: {reason}. Make it again.") from error
+    if not checked:
+        warnings.warn(f"{path} is a record without a checksum, so damage would go unseen. Make it again.", stacklevel=2)
+    return record
+
+
+def _checksum(header: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the header and of the tensors' names, types, shapes and bytes."""
+    digest = hashlib.sha256(header.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        flat = tensor.reshape(-1).contiguous()
+        if flat.numel() and flat.stride(0) != 1:  # a single element that was expanded counts as contiguous
+            flat = flat.clone(memory_format=torch.contiguous_format)
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _record(header: Mapping[str, Any], tensors: dict[str, Tensor]) -> ImageRecord:
+    """A record of its parts. Raises a ValueError, or what the parts raise, for anything that cannot be one."""
+    rows, cols, *frames = header["grid"]
+    grid = TokenGrid(rows, cols, *frames)
+    for side in (rows, cols, 1 if grid.frames is None else grid.frames):
+        _check_whole("grid", side, 1, _LONGEST_SIDE)
+    steps, settings = header.get("steps", 0), header.get("settings", {})
+    _check_whole("steps", steps, 0, MOST_STEPS)
+    layers: tuple[LayerRecord, ...] = ()
+    for step in (header["step"], *header.get("further", ())):
+        _check_whole("step", step, 0, MOST_STEPS)
+        front = "" if step == header["step"] else f"{step}/"
+        call = settings.get(str(step), {})
+        _check_sizes("settings", call)
+        _check_sizes("latents", math.prod(call.get("latents", ())))
+        layers += _layers(tensors, front, step, grid, call)
+    image = Image.open(io.BytesIO(tensors["image"].cpu().numpy().tobytes()), formats=["PNG"]).convert("RGB")
+    recipe, options = Recipe().override(header["recipe"]), header.get("options", {})
+    _check_sizes("options", options)
+    check_counts(options)
+    if not isinstance(header["prompt"], str) or not isinstance(header["model"], str):
+        raise ValueError("its prompt or its model is no text")
+    seed = None if header["seed"] is None else check_seed(header["seed"])
+    return ImageRecord(layers, grid, image, header["prompt"], header["model"], recipe, seed, steps, options)
+
+
+def _check_whole(name: str, value: Any, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ValueError(f"{name} {value!r:.40} is no whole number from {low} to {high}")
+
+
+def _check_sizes(name: str, value: Any) -> None:
+    """Raises a ValueError for a number that nothing in a record can have."""
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _check_sizes(name, part)
+    if isinstance(value, (int, float)) and not abs(value) < _LARGEST:
+        raise ValueError(f"its {name} have the number {value!r:.40}")
+
+
+def _layers(
+    tensors: dict[str, Tensor], front: str, step: int, grid: TokenGrid, settings: Mapping[str, Any]
+) -> tuple[LayerRecord, ...]:
+    """The layers of one transformer call, whose tensors' names start with `front`."""
+    own = {name.removeprefix(front): t for name, t in tensors.items() if name.startswith(front)}
+    arguments = {name[5:]: tensor for name, tensor in own.items() if name.startswith("call.")}
+    call = CallRecord(step, grid, arguments, settings)
+    if not any(name.endswith((".key", ".hidden")) for name in own):
+        raise ValueError("it has no keys")
+    numbers = sorted({int(name.split(".")[0]) for name in own if name[0].isdigit() and "/" not in name})
+    layers = []
+    for number in numbers:
+        _check_whole("layer", number, 0, _MOST_BLOCKS)
+        parts = {part: own[f"{number}.{part}"] for part in PARTS if f"{number}.{part}" in own}
+        if not {"key", "value"} <= parts.keys() and "hidden" not in parts:
+            raise ValueError(f"layer {number} lacks its keys or its values")
+        for part, tensor in parts.items():
+            if tensor.ndim != _AXES[part] or not tensor.is_floating_point():
+                raise ValueError(f"layer {number} has a {part} of shape {tuple(tensor.shape)} and {tensor.dtype}")
+        if "out" in parts and parts["out"].shape[1] < grid.tokens:
+            raise ValueError(f"layer {number} has {parts['out'].shape[1]} rows for {grid.tokens} patches")
+        layers.append(LayerRecord(layer=number, call=call, **{part: parts.get(part) for part in PARTS}))
+    return tuple(layers)
+
+
+def _encode(image: Image.Image) -> Tensor:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return torch.from_numpy(np.frombuffer(buffer.getvalue(), np.uint8).copy())

@@ -1,0 +1,171 @@
+"""Cross-attention maps of one U-Net forward, with their gradient; the U-Net computes as ever."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from conceptlens.values.errors import ModelError
+from conceptlens.watch.prompt_text import at_least_float32
+
+
+class StopForward(Exception):  # noqa: N818 - it is no error
+    """Ends a U-Net forward after the last wanted layer."""
+
+
+class MapSink:
+    """Collects the maps of layers whose image side has `rows * cols` positions.
+
+    Attributes:
+        size: (rows, cols).
+        maps: (batch, pixel, key) by layer, in float32 or better, with graph.
+        seen: the numbers of image positions that were met.
+        expected: how many layers have this size, if that is known or once a whole forward has told; then forwards end
+            early.
+    """
+
+    def __init__(self, size: tuple[int, int], *, early_exit: bool = True, expected: int | None = None) -> None:
+        self.size, self.early_exit, self.expected = size, early_exit, expected
+        self.maps: dict[str, Tensor] = {}
+        self.seen: set[int] = set()
+
+    def wants(self, pixels: int) -> bool:
+        self.seen.add(pixels)
+        return pixels == self.size[0] * self.size[1]
+
+    def add(self, name: str, probabilities: Tensor) -> None:
+        # Gradient checkpointing runs a layer again during the backward pass: the first maps are those with the graph.
+        self.maps.setdefault(name, probabilities)
+        if self.early_exit and len(self.maps) == self.expected:
+            raise StopForward
+
+    def mean(self) -> Float[Tensor, "batch key rows cols"]:
+        """The mean over layers.
+
+        Raises:
+            ModelError: when no layer has the wanted size.
+        """
+        if not self.maps:
+            rows, cols = self.size
+            have = ", ".join(map(str, sorted(self.seen)))
+            raise ModelError(
+                f"no cross-attention layer has {rows}x{cols} = {rows * cols} positions; there are layers with {have}. "
+                "Give attention_size=(rows, cols)."
+            )
+        self.expected = len(self.maps)
+        mean = torch.stack(list(self.maps.values())).mean(0)
+        return mean.transpose(1, 2).unflatten(2, self.size)
+
+
+class RunningMaps:
+    """The mean, over the layers and steps of a pipeline's own call, of the maps of one size.
+
+    Under classifier-free guidance the rows of the prompt are the last ones. Passes that take a gradient are guidance's.
+
+    Args:
+        size: (rows, cols).
+        images: how many there are.
+    """
+
+    def __init__(self, size: tuple[int, int], images: int) -> None:
+        self._size, self._images = size, images
+        self._total: Tensor | None = None
+        self._count = 0
+
+    def wants(self, pixels: int) -> bool:
+        return pixels == self._size[0] * self._size[1] and not torch.is_grad_enabled()
+
+    def add(self, name: str, probabilities: Tensor) -> None:
+        if len(probabilities) not in (self._images, 2 * self._images):
+            raise ModelError(
+                f"the U-Net was called with {len(probabilities)} rows for {self._images} picture(s), where one of the "
+                "prompt and one of the negative prompt were expected for each: whose rows are whose is not known. Turn "
+                "that guidance off."
+            )
+        own = probabilities[-self._images :]
+        self._total = own if self._total is None else self._total + own
+        self._count += 1
+
+    def mean(self) -> Float[Tensor, "image key rows cols"]:
+        """On the CPU, in float32.
+
+        Raises:
+            ModelError: when no layer has the wanted size, or the maps are NaN.
+        """
+        if self._total is None:
+            raise ModelError(f"no cross-attention layer has {self._size[0]}x{self._size[1]} positions, so no map is.")
+        return (self._total / self._count).transpose(1, 2).unflatten(2, self._size).float().cpu()
+
+
+class CapturingProcessor:
+    """Computes a layer's map beside its own processor, and hands everything on to that one.
+
+    Valid where queries and keys are plain projections, as in the cross-attention of Stable Diffusion's U-Nets.
+    """
+
+    def __init__(self, inner: Any, name: str, sink: MapSink | RunningMaps) -> None:
+        self._inner, self._name, self._sink = inner, name, sink
+        # `Attention.forward` looks at this signature to tell which keyword arguments the processor takes.
+        self.__call__ = inner.__call__
+
+    def __call__(
+        self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        if encoder_hidden_states is not None and self._sink.wants(hidden_states.shape[1]):
+            query, key = (
+                at_least_float32(side).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+                for side in (attn.to_q(hidden_states), attn.to_k(encoder_hidden_states))
+            )
+            scores = query @ key.transpose(-1, -2) * attn.scale
+            self._sink.add(self._name, scores.softmax(-1).mean(1))
+        return self._inner(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
+
+
+@contextmanager
+def capturing(unet: Any, sink: MapSink | RunningMaps) -> Iterator[None]:
+    """Captures the maps of every cross-attention layer of the sink's size; the same processors are back afterwards.
+
+    Raises:
+        ModelError: when a layer does more to queries or keys than projecting them, or projects them otherwise.
+    """
+    layers = {name: module for name, module in unet.named_modules() if name.split(".")[-1] == "attn2"}
+    for name, layer in layers.items():
+        norms = ("norm_q", "norm_k", "norm_cross", "group_norm", "spatial_norm")
+        if any(getattr(layer, norm, None) is not None for norm in norms):
+            raise ModelError(f"{name} normalises its queries or keys; guidance reads plain cross-attention only.")
+        if isinstance(layer.processor, torch.nn.Module) and any(True for _ in layer.processor.parameters()):
+            raise ModelError(
+                f"{name} has a {type(layer.processor).__name__} with weights of its own, so its maps are not those of "
+                "plain cross-attention. Set another processor, or merge its weights."
+            )
+    before = {name: layer.processor for name, layer in layers.items()}
+    try:
+        for name, layer in layers.items():
+            layer.set_processor(CapturingProcessor(before[name], name, sink))
+        yield
+    finally:
+        for name, layer in layers.items():
+            layer.set_processor(before[name])
+
+
+@contextmanager
+def frozen(unet: Any, *, checkpointing: bool) -> Iterator[None]:
+    """Weights take no gradient, so that the backward pass keeps less; gradient checkpointing if asked for."""
+    learning = [weight for weight in unet.parameters() if weight.requires_grad]
+    switch = checkpointing and not unet.is_gradient_checkpointing
+    try:
+        for weight in learning:
+            weight.requires_grad_(False)
+        if switch:
+            unet.enable_gradient_checkpointing()
+        yield
+    finally:
+        for weight in learning:
+            weight.requires_grad_(True)
+        if switch:
+            unet.disable_gradient_checkpointing()

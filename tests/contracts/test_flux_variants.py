@@ -17,6 +17,7 @@ import conceptlens as cl
 from conceptlens.ops.accumulate import ScoreAccumulator
 from conceptlens.readers.stream import ConceptProbe, ConceptStream
 from conceptlens.values.recipe import Recipe
+from conceptlens.values.records import TokenGrid
 from tiny_models import FAMILIES, flux2_klein_pipeline, flux_pipeline, flux_transformer
 
 SIZE = {"height": 16, "width": 24, "max_sequence_length": 64, "num_inference_steps": 2}
@@ -107,5 +108,5 @@ def test_reference_rows_are_exact() -> None:
         stream.append(vectors.out @ record.out.transpose(1, 2))
 
     run(adapter, call, both, last=0, outputs=frozenset((0,)), stop=False)
-    assert probe.references == (cl.records.TokenGrid(2, 6),)
+    assert probe.references == (TokenGrid(2, 6),)
     torch.testing.assert_close(probe.scores.mean()[..., 24:], stream[0][..., 24:].to(probe.scores.mean()))

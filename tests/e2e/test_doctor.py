@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import conceptlens as cl
-from conceptlens import doctor as engine_doctor
+from conceptlens import diagnosis
 from conceptlens.diagnosis import doctor, served
 from conceptlens.families import registered
 from conceptlens.families.groups import GROUPS, group_of
@@ -93,7 +93,7 @@ def test_a_folder_is_read_without_opening_big_weights(tmp_path: Path, monkeypatc
     assert doctor(tmp_path / "transformer").blocks == 3
     folder = tmp_path / "demo"
     shutil.copytree(demo_folder(), folder)
-    monkeypatch.setattr(engine_doctor, "SMALL", 0)
+    monkeypatch.setattr(diagnosis, "SMALL", 0)
     found = doctor(folder)
     assert found.tried_on == "tiny random weights of the class"
     assert found.blocks == 6
@@ -126,7 +126,7 @@ def test_where_the_method_cannot_apply_the_doctor_says_why(monkeypatch: pytest.M
     assert not wan.applies
     assert "cross attention" in wan.describe()
     assert "causal mask" in blind.describe()
-    monkeypatch.setattr(engine_doctor, "registered", dict)
+    monkeypatch.setattr(diagnosis, "registered", dict)
     dual = doctor("BriaTransformer2DModel")
     assert dual.applies
     assert not dual.ok

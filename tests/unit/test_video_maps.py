@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 import conceptlens as cl
-from conceptlens.maps.image_maps import films
+from conceptlens.maps import films
 from conceptlens.maps.video_maps import maps_of
 from conceptlens.values.errors import LibraryError, OutputError
 

@@ -26,7 +26,8 @@ from conceptlens.session import Session
 from conceptlens.values.errors import ModelError
 from conceptlens.values.recipe import Recipe
 from conceptlens.values.records import LayerRecord
-from conceptlens.watch.recorder import HOOK, Recorder, StopForward
+from conceptlens.watch.early_exit import StopForward
+from conceptlens.watch.recorder import HOOK, Recorder
 from tiny_models import FAMILIES, Family, sd3_pipeline
 
 ROWS, COLS = 4, 6

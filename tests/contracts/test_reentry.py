@@ -20,7 +20,8 @@ from conceptlens.readers.reentry import ReentryProbe, concept_outputs
 from conceptlens.readers.selfcheck import own_text, own_text_errors
 from conceptlens.values.recipe import Recipe
 from conceptlens.values.records import LayerRecord
-from conceptlens.watch.recorder import Recorder, StopForward
+from conceptlens.watch.early_exit import StopForward
+from conceptlens.watch.recorder import Recorder
 
 ROWS, COLS = 4, 6
 DEPTH = 3

@@ -26,7 +26,8 @@ from conceptlens.readers.selfcheck import own_text_errors
 from conceptlens.rerun import difference, rerun
 from conceptlens.session import Session
 from conceptlens.values.recipe import Recipe
-from conceptlens.watch.recorder import Recorder, StopForward
+from conceptlens.watch.early_exit import StopForward
+from conceptlens.watch.recorder import Recorder
 
 
 @pytest.fixture(params=SINGLE_STREAMS, ids=lambda name: name.replace("Transformer", "").removesuffix("DModel"))

@@ -12,8 +12,9 @@ from conceptlens.guidance import TSAM, AttendAndExcite, Conform, Guidance, SynGe
 from conceptlens.guidance.driver import _Run
 from conceptlens.guidance.tsam import PRESETS
 from conceptlens.guidance.unets import GuidedUnet, layers_of_size
+from conceptlens.watch.early_exit import StopForward
 from conceptlens.watch.prompt_text import TextAttentionReader
-from conceptlens.watch.unet_attention import MapSink, StopForward, capturing, frozen
+from conceptlens.watch.unet_attention import MapSink, capturing, frozen
 from tiny_sd import SCHEDULERS, sd_pipeline, sdxl_pipeline
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers' schedulers

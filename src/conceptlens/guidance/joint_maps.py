@@ -22,7 +22,7 @@ from conceptlens.ops.spaces import normalize_concepts, reduce_heads, vector_simi
 from conceptlens.values.errors import ModelError
 from conceptlens.values.recipe import Normalization
 from conceptlens.values.records import CallRecord
-from conceptlens.watch.unet_attention import StopForward
+from conceptlens.watch.early_exit import StopForward
 
 Segments = Sequence[Sequence[Sequence[int]]]
 """The text rows of each word, one list of words for each text encoder whose states are rows of the text stream."""

@@ -16,10 +16,10 @@ from conceptlens.families.kinds.calls import named_arguments
 from conceptlens.guidance.base import Maps
 from conceptlens.guidance.joint_maps import JointMaps
 from conceptlens.values.errors import RecipeError, shown
+from conceptlens.watch.early_exit import StopForward
 from conceptlens.watch.prompt_readings import by_words, read_t5_prompt
 from conceptlens.watch.prompt_text import PromptText, TextAttentionReader, read_prompt, warn_of_lost_words
 from conceptlens.watch.t5_text import T5AttentionReader
-from conceptlens.watch.unet_attention import StopForward
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from conceptlens.guidance.base import Guidance, Maps
 from conceptlens.values.errors import ModelError
+from conceptlens.watch.early_exit import StopForward
 from conceptlens.watch.prompt_text import PromptText, TextAttentionReader, read_prompt, warn_of_prompt
-from conceptlens.watch.unet_attention import MapSink, StopForward, capturing
+from conceptlens.watch.unet_attention import MapSink, capturing
 
 USUAL_BLOCKS = {"CrossAttnDownBlock2D", "DownBlock2D", "UNetMidBlock2DCrossAttn", "CrossAttnUpBlock2D", "UpBlock2D"}
 """The parts of Stable Diffusion's U-Nets."""

@@ -37,7 +37,8 @@ from conceptlens.readers.reading import working_size
 from conceptlens.values.errors import ModelError, RecipeError
 from conceptlens.values.records import TokenGrid
 from conceptlens.watch.cross_attention import LayerAttention, watch_cross_layers
-from conceptlens.watch.recorder import StopForward, check_compiled
+from conceptlens.watch.early_exit import StopForward
+from conceptlens.watch.recorder import check_compiled
 from conceptlens.watch.surroundings import usual_defaults
 
 

@@ -17,7 +17,8 @@ from conceptlens.readers.text_side import text_encoders
 from conceptlens.values.errors import ModelError, RecipeError, one_line
 from conceptlens.values.recipe import Recipe
 from conceptlens.values.records import LayerRecord, TokenGrid
-from conceptlens.watch.recorder import Recorder, StopForward
+from conceptlens.watch.early_exit import StopForward
+from conceptlens.watch.recorder import Recorder
 
 
 def working_size(size: tuple[int, int], area: int, multiple: int, *, within: bool = False) -> tuple[int, int]:

@@ -18,7 +18,8 @@ from conceptlens.readers.stream import ConceptProbe
 from conceptlens.values.errors import ModelError
 from conceptlens.values.recipe import Recipe
 from conceptlens.values.records import LayerRecord, TokenGrid
-from conceptlens.watch.recorder import HOOK, NamedHook, StopForward, check_compiled, input_of, unhook, with_input
+from conceptlens.watch.early_exit import StopForward
+from conceptlens.watch.recorder import HOOK, NamedHook, check_compiled, input_of, unhook, with_input
 
 BLOCK_TEXT = "encoder_hidden_states"
 """What blocks call their text where it is an argument of its own."""

@@ -17,6 +17,7 @@ from conceptlens.families.kinds.calls import named_arguments, replaced_forward
 from conceptlens.values.errors import ModelError, RecipeError
 from conceptlens.values.recipe import Branch
 from conceptlens.values.records import CallRecord, LayerRecord
+from conceptlens.watch.early_exit import StopForward
 
 HOOK = "conceptlens"
 CALLS = {"cond": True, "cond_uncond": True, "pred_cond": True, "uncond": False, "pred_uncond": False}
@@ -28,10 +29,6 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 def _opaque(function: _Function) -> _Function:
     """What hooks do is no part of the model: a compiler must neither trace it nor compile anew when it changes."""
     return cast("_Function", torch.compiler.disable(function))
-
-
-class StopForward(Exception):  # noqa: N818 - a signal, not an error
-    """Raised inside the model once the last wanted block is done; caught around the call."""
 
 
 class Recorder:

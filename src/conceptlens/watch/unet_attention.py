@@ -11,11 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from conceptlens.values.errors import ModelError
+from conceptlens.watch.early_exit import StopForward
 from conceptlens.watch.prompt_text import at_least_float32
-
-
-class StopForward(Exception):  # noqa: N818 - it is no error
-    """Ends a U-Net forward after the last wanted layer."""
 
 
 class MapSink:

@@ -251,7 +251,7 @@ class DiTAdapter(ModelAdapter):
     def begin(self, concepts: Concepts, call: CallRecord) -> tuple[Float[Tensor, "batch concept dim"], Any]:
         """The concept stream before the first block, and what `project` needs at every block.
 
-        The latter is opaque to the readers: the vector that modulates the stream, and the rotation of the concepts where
+        The latter is opaque to readers: the vector that modulates the stream, and the rotation of the concepts where
         text is rotated. A family whose text stream starts with learned tokens puts `leading_rows` of them in front.
         """
 

@@ -144,7 +144,7 @@ def test_c2_own_text_reproduces_the_text_stream(family: Family, dtype: torch.dty
     for layer, error in enumerate(errors):
         assert error < tolerance, (
             f"{family.name} layer {layer}: text stream off by {error:.1e} (bar {tolerance}). "
-            "Off at layer 0: modulation or QK-norm; off by about 1e-3: rotation."
+            "docs/adding-a-model.md lists likely causes."
         )
 
 

@@ -13,7 +13,16 @@ from PIL import Image
 from conceptlens.bench.datasets.scenes import make_scene
 
 ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "src" / "conceptlens"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FOLDERS = ["values", "ops", "maps", "families", "families/kinds", "watch", "readers", "guidance", "methods"]
+FOLDERS += ["bench", "web", "cli"]
+FOR_DEVELOPERS = [
+    ROOT / "ARCHITECTURE.md",
+    ROOT / "CONTRIBUTING.md",
+    *(SOURCE / name / "README.md" for name in FOLDERS),
+]
+EVERYTHING = [*PAGES, *FOR_DEVELOPERS, ROOT / "llms.txt", ROOT / "training" / "README.md"]
 
 
 def module(path: Path) -> ModuleType:
@@ -46,7 +55,7 @@ def test_the_results_tables_come_from_the_stored_reports() -> None:
 
 
 def test_documents_speak_of_the_project_alone() -> None:
-    for page in [*PAGES, ROOT / "CHANGELOG.md", ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md"]:
+    for page in [*EVERYTHING, ROOT / "CHANGELOG.md"]:
         text = page.read_text()
         assert "PLACEHOLDER" not in text, page
         assert not re.search(r"/(work|home|root|tmp)/", text), page
@@ -58,7 +67,37 @@ def test_models_in_the_package_hold_no_paths() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for page in [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "ARCHITECTURE.md"]:
+    for page in EVERYTHING:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
             if not target.startswith("http"):
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.mark.parametrize("page", EVERYTHING, ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_that_documents_name_exist(page: Path) -> None:
+    """A path is one in the repository, in the package or beside the document; a bare name is of any file there."""
+    bare = {
+        path.name for folder in ("src", "tests", "training", "benchmarks") for path in (ROOT / folder).rglob("*.py")
+    }
+    for name in re.findall(r"`([\w./-]+\.py)`", page.read_text()):
+        places = (page.parent, SOURCE, SOURCE / "bench", ROOT)
+        assert name in bare or any((place / name).exists() for place in places), f"{page.name} names {name}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_fences_are_ones_that_the_documentation_renders(page: Path) -> None:
+    """A word behind the language makes MkDocs print the fence as text; `py` marks a snippet that is not run here."""
+    assert set(re.findall(r"^ *```(.*)$", page.read_text(), flags=re.M)) <= {"", "python", "py", "bash", "toml"}
+
+
+def test_every_package_says_what_belongs_in_it() -> None:
+    assert {path.parent.name for path in SOURCE.glob("*/__init__.py")} <= set(FOLDERS)
+
+
+def test_the_worked_example_is_the_file_it_explains() -> None:
+    """All lines are those of families/chroma.py, but for signatures, which are shown without their types."""
+    blocks = re.findall(r"```py\n(.*?)```", (ROOT / "docs" / "adding-a-model.md").read_text(), flags=re.S)
+    shown = [line for block in blocks for line in block.splitlines() if line and "def " not in line]
+    written = (SOURCE / "families" / "chroma.py").read_text().splitlines()
+    assert len(shown) > 30
+    assert [line for line in shown if line not in written] == []

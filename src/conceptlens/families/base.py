@@ -1,4 +1,4 @@
-"""What a model family must say about itself so that the engine can read it.
+"""What a model family must say about itself so that the readers can read it.
 
 Abstract methods, and a few with the answer of most families: an image autoencoder, no rows besides the concepts.
 """
@@ -71,7 +71,7 @@ class Projection:
 
 
 class ModelAdapter(ABC):
-    """What the engine must know of a model to watch it paint and to say what its text encoders make of a concept.
+    """What must be known of a model to watch it paint and to say what its text encoders make of a concept.
 
     Holds the transformer, and nothing that changes. `name` is what users read in listings; `classes` are the
     transformer classes (as diffusers names them) it serves.
@@ -251,7 +251,7 @@ class DiTAdapter(ModelAdapter):
     def begin(self, concepts: Concepts, call: CallRecord) -> tuple[Float[Tensor, "batch concept dim"], Any]:
         """The concept stream before the first block, and what `project` needs at every block.
 
-        The latter is opaque to the engine: the vector that modulates the stream, and the rotation of the concepts where
+        The latter is opaque to readers: the vector that modulates the stream, and the rotation of the concepts where
         text is rotated. A family whose text stream starts with learned tokens puts `leading_rows` of them in front.
         """
 

@@ -1,4 +1,4 @@
-"""Classes without an adapter of their own: their blocks are entered again (`_reentry`)."""
+"""Classes without an adapter of their own: their blocks are entered again (`families.kinds.reentry`)."""
 
 from __future__ import annotations
 

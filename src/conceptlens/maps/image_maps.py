@@ -72,7 +72,7 @@ class ConceptMaps:
     references: tuple[ConceptMaps, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuses maps that hold NaN or infinity (`ScoreError`): what engine and methods give ends up here."""
+        """Refuses maps that hold NaN or infinity (`ScoreError`): what readers and methods give ends up here."""
         check_finite(self.scores)
 
     @property

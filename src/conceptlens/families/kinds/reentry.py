@@ -31,7 +31,7 @@ EXPERIMENTAL = (
 
 
 class ReentryAdapter(ModelAdapter):
-    """No arithmetic of its own, only where image and text stand (`_layouts`)."""
+    """No arithmetic of its own, only where image and text stand (`families.kinds.layouts`)."""
 
     def __init__(self, transformer: Any, layout: Layout) -> None:
         super().__init__(transformer)

@@ -1,6 +1,8 @@
-"""Stage 3: the checkpoint as an ordinary diffusers folder, with its defaults and its model card.
+"""The checkpoint of `train_dit.py` or `train_neutral.py` as an ordinary diffusers folder, with its defaults.
 
     python training/export.py --folder src/conceptlens/assets/demo
+    python training/export.py --folder zoo/neutral --checkpoint training/runs/neutral.pt \\
+        --vae src/conceptlens/assets/demo/vae
 
 The averaged weights are stored in float16: half the size, and the rounding is far below the noise of training.
 """
@@ -15,8 +17,8 @@ import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline
 
 from conceptlens.bench.datasets.scenes import CONCEPTS, GROUNDS
+from picture_model import RUN, PictureModel
 from text import LENGTH, WORDS
-from train_dit import RUN, DemoModel
 
 GENERATE = {
     "height": 64,
@@ -28,7 +30,7 @@ GENERATE = {
 }
 
 
-def with_capitals(model: DemoModel) -> None:
+def with_capitals(model: PictureModel) -> None:
     """Lets "House" mean "house": a second piece for each word, with the same vector."""
     tokenizer, table = model.t5_tokenizer, model.t5.get_input_embeddings()
     words = [w for w in WORDS if w.isalpha()]
@@ -46,15 +48,16 @@ def tokenizer_pieces(tokenizer) -> list[tuple[str, float]]:
     return [(piece, score) for piece, score in state["model"]["vocab"]]
 
 
-def build_pipeline(checkpoint: Path, averaged: bool = True) -> FluxPipeline:
+def build_pipeline(checkpoint: Path, vae: Path, averaged: bool = True) -> FluxPipeline:
     saved = torch.load(checkpoint, weights_only=False)
     args = saved["args"]
-    model = DemoModel(args["heads"], args["double"], args["single"])
-    model.load_state_dict(saved["average" if averaged else "model"])
+    model = PictureModel(args["heads"], args["double"], args["single"])
+    weights = saved["average" if averaged else "model"]
+    model.load_state_dict({name: weights[name] for name in model.state_dict()})  # without the heads of one training
     with_capitals(model)
     pipeline = FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=False),
-        vae=AutoencoderKL.from_pretrained(RUN / "vae"),
+        vae=AutoencoderKL.from_pretrained(vae),
         text_encoder=model.clip,
         tokenizer=model.clip_tokenizer,
         text_encoder_2=model.t5,
@@ -75,11 +78,12 @@ def forget_origin(config: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", type=Path, default=RUN / "dit.pt")
+    parser.add_argument("--vae", type=Path, default=RUN / "vae")
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--recipe", type=json.loads, default={}, help="fields of Recipe, as JSON")
     parser.add_argument("--raw", action="store_true", help="the last weights in place of the averaged ones")
     args = parser.parse_args()
-    pipeline = build_pipeline(args.checkpoint, not args.raw)
+    pipeline = build_pipeline(args.checkpoint, args.vae, not args.raw)
     pipeline.to(torch.float16).save_pretrained(args.folder)
     forget_origin(args.folder / "vae" / "config.json")
     defaults = {

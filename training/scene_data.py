@@ -39,12 +39,15 @@ def load_scenes(limit: int, vae: AutoencoderKL) -> tuple[list[Scene], torch.Tens
         seeds = range(SPLITS["train"], SPLITS["train"] + limit)
         scenes = list(pool.map(make_scene, seeds, chunksize=256))
     if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        vae = vae.to(memory_format=torch.channels_last)  # twice as fast on a CPU
         rows = []
         with torch.no_grad():
             for chunk in torch.from_numpy(np.stack([s.image for s in scenes])).split(256):
-                pixels = chunk.permute(0, 3, 1, 2).float() / 127.5 - 1
+                pixels = chunk.permute(0, 3, 1, 2).float() / 127.5 - 1  # channels last already
                 rows.append(torch.stack([pack_latents(vae, p) for p in (pixels, pixels.flip(-1))], 1).half())
-        torch.save(torch.cat(rows), path)
+        torch.save(torch.cat(rows), path.with_suffix(".tmp"))
+        path.with_suffix(".tmp").rename(path)
     return [replace(s, image=np.zeros(0)) for s in scenes], torch.load(path)
 
 

@@ -21,11 +21,11 @@ from torch import Tensor
 
 from conceptlens.families import adapter_for
 from conceptlens.families.base import Concepts, DiTAdapter
-from conceptlens.families.specimens import cogvideox_5b_call, cogvideox_5b_transformer
 from conceptlens.readers.stream import ConceptProbe, ConceptStream, StepVectors
 from conceptlens.values.recipe import Recipe
 from conceptlens.values.records import LayerRecord, TokenGrid
 from conceptlens.watch.recorder import Recorder
+from specimens.families import cogvideox_5b_call, cogvideox_5b_transformer
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}

@@ -1,6 +1,6 @@
 """One small random model per family, with the arguments of a call: the real diffusers classes, a blink on a CPU.
 
-`doctor` tries an adapter on them without any checkpoint; the contract tests are made of them.
+The contract tests are made of them, and what they establish is what `doctor` says of a class.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ from diffusers import (
 )
 from diffusers.models.embeddings import get_3d_rotary_pos_embed
 
-from conceptlens.families._random_models import LENGTH, POOLED, TEXT, Specimen, random_latents, randomize, text_rows
-from conceptlens.families._reentry_specimens import REENTRY_SPECIMENS
+from specimens.random_models import LENGTH, POOLED, TEXT, Specimen, random_latents, randomize, text_rows
 
 
 def flux_transformer(**changes: Any) -> FluxTransformer2DModel:
@@ -317,7 +316,7 @@ def mochi_call(batch: int, rows: int, cols: int) -> dict[str, Any]:
     }
 
 
-SPECIMENS: dict[str, Specimen] = {
+FAMILY_SPECIMENS: dict[str, Specimen] = {
     "FluxTransformer2DModel": (flux_transformer, flux_call),
     "SD3Transformer2DModel": (sd3_transformer, sd3_call),
     "ChromaTransformer2DModel": (chroma_transformer, chroma_call),
@@ -329,6 +328,4 @@ SPECIMENS: dict[str, Specimen] = {
     "HunyuanVideo15Transformer3DModel": (hunyuan_video15_transformer, hunyuan_video15_call),
     "MochiTransformer3DModel": (mochi_transformer, mochi_call),
     "CogVideoXTransformer3DModel": (cogvideox_transformer, cogvideox_call),
-    **REENTRY_SPECIMENS,
 }
-"""By transformer class: the model, and the arguments of one call for a batch and a patch grid (videos: two frames)."""

@@ -1,4 +1,4 @@
-"""Arguments of one call for the tiny models of `_reentry_specimens`: batch, and sides of the patch grid."""
+"""Arguments of one call for the tiny models of `reentry`: batch, and sides of the patch grid."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from conceptlens.families._random_models import random_latents, text_rows
+from specimens.random_models import random_latents, text_rows
 
 
 def times(batch: int, level: float = 600.0) -> Tensor:

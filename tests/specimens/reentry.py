@@ -1,4 +1,4 @@
-"""Tiny random models of the classes whose blocks are entered again, with the arguments of a call; see `_specimens`."""
+"""Tiny random models of the classes whose blocks are entered again, with the arguments of a call; see `families`."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from diffusers import (
     ZImageTransformer2DModel,
 )
 
-from conceptlens.families import _reentry_calls as calls
-from conceptlens.families._random_models import TEXT, Specimen, random_latents, randomize
+from specimens import reentry_calls as calls
+from specimens.random_models import TEXT, Specimen, random_latents, randomize
 
 _HEADS = {"attention_head_dim": 24, "num_attention_heads": 2, "num_layers": 3}
 _FLUX: dict[str, Any] = {**_HEADS, "num_single_layers": 1, "in_channels": 16, "joint_attention_dim": TEXT}

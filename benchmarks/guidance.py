@@ -1,7 +1,7 @@
 """Does guidance paint what the prompt says? Two-object prompts, each method against the plain pipeline.
 
 .venv/bin/python benchmarks/guidance.py           # 200 prompts x 4 seeds; goes on where it was stopped
-.venv/bin/python benchmarks/guidance.py --render  # table, picture and verdicts (`findings outcomes`) of the stored rows
+.venv/bin/python benchmarks/guidance.py --render  # table, picture and verdicts (`findings outcomes`) of the run
 
 Every prompt is painted by all methods in turn from the same noise, so that pictures and times compare side by side. A
 detector judges the pictures (`training/judge.py train` makes it). Step sizes and schedules are the papers', on 30
@@ -30,11 +30,12 @@ from torch import Tensor
 from conceptlens.bench.datasets.scenes import COLOURS, NOUNS
 from conceptlens.bench.datasets.scenes import SIZE as SCENE
 from conceptlens.bench.metrics import bootstrap_interval
-from conceptlens.bench.rows import RowFile, read_rows
+from conceptlens.bench.rows import RowFile, read_rows, write_report
 from conceptlens.guidance import TSAM, AttendAndExcite, Conform, Guidance, SynGen, demo_folder, guide
 
 ROOT = Path(__file__).parents[1]
-STORED = ROOT / "results" / "guidance"
+STORED, RUNS = ROOT / "results" / "guidance", ROOT / ".bench" / "guidance"
+"""The report of the whole run; and its rows while they are made, by part."""
 SEEDS = 4
 CALL = {"num_inference_steps": 30, "guidance_scale": 4.0}
 PUBLISHED_STEPS = 50
@@ -111,7 +112,7 @@ def run(limit: int, model: Path, part: tuple[int, int]) -> None:
     painter = Painter(model)
     settings = {"call": CALL, "methods": {name: method.settings() for name, method in METHODS.items()}}
     asked = two_objects(limit, 2024)
-    with RowFile(STORED / f"part-{part[0]}", settings, {"judge on true scenes": painter.trust}) as file:
+    with RowFile(RUNS / f"part-{part[0]}", settings, {"judge on true scenes": painter.trust}) as file:
         for number in range(part[0], limit, part[1]):
             if f"{number}-{SEEDS - 1}" in file.rows:
                 continue
@@ -136,10 +137,17 @@ def tune(model: Path, limit: int) -> None:
             print(f"{name} alpha {method.alpha * factor:g}: {shares}", flush=True)
 
 
+def store() -> None:
+    """The parts of a run become one report."""
+    parts = [read_rows(folder) for folder in sorted(RUNS.glob("part-*"))]
+    rows = [row for _, part in parts for row in part]
+    if parts:
+        command = f".venv/bin/python benchmarks/guidance.py --limit {len(rows) // SEEDS}"
+        write_report(STORED, {**parts[0][0], "command": command}, rows)
+
+
 def load() -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    parts = [read_rows(folder) for folder in sorted(STORED.glob("part-*"))]
-    rows = {row["id"]: row for _, part in parts for row in part}
-    return parts[0][0], list(rows.values())
+    return read_rows(STORED)
 
 
 def by_prompt(rows: list[dict[str, Any]], name: str, metric: str) -> np.ndarray:
@@ -223,6 +231,7 @@ def main() -> None:
     sys.path.insert(0, str(ROOT / "training"))
     torch.set_num_threads(1)
     if args.render:
+        store()
         print(render(*load()))
         store_verdicts(STORED / "plain.json", *load())
         sheet(args.model, ROOT / "docs" / "guidance.png")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from conceptlens._version import package_version
+from conceptlens.bench.runs import PACKAGES
 from conceptlens.diagnosis import doctor, served
 from conceptlens.families import registered
 from conceptlens.families.base import ModelAdapter
@@ -27,7 +30,8 @@ PIPELINES = (
 )
 """Classes of the fallback whose whole pipelines the tests run (tests/contracts/test_reentry_pipelines.py)."""
 
-TARGET = Path(__file__).parents[1] / "docs" / "models.md"
+ROOT = Path(__file__).parents[1]
+TARGET = ROOT / "docs" / "models.md"
 
 HEAD = """# Models
 
@@ -115,18 +119,30 @@ def render(examined: Sequence[Mapping[str, Any]]) -> str:
     return f"{HEAD}{families(examined)}\n\n{all_blocks()}\n\n## Without an adapter\n\n{others()}\n"
 
 
-def listings() -> dict[str, Any]:
-    """What `conceptlens methods` and `conceptlens doctor --all` show."""
+def write_listings() -> list[dict[str, Any]]:
+    """Writes what `conceptlens methods` and `conceptlens doctor` show; the examined classes."""
+    from specimens import SPECIMENS, dry_run, required_settings
+
+    needed = {name: required_settings(specimen) for name, specimen in SPECIMENS.items()}
+    content: dict[str, Any] = {
+        "methods": {name: {"summary": method.summary, **asdict(method.info)} for name, method in methods().items()},
+        "versions": {name: package_version(name) for name in PACKAGES},
+        "required_settings": {name: settings for name, settings in needed.items() if settings},
+        "transformers": [{"transformer": name, **dry_run(SPECIMENS[name])} for name in served()],
+    }
+    _write(content)  # `doctor` reads the dry runs from there
     examined = [doctor(name) for name in served()]
     assert all(found.ok for found in examined), [found.describe() for found in examined if not found.ok]
-    return {
-        "methods": {name: {"summary": method.summary, **asdict(method.info)} for name, method in methods().items()},
-        "transformers": [{**asdict(found), "ok": found.ok} for found in examined],
-    }
+    content["transformers"] = [{**asdict(found), "ok": found.ok} for found in examined]
+    _write(content)
+    return content["transformers"]
+
+
+def _write(content: Mapping[str, Any]) -> None:
+    FILE.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT / "tests"))
     warnings.simplefilter("ignore")
-    listed = listings()
-    FILE.write_text(json.dumps(listed, indent=1) + "\n", encoding="utf-8")
-    TARGET.write_text(render(listed["transformers"]), encoding="utf-8")
+    TARGET.write_text(render(json.loads(json.dumps(write_listings()))), encoding="utf-8")

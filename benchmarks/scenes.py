@@ -1,7 +1,7 @@
-"""The results tables of the README and the model card: methods and ablations on held-out scenes, from stored rows.
+"""The results tables of the README and the model card: methods and ablations on held-out scenes, from stored reports.
 
 .venv/bin/python benchmarks/scenes.py --limit 200   # runs (or goes on), stores results/, writes the tables
-.venv/bin/python benchmarks/scenes.py --render      # writes the tables from the stored rows
+.venv/bin/python benchmarks/scenes.py --render      # writes the tables from the stored reports
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from pathlib import Path
 from conceptlens.bench.ablate import ablate, variants
 from conceptlens.bench.figures import draw
 from conceptlens.bench.report import Report, difference
+from conceptlens.bench.rows import RUN
 from conceptlens.bench.runs import RunSpec, run
 from conceptlens.bench.tables import HEADINGS, Table, told_protocol
 
 ROOT = Path(__file__).parents[1]
-METHODS = ROOT / "results" / "scenes"
-ABLATIONS = ROOT / "results" / "ablations"
+STORED, RUNS = ROOT / "results", ROOT / ".bench" / "results"
+"""Reports of finished runs, one `report.json` each; and their rows while they are made."""
+METHODS, ABLATIONS = Path("scenes"), Path("ablations")
 TARGETS = (ROOT / "README.md", ROOT / "src/conceptlens/assets/demo/README.md")
 PAGE = ROOT / "docs" / "benchmarks.md"
 SWEEPS: dict[str, tuple[str, dict[str, bool]]] = {
@@ -33,9 +35,17 @@ STREAMS = ("concept-attention", "cross-attention", "value-similarity")
 SHOWN = ("miou", "iou_image", "auc", "accuracy", "ap")
 
 
+def store() -> None:
+    """Reports of all runs take the place of those in `results`."""
+    for part in (METHODS, ABLATIONS):
+        shutil.rmtree(STORED / part, ignore_errors=True)
+        for path in (RUNS / part).rglob(RUN):
+            Report.load(path.parent).save(STORED / path.parent.relative_to(RUNS))
+
+
 def load() -> list[Report]:
     """The stored runs, best first."""
-    reports = [Report.load(folder) for folder in sorted(METHODS.iterdir()) if folder.is_dir()]
+    reports = [Report.load(folder) for folder in sorted((STORED / METHODS).iterdir()) if folder.is_dir()]
     return sorted(reports, key=lambda r: -r.metrics["miou"].value)
 
 
@@ -56,9 +66,9 @@ def render(reports: list[Report]) -> str:
 
 
 def load_ablation(name: str) -> dict[str, Report]:
-    """The stored rows of an ablation, in the order of its table."""
+    """The stored reports of an ablation, in the order of its table."""
     found = {}
-    for folder in (ABLATIONS / name).iterdir():
+    for folder in (STORED / ABLATIONS / name).iterdir():
         if folder.is_dir():
             report = Report.load(folder)
             found[report.told["variant"]] = report
@@ -92,24 +102,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--limit", type=int, default=200)
     parser.add_argument("--ablation-limit", type=int, default=100)
-    parser.add_argument("--fresh", action="store_true", help="forget the stored rows first")
+    parser.add_argument("--fresh", action="store_true", help="forget the rows so far first")
     parser.add_argument("--render", action="store_true")
     args = parser.parse_args()
     if args.fresh:
-        shutil.rmtree(METHODS, ignore_errors=True)
-        shutil.rmtree(ABLATIONS, ignore_errors=True)
+        shutil.rmtree(RUNS / METHODS, ignore_errors=True)
+        shutil.rmtree(RUNS / ABLATIONS, ignore_errors=True)
     if not args.render:
         for name in STREAMS:
             command = f"conceptlens bench scenes --method {name} --limit {args.limit}"
-            report = Report(*run(RunSpec("scenes", name), METHODS / name, limit=args.limit, command=command))
+            report = Report(*run(RunSpec("scenes", name), RUNS / METHODS / name, limit=args.limit, command=command))
             print(name, {m: str(e) for m, e in report.metrics.items()}, flush=True)
         for name, (axis, options) in SWEEPS.items():
             told = "".join(f" --set {key}={str(value).lower()}" for key, value in options.items())
             command = f"conceptlens bench ablate {axis} --limit {args.ablation_limit}{told}"
             spec = RunSpec("scenes", options=options)
-            reports = ablate(spec, axis, ABLATIONS / name, limit=args.ablation_limit, command=command)
+            reports = ablate(spec, axis, RUNS / ABLATIONS / name, limit=args.ablation_limit, command=command)
             draw(reports, axis, [ROOT / "docs" / "images" / f"ablate-{name}.png"], command=command)
             print(name, "done", flush=True)
+        store()
     for path in TARGETS:
         write(path, "scenes", render(load()))
     for name in SWEEPS:

@@ -28,7 +28,7 @@ from diffusers import (
 )
 from transformers import BertConfig, BertModel, BertTokenizer
 
-from conceptlens.families._random_models import randomize
+from specimens.random_models import randomize
 from tiny_cross_joint import nucleus_pipeline, prx_pipeline
 from tiny_cross_parts import FLOW, HEAD, HEADS, TEXT, gemma, louder, t5
 from tiny_cross_video import (

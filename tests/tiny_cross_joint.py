@@ -17,7 +17,7 @@ from diffusers import (
 from torch import Tensor
 from transformers import Qwen3Config, Qwen3Model
 
-from conceptlens.families._random_models import randomize
+from specimens.random_models import randomize
 from tiny_cross_parts import HEAD, HEADS, TEXT, t5
 from tiny_models import _LLM, quiet, tiny_vae, tokenizers, word_tokenizer
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import Gemma2Model, T5Config, T5EncoderModel
 
-from conceptlens.families._random_models import randomize
+from specimens.random_models import randomize
 from tiny_models import tokenizers
 
 TEXT, HEADS, HEAD = 20, 2, 12

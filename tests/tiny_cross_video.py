@@ -47,7 +47,7 @@ from diffusers import (
 from diffusers.pipelines.ltx2 import LTX2TextConnectors, LTX2Vocoder
 from transformers import CLIPTextModel, Gemma3TextModel
 
-from conceptlens.families._random_models import randomize
+from specimens.random_models import randomize
 from tiny_cross_parts import FLOW, HEAD, HEADS, TEXT, gemma, louder, scheduler_of, t5
 from tiny_models import clip_text, quiet, qwen_text, tiny_vae, tokenizers
 

@@ -40,7 +40,7 @@ from transformers import (
     ViltProcessor,
 )
 
-from conceptlens.families.specimens import randomize
+from specimens.random_models import randomize
 from tiny_methods import tiny_clip
 from tiny_models import tokenizers
 

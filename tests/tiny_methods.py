@@ -24,7 +24,7 @@ from transformers import (
     ViTModel,
 )
 
-from conceptlens.families._random_models import randomize
+from specimens.random_models import randomize
 from tiny_models import tokenizers
 
 Built = tuple[Any, dict[str, Any]]

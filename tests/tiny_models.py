@@ -63,7 +63,8 @@ from transformers import (
     UMT5EncoderModel,
 )
 
-from conceptlens.families.specimens import (
+from conceptlens.readers.loading import demo_folder
+from specimens.families import (
     POOLED,
     TEXT,
     aura_flow_call,
@@ -95,7 +96,6 @@ from conceptlens.families.specimens import (
     sd3_transformer,
     sd30_transformer,
 )
-from conceptlens.readers.loading import demo_folder
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from transformers import (
     Qwen3Model,
 )
 
-from conceptlens.families._reentry_specimens import REENTRY_SPECIMENS
+from specimens.reentry import REENTRY_SPECIMENS
 from tiny_models import _LLM, _clip, _t5, quiet, tiny_vae, tokenizers, word_tokenizer
 
 

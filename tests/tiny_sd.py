@@ -16,7 +16,7 @@ from diffusers import (
 )
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from conceptlens.families._random_models import randomize
+from specimens.random_models import randomize
 from tiny_models import clip_text, quiet, tiny_vae, tokenizers
 
 NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}

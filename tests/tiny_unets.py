@@ -18,7 +18,7 @@ from diffusers import (
 )
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTextModelWithProjection
 
-from conceptlens.families._random_models import randomize
+from specimens.random_models import randomize
 from tiny_models import clip_text, flux_pipeline, tokenizers
 from tiny_sd import NOISE, stable_diffusion, stable_diffusion_xl
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from conceptlens.families.base import DiTAdapter, ModelAdapter
 from conceptlens.families.groups import GROUPS, UNET, UNET_METHOD, group_of
 from conceptlens.families.kinds.cross_attention import CROSS_LAYOUTS, METHOD
 from conceptlens.families.single_stream import SINGLE_STREAMS
-from conceptlens.families.specimens import SPECIMENS
 from conceptlens.readers.loading import (
     DEMO_UNET,
     Defaults,
@@ -30,10 +29,10 @@ from conceptlens.readers.loading import (
     is_demo,
     load_model,
 )
-from conceptlens.readers.opening import MODEL_FILE, PIPELINE_FILE, opening, quiet_loading
-from conceptlens.readers.reading import read, record_call
-from conceptlens.readers.selfcheck import own_text_errors
+from conceptlens.readers.opening import MODEL_FILE, PIPELINE_FILE, opening
+from conceptlens.readers.reading import read
 from conceptlens.readers.weights import cause, damaged_file
+from conceptlens.values import listings
 from conceptlens.values.errors import ConceptlensError, ModelError, one_line, shown
 from conceptlens.values.recipe import Recipe
 
@@ -149,7 +148,8 @@ def doctor(model: Any, *, height: int = 1024, width: int = 1024, frames: int = 1
 
     Args:
         model: a loaded pipeline, a folder, a hub id, or the name of a transformer class. The weights of a folder beyond
-            `SMALL`, of a hub id or of a class are not opened: the dry run then uses tiny random weights of the class.
+            `SMALL`, of a hub id or of a class are not opened: the dry run is then that of the tests of this release, on
+            tiny random weights of the class.
         height: of the picture for the memory figures, in pixels.
         width: see `height`.
         frames: latent frames, for a video model.
@@ -177,6 +177,7 @@ def doctor(model: Any, *, height: int = 1024, width: int = 1024, frames: int = 1
         *(name, transformer_name, adapter.name, group.name, True, group.reason),
         blocks=depth,
         recipe=recipe,
+        expected=recipe.layers[-1] + 1 if recipe.layers else 0,
         size=(height, width),
         tokens=tokens,
         live_bytes=live,
@@ -186,7 +187,7 @@ def doctor(model: Any, *, height: int = 1024, width: int = 1024, frames: int = 1
         tier="adapter" if isinstance(adapter, DiTAdapter) else "experimental" if adapter.caveat else "re-entry",
         lacking=subject.lacking,
     )
-    return _tried(found, adapter, pipeline)
+    return _tested(found) if pipeline is None else _tried(found, adapter, pipeline)
 
 
 def served() -> tuple[str, ...]:
@@ -297,13 +298,10 @@ def _weights(folder: Path) -> list[Path]:
 
 
 def _skeleton(subject: _Subject) -> nn.Module:
-    """The transformer without weights, in its full depth; what a class leaves open is taken from its specimen."""
+    """The transformer without weights, in its full depth; a class without defaults is given the tests' settings."""
     name, kind = subject.transformer, getattr(diffusers, subject.transformer)
     known = inspect.signature(kind.__init__).parameters
-    given = {key: value for key, value in subject.config.items() if key in known}
-    if not given and name in SPECIMENS:
-        tiny = SPECIMENS[name][0]().config
-        given = {key: tiny[key] for key, setting in known.items() if setting.default is None and tiny.get(key)}
+    given = {key: value for key, value in subject.config.items() if key in known} or listings.required_settings(name)
     try:
         with torch.device("meta"):
             return kind(**given)
@@ -326,32 +324,37 @@ def _memory(adapter: ModelAdapter, recipe: Recipe, tokens: int, itemsize: int) -
     return vector * (reach + wanted), vector * (reach + wanted)
 
 
+def _tested(found: Diagnosis) -> Diagnosis:
+    """The diagnosis with the dry run of the tests, which examine every class on tiny random weights."""
+    tested = listings.tested(found.transformer)
+    if tested is None:
+        return replace(
+            found,
+            tried_on="nothing, since the class is not among those that the tests examine",
+            instead="Load the pipeline and ask again with it.",
+        )
+    versions = listings.versions()
+    return replace(
+        found,
+        tried_on=f"tiny random weights, in the tests of conceptlens {versions['conceptlens']} "
+        f"(diffusers {versions['diffusers']})",
+        **{name: tested[name] for name in ("captured", "expected", "own_text_error")},
+    )
+
+
 def _tried(found: Diagnosis, adapter: ModelAdapter, pipeline: Any) -> Diagnosis:
-    """The diagnosis after a dry run: a blank picture through the pipeline, or one call of the class's specimen."""
-    assert found.recipe is not None
-    told = {**vars(found), "expected": found.recipe.layers[-1] + 1 if found.recipe.layers else 0}
+    """The diagnosis after a dry run: a blank picture through the pipeline."""
+    recipe = found.recipe
+    assert recipe is not None
+    found = replace(found, tried_on="the model itself")
+    side = adapter.side_multiple(pipeline)
+    blank = Image.new("RGB", (6 * side, 4 * side))
+    options = {"max_sequence_length": 64}
     try:
-        if pipeline is not None:
-            told["tried_on"] = "the model itself"
-            side = adapter.side_multiple(pipeline)
-            blank = Image.new("RGB", (6 * side, 4 * side))
-            options = {"max_sequence_length": 64}
-            layers, _ = read(pipeline, adapter, blank, "", found.recipe, 0, 24 * side * side, options)
-        else:
-            told["tried_on"] = "tiny random weights of the class"
-            build, call = SPECIMENS[found.transformer]
-            specimen = adapter_for(build())
-            recipe = Recipe().resolve(len(specimen.blocks()))
-            told["expected"] = len(specimen.blocks())
-            with quiet_loading(progress=False):
-                layers = record_call(specimen, call(1, 4, 6), recipe)
-                told["own_text_error"] = max(own_text_errors(specimen, call(1, 4, 6)))
-        told["captured"] = len(layers)
+        layers, _ = read(pipeline, adapter, blank, "", recipe, 0, 24 * side * side, options)
     except ConceptlensError as error:
-        told |= {"reason": one_line(error), "instead": "Do what the line above says, then ask again."}
-    except KeyError:
-        told |= {"tried_on": "nothing, for want of a specimen", "instead": "Load the pipeline and ask again with it."}
-    return Diagnosis(**told)
+        return replace(found, reason=one_line(error), instead="Do what the line above says, then ask again.")
+    return replace(found, captured=len(layers))
 
 
 def _size(count: int) -> str:

@@ -21,7 +21,8 @@ from PIL import Image
 
 from command_line import here
 from conceptlens.bench.report import Report, difference
-from conceptlens.bench.rows import ROWS, RUN, RowFile, RunError, fingerprint, read_rows
+from conceptlens.bench.report_file import from_text, to_text
+from conceptlens.bench.rows import REPORT, ROWS, RUN, RowFile, RunError, fingerprint, read_rows
 from conceptlens.bench.runs import RunSpec, Scorer, image_seed, run
 from conceptlens.bench.tables import leaderboard
 from conceptlens.maps.image_maps import ConceptMaps
@@ -239,6 +240,62 @@ def test_reports_load_again_and_share_no_column_between_protocols(tmp_path: Path
     gap = difference(report, second, "iou")
     assert gap.value == pytest.approx(report.column("iou").mean() - second.column("iou").mean(), abs=1e-9)
     assert set(report.class_iou()) <= set(report.told["classes"])
+
+
+def test_a_saved_report_gives_every_figure_of_the_run_to_the_last_bit(tmp_path: Path) -> None:
+    report = Report(*run(SPEC, tmp_path / "run", limit=3, command="conceptlens bench scenes --limit 3"))
+    failed = {"id": "0", "error": "broken"}
+    Report(report.told, [failed, *report.rows]).save(tmp_path / "saved")
+    stored = Report.load(tmp_path / "saved")
+    assert [path.name for path in (tmp_path / "saved").iterdir()] == [REPORT]
+    assert stored.summary() == {**json.loads(json.dumps(report.summary(), default=list)), "bad_images": 1}
+    assert stored.metrics == report.metrics
+    assert stored.bad == [failed]
+    assert [{**row, "recipe": report.told["recipe"]} for row in stored.good] == report.good
+    assert difference(stored, report, "iou").value == 0
+    lines = (tmp_path / "saved" / REPORT).read_text().splitlines()
+    assert sum(line.lstrip().startswith('"iou":') for line in lines) == 2, "the protocol's word, and one column"
+
+
+def test_columns_are_rows_again() -> None:
+    cases: list[list[Any]] = [
+        [],
+        [{}, {}],
+        [{"id": "a", "counts": {"tp": 1, "fp": [2, 3]}}, {"counts": {"fp": [], "tp": 0}, "id": "b"}],
+        [{"id": "a", "classes": {"1": [1]}}, {"id": "b", "classes": {"2": [1]}}, {"id": "c", "classes": {}}],
+        [{"id": "a", "score": 0.1 + 0.2}, {"id": "b", "score": None}],
+        [{"id": "a", "more": 1}, {"id": "b"}],
+    ]
+    for rows in cases:
+        told, again = from_text(to_text({"recipe": "beef"}, rows))
+        assert (told, again) == ({"recipe": "beef"}, rows)
+
+
+def test_a_report_is_no_run_to_go_on_with(tmp_path: Path) -> None:
+    Report({"settings": SETTINGS}, []).save(tmp_path)
+    before = (tmp_path / REPORT).read_bytes()
+    with pytest.raises(RunError, match="holds the report of a run, with no rows to go on from. Choose another --out"):
+        run(RunSpec("scenes", model="/nowhere"), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [REPORT]
+    for text in (
+        before[:-9],
+        b"[]",
+        b'{"columns": 3, "failed": []}',
+        b'{"columns": {"a": [1], "b": []}, "failed": []}',
+    ):
+        (tmp_path / REPORT).write_bytes(text)
+        with pytest.raises(RunError, match=r"report.json is damaged \(.*\). Get it again, or remove it."):
+            Report.load(tmp_path)
+
+
+def test_a_run_of_a_version_with_other_settings_starts_anew(tmp_path: Path) -> None:
+    scorer = Scorer(SPEC)
+    told, _ = run(SPEC, tmp_path, limit=1, scorer=scorer)
+    assert {"branch", "padding", "softmax_at", "single_stream"} <= set(told["settings"]["method_settings"])
+    del told["settings"]["method_settings"]["branch"]
+    (tmp_path / RUN).write_text(json.dumps(told))
+    with pytest.raises(RunError, match=r"other settings: method_settings.branch was None, now 'prompt'. Choose anoth"):
+        run(SPEC, tmp_path, limit=2, scorer=scorer)
 
 
 def test_no_run_is_one_line(tmp_path: Path) -> None:

@@ -15,8 +15,6 @@ from torch import Tensor
 
 from conceptlens import families as adapters
 from conceptlens.families import registered
-from conceptlens.families._random_models import LENGTH
-from conceptlens.families._reentry_specimens import REENTRY_SPECIMENS
 from conceptlens.families.base import Concepts, DiTAdapter
 from conceptlens.ops.attention import image_attention
 from conceptlens.readers.loading import Defaults, LoadedModel
@@ -28,6 +26,8 @@ from conceptlens.values.recipe import Recipe
 from conceptlens.values.records import LayerRecord
 from conceptlens.watch.early_exit import StopForward
 from conceptlens.watch.recorder import HOOK, Recorder
+from specimens import REENTRY_SPECIMENS, SPECIMENS
+from specimens.random_models import LENGTH
 from tiny_models import FAMILIES, Family, sd3_pipeline
 
 ROWS, COLS = 4, 6
@@ -84,6 +84,12 @@ def live(adapter: DiTAdapter, call: dict[str, Any], concepts: Concepts, recipe: 
 def test_every_registered_class_is_under_contract() -> None:
     built = {type(family.transformer()).__name__ for family in FAMILIES.values()}
     assert set(registered()) <= built | set(REENTRY_SPECIMENS), "add a builder to tests/tiny_models.py"
+
+
+def test_every_served_class_has_a_specimen_and_every_specimen_its_class() -> None:
+    assert set(SPECIMENS) == set(registered()), "add a tiny model to tests/specimens, or remove one"
+    for name, (build, _) in SPECIMENS.items():
+        assert type(build()).__name__ == name
 
 
 @pytest.mark.parametrize("count", [0, 1, 20])

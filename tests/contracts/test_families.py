@@ -12,15 +12,15 @@ from PIL import Image
 from test_adapters import COLS, ROWS, adapter_for, run, session_of
 
 import conceptlens as cl
-from conceptlens.families.specimens import (
+from conceptlens.readers.selfcheck import own_text_errors
+from conceptlens.values.recipe import Recipe
+from specimens.families import (
     LENGTH,
     cogvideox_call,
     cogvideox_transformer,
     flux2_transformer,
     qwen_transformer,
 )
-from conceptlens.readers.selfcheck import own_text_errors
-from conceptlens.values.recipe import Recipe
 from tiny_models import (
     FAMILIES,
     cogvideox_pipeline,

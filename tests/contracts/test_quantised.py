@@ -19,8 +19,8 @@ from test_adapters import COLS, ROWS, adapter_for, concepts_like, full_recipe, h
 from torch import Tensor, nn
 from torchao.quantization import Int8Tensor, Int8WeightOnlyConfig, quantize_
 
-from conceptlens.families.specimens import flux_transformer
 from conceptlens.readers.reading import record_call
+from specimens.families import flux_transformer
 from tiny_models import FAMILIES, Family, flux_pipeline
 
 pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # diffusers on Mochi, without a GPU

@@ -12,7 +12,6 @@ from torch import Tensor
 
 import conceptlens as cl
 from conceptlens.families import adapter_for
-from conceptlens.families._reentry_specimens import REENTRY_SPECIMENS
 from conceptlens.families.base import Concepts
 from conceptlens.families.kinds.reentry import ReentryAdapter
 from conceptlens.readers.reading import record_call
@@ -22,6 +21,7 @@ from conceptlens.values.recipe import Recipe
 from conceptlens.values.records import LayerRecord
 from conceptlens.watch.early_exit import StopForward
 from conceptlens.watch.recorder import Recorder
+from specimens.reentry import REENTRY_SPECIMENS
 
 ROWS, COLS = 4, 6
 DEPTH = 3

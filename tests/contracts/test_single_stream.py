@@ -19,7 +19,6 @@ from conceptlens.cli.commands import app
 from conceptlens.families import adapter_for
 from conceptlens.families.base import Concepts, DiTAdapter
 from conceptlens.families.single_stream import SINGLE_STREAMS, SingleStreamAdapter
-from conceptlens.families.specimens import SPECIMENS
 from conceptlens.readers.reading import record_call
 from conceptlens.readers.reentry import probe_for
 from conceptlens.readers.selfcheck import own_text_errors
@@ -28,6 +27,7 @@ from conceptlens.session import Session
 from conceptlens.values.recipe import Recipe
 from conceptlens.watch.early_exit import StopForward
 from conceptlens.watch.recorder import Recorder
+from specimens import SPECIMENS
 
 
 @pytest.fixture(params=SINGLE_STREAMS, ids=lambda name: name.replace("Transformer", "").removesuffix("DModel"))

@@ -14,6 +14,7 @@ from PIL import Image
 import conceptlens as cl
 from command_line import here
 from conceptlens.bench.datasets.scenes import make_scene
+from conceptlens.bench.report import Report
 from conceptlens.cli.options import parse_layers, recipe_options
 
 
@@ -89,7 +90,11 @@ def test_bench_then_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capf
     assert here(monkeypatch, *command, *out) == 0
     assert "Protocol fixed: task=multi, distractors=()" in capfd.readouterr().out
     assert here(monkeypatch, "bench", "report", str(tmp_path), "--format", "csv") == 0
-    assert "cross-attention,demo" in capfd.readouterr().out
+    table = capfd.readouterr().out
+    assert "cross-attention,demo" in table
+    Report.load(tmp_path / "xa").save(tmp_path / "saved")
+    assert here(monkeypatch, "bench", "report", str(tmp_path / "saved"), "--format", "csv") == 0
+    assert capfd.readouterr().out == table
     rows = [json.loads(line) for line in (tmp_path / "xa" / "rows.jsonl").read_text().splitlines()]
     assert np.mean([r["scores"]["iou"] for r in rows]) == pytest.approx(said["metrics"]["iou_image"][0], abs=1e-4)
 

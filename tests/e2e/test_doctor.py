@@ -14,33 +14,51 @@ import torch
 
 import conceptlens as cl
 from conceptlens import diagnosis
+from conceptlens.bench.runs import PACKAGES
 from conceptlens.diagnosis import doctor, served
 from conceptlens.families import registered
 from conceptlens.families.groups import GROUPS, group_of
-from conceptlens.families.specimens import SPECIMENS, sd3_transformer
 from conceptlens.methods import method_named
 from conceptlens.readers.loading import demo_folder
 from conceptlens.values import listings
 from conceptlens.values.errors import ModelError
+from specimens import SPECIMENS, dry_run, required_settings
+from specimens.families import sd3_transformer
 from tiny_models import cogvideox_pipeline, flux_pipeline, sd3_pipeline
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("name", sorted(registered()))
-def test_a_class_with_an_adapter_is_tried_on_a_specimen(name: str) -> None:
-    found = doctor(name)
-    assert found.ok
-    listed = next(told for told in listings.transformers() if told["transformer"] == name)
-    seen = json.loads(json.dumps({**asdict(found), "ok": True}))
+def test_a_class_is_described_as_a_fresh_examination_finds_it(name: str) -> None:
+    listed = listings.tested(name)
+    assert listed, "run: python benchmarks/models.py"
+    fresh, found = dry_run(SPECIMENS[name]), doctor(name)
+    seen = json.loads(json.dumps({**asdict(found), **fresh, "ok": True}))
     assert {**listed, "own_text_error": 0} == {**seen, "own_text_error": 0}, "run: python benchmarks/models.py"
-    assert listed["own_text_error"] < 1e-5
-    assert found.captured == (4 if found.tier == "adapter" else 3)
-    assert found.own_text_error is not None
-    assert found.own_text_error < 1e-5
+    required = json.loads(json.dumps(required_settings(SPECIMENS[name])))
+    assert listings.required_settings(name) == required, "run: python benchmarks/models.py"
+    assert listed["own_text_error"] == found.own_text_error
+    assert max(listed["own_text_error"], fresh["own_text_error"]) < 1e-5
+    assert fresh["captured"] == (4 if found.tier == "adapter" else 3)
+    assert found.ok
     assert found.blocks == len(found_blocks(name))
     assert group_of(name).applies
-    assert name in SPECIMENS
+
+
+def test_it_is_said_with_which_versions_a_class_was_examined() -> None:
+    versions = listings.versions()
+    assert tuple(versions) == PACKAGES
+    release, below = versions["conceptlens"], versions["diffusers"]
+    says = f"on tiny random weights, in the tests of conceptlens {release} (diffusers {below})"
+    assert says in doctor("FluxTransformer2DModel").describe()
+
+
+def test_a_class_that_the_tests_do_not_examine_is_not_said_to_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listings, "tested", lambda name: None)
+    found = doctor("FluxTransformer2DModel")
+    assert (found.ok, found.captured, found.expected, found.own_text_error) == (False, 0, 19, None)
+    assert found.instead == "Load the pipeline and ask again with it."
 
 
 def found_blocks(name: str) -> list[str]:
@@ -95,7 +113,7 @@ def test_a_folder_is_read_without_opening_big_weights(tmp_path: Path, monkeypatc
     shutil.copytree(demo_folder(), folder)
     monkeypatch.setattr(diagnosis, "SMALL", 0)
     found = doctor(folder)
-    assert found.tried_on == "tiny random weights of the class"
+    assert found.tried_on.startswith("tiny random weights, in the tests of conceptlens ")
     assert found.blocks == 6
     (folder / "transformer" / "config.json").write_text("{")
     with pytest.raises(ModelError, match="transformer/config.json is damaged"):

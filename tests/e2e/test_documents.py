@@ -54,6 +54,15 @@ def test_the_results_tables_come_from_the_stored_reports() -> None:
     assert scenes.protocol_line() in scenes.PAGE.read_text()
 
 
+def test_the_table_of_guidance_comes_from_the_stored_report() -> None:
+    guidance = module(ROOT / "benchmarks" / "guidance.py")
+    page = (ROOT / "docs" / "guidance.md").read_text().replace("| |", "|  |")
+    table = [line for line in guidance.render(*guidance.load()).splitlines() if line.startswith("| ")]
+    assert len(table) == 1 + len(guidance.METHODS)
+    for line in table:
+        assert line.split("|", 2)[2] in page, "run: benchmarks/guidance.py --render"
+
+
 def test_documents_speak_of_the_project_alone() -> None:
     for page in [*EVERYTHING, ROOT / "CHANGELOG.md"]:
         text = page.read_text()

@@ -9,9 +9,9 @@ import torch
 from transformers import T5Config, T5EncoderModel, UMT5Config, UMT5EncoderModel
 
 import conceptlens as cl
-from conceptlens.families.specimens import randomize
 from conceptlens.watch.t5_text import T5AttentionReader, t5_positions, t5_text_attention
 from conceptlens.watch.word_places import read_words
+from specimens.random_models import randomize
 from tiny_models import tokenizers
 
 PROMPT = "a red house and an orange umbrella"

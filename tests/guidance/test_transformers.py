@@ -11,19 +11,19 @@ from diffusers import FlowMatchHeunDiscreteScheduler
 
 import conceptlens as cl
 from conceptlens.families import adapter_for
-from conceptlens.families.specimens import (
-    flux_call,
-    flux_transformer,
-    sd3_call,
-    sd3_medium_transformer,
-    sd30_transformer,
-)
 from conceptlens.guidance import TSAM, guide
 from conceptlens.guidance.driver import _Run
 from conceptlens.guidance.joint_maps import JointMaps, joint_attention
 from conceptlens.guidance.transformers import GuidedTransformer
 from conceptlens.ops.alignment import cosine_matrix, row_normalized, target_matrix, tsam_loss
 from conceptlens.watch.prompt_readings import aligned
+from specimens.families import (
+    flux_call,
+    flux_transformer,
+    sd3_call,
+    sd3_medium_transformer,
+    sd30_transformer,
+)
 from tiny_models import flux_pipeline, sd3_pipeline
 
 PROMPT = "a red house and a blue boat"

@@ -14,13 +14,13 @@ import torch
 from PIL import Image
 
 import conceptlens as cl
-from conceptlens.families.specimens import sd3_transformer, sd30_transformer
 from conceptlens.methods import method_named
 from conceptlens.methods._words import t5_positions
 from conceptlens.methods.cross_attention_prompt import PromptCrossAttention
 from conceptlens.session import Session
 from conceptlens.values.errors import ConceptError, ModelError, RecipeError
 from conftest import hooks_left
+from specimens.families import sd3_transformer, sd30_transformer
 from tiny_models import flux_pipeline, sd3_pipeline, tokenizers
 from tiny_unets import METHODS_TINY_UNET, SIDE, saved
 

@@ -21,8 +21,6 @@ from conceptlens.values.errors import ConceptlensError
 AP = Literal["pooled-minmax", "pooled-raw", "foreground", "none"]
 _IMAGENET_DISTRACTORS = ("background", "floor", "tree", "person", "grass", "face")
 _VOC_DISTRACTORS = ("background", "floor", "grass", "tree", "sky")
-_LATER = ("center", "clip")
-"""Fields that stored runs may not have: left out where they say nothing, so that those runs go on."""
 
 
 class ProtocolError(ConceptlensError, ValueError):
@@ -92,9 +90,9 @@ class Protocol:
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
     def to_dict(self) -> dict[str, Any]:
-        """Every field, as plain JSON values; those of `_LATER` only where they say something."""
-        told = {k: v for k, v in asdict(replace(self, options={})).items() if k not in _LATER or v}
-        return {**told, "distractors": list(self.distractors), "options": dict(self.options)}
+        """Every field, as plain JSON values."""
+        plain = asdict(replace(self, options={}))
+        return {**plain, "distractors": list(self.distractors), "options": dict(self.options)}
 
     def concepts(self, sample: Sample, classes: tuple[str, ...], *, background: bool = False) -> tuple[Concept, ...]:
         """The concepts to ask for in one image, distractors included: all but those that are a class to ask for.

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from conceptlens.bench.counts import BINARY_FIELDS, BinaryCounts, ClassCounts, binary_from_json, classes_from_json
 from conceptlens.bench.metrics import bootstrap_draws, bootstrap_interval, percentile_interval
 from conceptlens.bench.paper import paper_figures
-from conceptlens.bench.rows import read_rows
+from conceptlens.bench.rows import read_rows, write_report
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,17 @@ class Report:
 
     @classmethod
     def load(cls, folder: Path | str) -> Report:
-        """From the folder of a run. Raises `RunError` when there is none."""
+        """From the folder of a run, or of a saved report. Raises `RunError` when there is none."""
         told, rows = read_rows(Path(folder))
         return cls(told, sorted(rows, key=lambda row: row["id"]))
+
+    def save(self, folder: Path | str) -> None:
+        """Writes `report.json`: all figures, tables and paired differences come out of it as out of the run's rows.
+
+        Raises:
+            RunError: when it cannot be written.
+        """
+        write_report(Path(folder), self.told, self.rows)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -11,9 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from conceptlens.bench import report_file
 from conceptlens.values.errors import ConceptlensError, one_line
 
-ROWS, RUN = "rows.jsonl", "run.json"
+ROWS, RUN, REPORT = "rows.jsonl", "run.json", "report.json"
 
 
 class RunError(ConceptlensError, ValueError):
@@ -29,6 +30,8 @@ def check_folder(folder: Path) -> None:
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise RunError(f"cannot write to {folder}: {there} is no folder that can be written. Choose another --out.")
+    if (folder / REPORT).exists() and not (folder / RUN).exists():
+        raise RunError(f"{folder} holds the report of a run, with no rows to go on from. Choose another --out.")
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:
@@ -82,7 +85,8 @@ class RowFile:
 
     def note(self, told: Mapping[str, Any]) -> None:
         """Writes `run.json`: the settings and what else is told."""
-        _replace(self.folder / RUN, {"recipe": self.recipe, "settings": self.settings, **told})
+        content = {"recipe": self.recipe, "settings": self.settings, **told}
+        _replace(self.folder / RUN, json.dumps(content, indent=1) + "\n")
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Writes one row, all of it or nothing that counts: a line without its end is dropped on the next start."""
@@ -149,9 +153,17 @@ class RowFile:
 def read_rows(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """What `run.json` says, and the whole rows of a run; of two rows with one id, the last.
 
+    A folder without a `run.json` may hold a `report.json` (see `write_report`) instead.
+
     Raises:
         RunError: when the folder holds no run.
     """
+    path = folder / REPORT
+    if path.exists() and not (folder / RUN).exists():
+        try:
+            return report_file.from_text(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise RunError(f"{path} is damaged ({one_line(error)}). Get it again, or remove it.") from error
     try:
         told = json.loads((folder / RUN).read_text())
         lines = (folder / ROWS).read_bytes().split(b"\n")
@@ -159,6 +171,19 @@ def read_rows(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         raise RunError(f"{folder} holds no run ({one_line(error)}). Make one with conceptlens bench --out.") from error
     rows = {row["id"]: row for row in map(_parsed, lines) if row is not None}
     return told, list(rows.values())
+
+
+def write_report(folder: Path, told: Mapping[str, Any], rows: report_file.Rows) -> None:
+    """Writes a finished run as `report.json`, which `read_rows` reads; the folder is made if it is not there.
+
+    Raises:
+        RunError: when it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _replace(folder / REPORT, report_file.to_text(told, rows))
+    except OSError as error:
+        raise RunError(f"cannot write to {folder}: {error.strerror}. Choose another folder.") from error
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
@@ -169,9 +194,9 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     return row if isinstance(row, dict) and "id" in row else None
 
 
-def _replace(path: Path, content: Mapping[str, Any]) -> None:
+def _replace(path: Path, text: str) -> None:
     aside = path.with_suffix(".tmp")
-    aside.write_text(json.dumps(content, indent=1) + "\n")
+    aside.write_text(text)
     aside.replace(path)
 
 

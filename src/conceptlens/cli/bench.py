@@ -168,10 +168,10 @@ def report_(
     """A leaderboard of stored runs, the paper's figures beside them."""
     _check_form(form)
     from conceptlens.bench.report import Report
-    from conceptlens.bench.rows import RUN, RunError
+    from conceptlens.bench.rows import REPORT, RUN, RunError
     from conceptlens.bench.tables import leaderboard
 
-    found = sorted({path.parent for folder in folders for path in folder.rglob(RUN)})
+    found = sorted({path.parent for folder in folders for name in (RUN, REPORT) for path in folder.rglob(name)})
     # Runs of `bench fidelity` have no dataset and no masks.
     reports = [report for report in map(Report.load, found) if "dataset" in report.settings]
     if not reports:

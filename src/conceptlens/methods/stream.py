@@ -10,10 +10,7 @@ from PIL import Image
 from conceptlens.maps.image_maps import ConceptMaps
 from conceptlens.methods.base import MethodInfo, SaliencyMethod
 from conceptlens.session import Session, load
-from conceptlens.values.recipe import Recipe, Space
-
-_LATER = ("branch", "padding", "cross_pair", "cross_rotated", "cross_heads", "softmax_at")
-"""Fields of `Recipe` that stored runs may not have: left out where they say nothing, so that those runs go on."""
+from conceptlens.values.recipe import Space
 
 
 class StreamMethod(SaliencyMethod):
@@ -45,9 +42,7 @@ class StreamMethod(SaliencyMethod):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        usual = Recipe().to_dict()
-        told = {k: v for k, v in self._recipe.to_dict().items() if k not in _LATER or v != usual[k]}
-        return {**told, "single_stream": True} if self._session.single_stream else told
+        return {**self._recipe.to_dict(), "single_stream": self._session.single_stream}
 
     def explain(self, image: Image.Image, concepts: Sequence[str], *, prompt: str = "", seed: int = 0) -> ConceptMaps:
         record = self._session.read(image, prompt=prompt, seed=seed, preset=self._preset, **self._options)

@@ -19,6 +19,7 @@ import copy
 import math
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ from conceptlens.bench.datasets.scenes import Scene, describe
 from conceptlens.ops.precision import cpu_dtype
 from flux_streams import GRID, Streams
 from mending import CONTENT, TINTS, Corrupted, corrupt, mention
-from picture_model import ASSETS, HEAD, RUN, PictureModel, binding_loss, in_blocks, pretrain_text
+from picture_model import ASSETS, HEAD, RUN, PictureModel, binding_loss, in_blocks, initialize, pretrain_text
 from scene_data import load_scenes
 from steps import follow, optimizers, resume, save, set_rate
 
@@ -139,6 +140,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--optimizer", choices=["adamw", "muon"], default="muon")
     parser.add_argument("--compile", action="store_true", help="faster on a CPU, after a minute of compiling")
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--init", type=Path, help="start from the weights of an exported folder; the heads start anew")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--name", default="neutral")
     return parser.parse_args()
@@ -154,7 +156,9 @@ def main() -> None:
     print(f"{sum(p.numel() for p in model.transformer.parameters()) / 1e6:.2f}M transformer weights", flush=True)
     streams = Streams(model.transformer, args.compile)
     going_on = args.resume and checkpoint.exists()
-    if not going_on:
+    if args.init and not going_on:
+        initialize(model, args.init)
+    elif not going_on:
         pretrain_text(model, scenes, args.text_steps, rng)
     average = copy.deepcopy(model).requires_grad_(False)
     solvers = optimizers(model, args.rate, lambda name: args.optimizer == "muon" and in_blocks(name))

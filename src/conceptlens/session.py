@@ -13,7 +13,6 @@ from typing import Any, Literal
 import torch
 from PIL import Image
 
-from conceptlens._version import package_version
 from conceptlens.families.base import Concepts, ModelAdapter
 from conceptlens.guidance import Guidance, chosen_guidance, paint_guided
 from conceptlens.maps.image_maps import ConceptMaps, reference_maps
@@ -29,6 +28,7 @@ from conceptlens.readers.reading import read
 from conceptlens.readers.replay import check_origin, check_recorded, replay
 from conceptlens.readers.unets import is_unet, load_unet
 from conceptlens.values.errors import ConceptError, RecipeError
+from conceptlens.values.provenance import RunInfo, Task, plain_values, versions_of
 from conceptlens.values.recipe import RECIPE_FIELDS, Recipe, check_seed
 from conceptlens.values.record_files import load_record, save_record
 from conceptlens.values.records import ImageRecord
@@ -187,10 +187,9 @@ class Session:
         made = generate(self.pipeline, self.adapter, embedded, recipe, arguments, keep=keep, keeping=keeping)
         recipe = made.recipe
         seconds = time.perf_counter() - started
-        settings = {k: v for k, v in call.items() if isinstance(v, (str, int, float, bool, type(None)))}
-        details = self._details("generate", embedded, seconds, {"pipeline": settings, "steps": made.steps})
-        if len(made.images) > 1:
-            details["batch"] = len(made.images)
+        settings = plain_values(call)
+        batch = len(made.images) if len(made.images) > 1 else None
+        info = replace(self._run_info("generate", embedded, seconds), pipeline=settings, steps=made.steps, batch=batch)
         noise = None if "latents" in call else seed
         kept = None
         if record:
@@ -207,7 +206,7 @@ class Session:
                 "prompt": prompts[row // repeats],
                 "seed": noise,
                 "background": added,
-                "details": details,
+                "run_info": info,
             }
             references = reference_maps(call.get("image"), [scores[row] for scores in made.references], **shared)
             parts = None if made.parts is None else made.parts[:, :, row]
@@ -297,8 +296,7 @@ class Session:
         with resident(self.pipeline):
             probe = replay(self.adapter, record, embedded, recipe, self.pipeline._execution_device, keep=keep)
         assert probe.grid is not None
-        task = "generate" if record.steps else "read"
-        more = {"pipeline": dict(record.options), **({"steps": record.steps} if record.steps else {})}
+        info = self._run_info("generate" if record.steps else "read", embedded, time.perf_counter() - started)
         grid = replace(probe.grid, frames=None)  # of one picture, also where a video model has read it
         draws = moments(on_grid(probe.scores.mean(), grid))
         return ConceptMaps(
@@ -312,7 +310,7 @@ class Session:
             seed=record.seed,
             background=added,
             parts=stack_parts(probe.scores, grid).mean(dim=2) if keep else None,
-            details=self._details(task, embedded, time.perf_counter() - started, more),
+            run_info=replace(info, pipeline=record.options, steps=record.steps or None),
         )
 
     def save_record(self, record: ImageRecord, path: str | Path) -> Path:
@@ -360,21 +358,19 @@ class Session:
                 stacklevel=3,
             )
 
-    def _details(self, task: str, concepts: Concepts, seconds: float, more: dict[str, Any]) -> dict[str, Any]:
-        pieces = {n: list(p) for n, p in zip(concepts.names, concepts.pieces, strict=False)}
-        return {
-            "task": task,
-            "family": self.family,
-            **({"single_stream": True} if self.single_stream else {}),
-            **({"caveat": self.adapter.caveat} if self.adapter.caveat else {}),
-            "tokens": pieces,
-            **({} if concepts.length is None else {"text_length": concepts.length}),
-            "dtype": str(self.pipeline.transformer.dtype).removeprefix("torch."),
-            "device": str(self.pipeline._execution_device),
-            "seconds": round(seconds, 3),
-            "versions": {name: package_version(name) for name in ("conceptlens", "diffusers", "torch")},
-            **more,
-        }
+    def _run_info(self, task: Task, concepts: Concepts, seconds: float) -> RunInfo:
+        return RunInfo(
+            task=task,
+            family=self.family,
+            single_stream=self.single_stream or None,
+            caveat=self.adapter.caveat or None,
+            tokens={name: list(pieces) for name, pieces in zip(concepts.names, concepts.pieces, strict=False)},
+            text_length=concepts.length,
+            dtype=str(self.pipeline.transformer.dtype).removeprefix("torch."),
+            device=str(self.pipeline._execution_device),
+            seconds=round(seconds, 3),
+            versions=versions_of("diffusers", "torch"),
+        )
 
 
 def load(model: Any = None, **options: Any) -> Session:

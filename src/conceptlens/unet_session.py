@@ -44,7 +44,7 @@ class UnetSession(Session):
 
     def generate(
         self,
-        prompt: str | list[str] | None,
+        prompt: str | Sequence[str] | None,
         concepts: Sequence[str] | None = None,
         *,
         seed: int | None = None,

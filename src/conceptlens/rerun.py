@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
-from conceptlens.values.errors import ConceptlensError, one_line
+from conceptlens.values.errors import one_line
 from conceptlens.values.files import MANIFEST, settle
-from conceptlens.values.recipe import Recipe, check_seed
+from conceptlens.values.provenance import Provenance, RerunError
 
 if TYPE_CHECKING:
     from conceptlens.maps.image_maps import ConceptMaps
     from conceptlens.session import Session
-
-_KINDS: dict[str, tuple[type, ...]] = {
-    "model": (str,), "task": (str,), "prompt": (str,), "concepts": (list,), "background": (list, type(None)),
-    "recipe": (dict, type(None)), "seed": (int, type(None)),
-    "guidance": (dict, type(None)), "batch": (int, type(None)), "single_stream": (bool, type(None)),
-}  # fmt: skip
-_NEEDED = ("model", "task", "prompt", "concepts", "background", "recipe", "seed")
-
-
-class RerunError(ConceptlensError, ValueError):
-    """A saved result cannot be repeated."""
 
 
 def rerun(file: str | Path, *, session: Session | None = None, device: str | None = None) -> ConceptMaps:
@@ -42,62 +29,45 @@ def rerun(file: str | Path, *, session: Session | None = None, device: str | Non
         RerunError: when the file is missing or damaged, or does not tell all that it takes.
         ModelError: when its model cannot be opened.
     """
-    path, told = read_manifest(file)
-    background, options = told["background"] or False, dict(told.get("pipeline") or {})
-    # A field that came after the file was written is left at its default, which is what was done before, not at that of
-    # the preset.
-    full = {**Recipe().to_dict(), **told["recipe"]} if told["recipe"] else {}
-    settings = {name: tuple(v) if isinstance(v, list) else v for name, v in full.items()}
+    path = _manifest_of(file)
+    saved = Provenance.load(path)
+    seed = _repeatable_seed(path, saved)
     from conceptlens.guidance import guidance_named
     from conceptlens.session import load
 
-    model, seed, prompt = told["model"], told["seed"], told["prompt"]
+    run = saved.run
     if session is None:
-        session = load(None if model == "demo" else model, device=device, single_stream=bool(told.get("single_stream")))
-    elif session.model_id != model:
-        raise RerunError(f"{path} was made by {model}, this session has {session.model_id}. Open {model}.")
-    if told["task"] == "generate":
-        if told["recipe"] is not None:
-            settings["background"] = background
-        if guided := told.get("guidance"):
-            settings["guide"] = guidance_named(guided["method"], {k: v for k, v in guided.items() if k != "method"})
-        return session.generate(prompt, told["concepts"], seed=seed, **settings, **options)
-    record = session.read(path.parent / "image.png", prompt=prompt, seed=seed, **settings, **options)
-    return session.probe(record, told["concepts"], background=background)
+        name = None if saved.model == "demo" else saved.model
+        session = load(name, device=device, single_stream=bool(run.single_stream))
+    elif session.model_id != saved.model:
+        raise RerunError(f"{path} was made by {saved.model}, this session has {session.model_id}. Open {saved.model}.")
+    background: tuple[str, ...] | bool = saved.background or False
+    options: dict[str, Any] = dict(run.pipeline or {})
+    if saved.recipe is not None:
+        options = {**saved.recipe.to_dict(), **options}
+    if run.task == "generate":
+        if saved.recipe is not None:
+            options["background"] = background
+        if run.guidance:
+            settings = {name: value for name, value in run.guidance.items() if name != "method"}
+            options["guide"] = guidance_named(run.guidance["method"], settings)
+        return session.generate(saved.prompt, saved.concepts, seed=seed, **options)
+    record = session.read(path.parent / "image.png", prompt=saved.prompt, seed=seed, **options)
+    return session.probe(record, saved.concepts, background=background)
 
 
-def read_manifest(file: str | Path) -> tuple[Path, Mapping[str, Any]]:
-    """The `maps.json` of a result that can be repeated, and what it tells; opens no model.
-
-    Raises:
-        RerunError: as `rerun`.
-    """
-    path = _manifest_of(file)
-    told = _read(path)
-    damaged = "{} is damaged ({}). Save the maps again."
-    missing = [name for name in _NEEDED if name not in told]
-    if missing:
-        raise RerunError(f"{path} does not tell {missing[0]!r}. Save the maps again.")
-    for name, kinds in _KINDS.items():
-        if name in told and (not isinstance(told[name], kinds) or (bool not in kinds and told[name] is True)):
-            raise RerunError(damaged.format(path, f"its {name} is {told[name]!r:.40}"))
-    if told["recipe"] is None and "guidance" not in told:
-        raise RerunError(f"{path} was made by the method {told.get('method')!r}, not by a session. Run that method.")
-    if told["seed"] is None:
+def _repeatable_seed(path: Path, saved: Provenance) -> int:
+    """The seed of a result that can be made again. Raises a `RerunError` for one that lacks something for it."""
+    run = saved.run
+    if saved.recipe is None and run.guidance is None:
+        raise RerunError(f"{path} was made by the method {run.method!r}, not by a session. Run that method.")
+    if saved.seed is None:
         raise RerunError(f"{path} has no seed: a generator or latents of the caller's own were used. Use seed=.")
-    if told.get("batch"):
-        raise RerunError(f"{path} is one of a batch of {told['batch']} pictures. Paint its prompt alone, then save.")
-    try:
-        check_seed(told["seed"])
-        Recipe().override(told["recipe"] or {})
-        dict(told.get("pipeline") or {})
-        if told.get("guidance"):
-            str(told["guidance"]["method"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise RerunError(damaged.format(path, one_line(error))) from error
-    if told["task"] != "generate" and not (path.parent / "image.png").exists():
+    if run.batch:
+        raise RerunError(f"{path} is one of a batch of {run.batch} pictures. Paint its prompt alone, then save.")
+    if run.task != "generate" and not (path.parent / "image.png").exists():
         raise RerunError(f"no image.png beside {path}, which was read. Keep the files of a result together.")
-    return path, told
+    return saved.seed
 
 
 def difference(maps: ConceptMaps, file: str | Path) -> float:
@@ -125,15 +95,3 @@ def _manifest_of(file: str | Path) -> Path:
     path = path / MANIFEST if path.is_dir() else path
     settle(path.parent)
     return path
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RerunError(f"cannot read {path}: {error.strerror}. Name a maps.json that save() wrote.") from error
-    except (ValueError, RecursionError) as error:
-        raise RerunError(f"{path} is no maps.json of conceptlens, or damaged. Name one that save() wrote.") from error
-    if not isinstance(told, dict):
-        raise RerunError(f"{path} is no maps.json of conceptlens. Name one that save() wrote.")
-    return told

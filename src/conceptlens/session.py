@@ -2,40 +2,37 @@
 
 from __future__ import annotations
 
-import secrets
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
-import torch
 from PIL import Image
 
-from conceptlens._version import package_version
-from conceptlens.families.base import Concepts, ModelAdapter
-from conceptlens.guidance import Guidance, chosen_guidance, paint_guided
-from conceptlens.maps.image_maps import ConceptMaps, reference_maps
+from conceptlens.families.base import ModelAdapter
+from conceptlens.guidance import Guidance, GuidedMaps, chosen_guidance
+from conceptlens.guidance.painting import GuidedPainter, check_guided, prompt_words
+from conceptlens.maps.image_maps import ConceptMaps
 from conceptlens.maps.picture_files import open_image
-from conceptlens.maps.video_maps import maps_of
 from conceptlens.ops.accumulate import moments
 from conceptlens.readers.call_settings import check_call
 from conceptlens.readers.embedding import ConceptEmbedder
 from conceptlens.readers.keeping import RECORD_BUDGET, Keeping, Store
 from conceptlens.readers.loading import LoadedModel, load_model, resident
-from conceptlens.readers.painting import generate, on_grid, stack_parts
+from conceptlens.readers.orders import Background, Order, note_unknown, with_background
+from conceptlens.readers.painter import Painter, run_info
+from conceptlens.readers.painting import on_grid, stack_parts
 from conceptlens.readers.reading import read
 from conceptlens.readers.replay import check_origin, check_recorded, replay
 from conceptlens.readers.unets import is_unet, load_unet
-from conceptlens.values.errors import ConceptError, RecipeError
+from conceptlens.values.errors import RecipeError
 from conceptlens.values.recipe import RECIPE_FIELDS, Recipe, check_seed
 from conceptlens.values.record_files import load_record, save_record
 from conceptlens.values.records import ImageRecord
-from conceptlens.values.words import check_concepts, check_prompts, check_text
+from conceptlens.values.words import check_prompts, check_text
 from conceptlens.watch.surroundings import usual_defaults
 
-Background = bool | Sequence[str]
 _READ_OPTIONS = ("guidance_scale", "max_sequence_length")
 
 
@@ -108,9 +105,57 @@ class Session:
         adapter.check(recipe)
         return recipe
 
+    @overload
     def generate(
         self,
-        prompt: str | list[str] | None,
+        prompt: str | None,
+        concepts: Sequence[str] | None = None,
+        *,
+        seed: int | None = None,
+        preset: str | None = None,
+        background: Background = True,
+        keep: bool = False,
+        record: bool | Literal["fit"] = False,
+        record_budget: int = RECORD_BUDGET,
+        record_store: Store = "model",
+        guide: None = None,
+        compare: bool = False,
+        **options: Any,
+    ) -> ConceptMaps: ...
+    @overload
+    def generate(
+        self,
+        prompt: str,
+        concepts: Sequence[str] | None = None,
+        *,
+        seed: int | None = None,
+        preset: str | None = None,
+        background: Background = True,
+        keep: bool = False,
+        record: bool | Literal["fit"] = False,
+        record_budget: int = RECORD_BUDGET,
+        record_store: Store = "model",
+        guide: Guidance | str,
+        compare: bool = False,
+        **options: Any,
+    ) -> GuidedMaps: ...
+    @overload
+    def generate(
+        self,
+        prompt: list[str] | tuple[str, ...],
+        concepts: Sequence[str] | None = None,
+        *,
+        seed: int | None = None,
+        preset: str | None = None,
+        background: Background = True,
+        keep: bool = False,
+        guide: Guidance | str | None = None,
+        compare: bool = False,
+        **options: Any,
+    ) -> list[ConceptMaps]: ...
+    def generate(
+        self,
+        prompt: str | Sequence[str] | None,
         concepts: Sequence[str] | None = None,
         *,
         seed: int | None = None,
@@ -147,74 +192,35 @@ class Session:
                 (`num_inference_steps=`, `height=`, `guidance_scale=`, ...).
 
         Returns:
-            `ConceptMaps` (`GuidedMaps` with `guide`, `VideoMaps` of a video model); a list of them for several prompts
-            or `num_images_per_prompt` above 1.
+            `ConceptMaps` (`GuidedMaps` with `guide`); a list of them for several prompts or `num_images_per_prompt`
+            above 1. A video model gives `VideoMaps` in their place, which type checkers do not know.
 
         Raises:
             ConceptError: for an unusable list of concepts.
             RecipeError: for impossible settings; `BudgetError`, one of them, for a record beyond its budget.
             ModelError: for a model that cannot be read, or that gives NaN.
         """
-        guide = chosen_guidance(guide, compare)
-        if guide is not None:
-            own = {"preset": preset, "background": background, "keep": keep, "record": record}
-            own |= {"record_budget": record_budget, "record_store": record_store}
-            prompt = prompt if isinstance(prompt, str) else check_prompts(prompt)
-            seed = secrets.randbelow(2**31) if seed is None else check_seed(seed)
-            return paint_guided(self, prompt, concepts, guide, seed, compare=compare, own=own, **options)
-        started = time.perf_counter()
+        guidance = chosen_guidance(guide, compare)
         recipe = self.recipe(preset, **{k: v for k, v in options.items() if k in RECIPE_FIELDS})
         call = {**self.generate_defaults, **{k: v for k, v in options.items() if k not in RECIPE_FIELDS}}
-        prompts = check_prompts(prompt, call.get("prompt_embeds"))
-        for name in ("output_type", "return_dict"):
-            if name in call:
-                raise RecipeError(f"generate returns pictures with their maps; {name} cannot be set. Drop it.")
-        check_call(self.pipeline, call)
-        self.embed.renew()
-        negative = call.get("negative_prompt")
-        if not isinstance(prompt, str) and isinstance(negative, str):
-            call["negative_prompt"] = [negative] * len(prompts)
-        asked, added = self._with_background(concepts or (), background, recipe)
-        embedded = self.embed((*asked, *added), recipe, call)
-        self._note_unknown(asked)
-        if "generator" not in call:
-            seed = secrets.randbelow(2**31) if seed is None else check_seed(seed)
-            call["generator"] = torch.Generator("cpu").manual_seed(seed)
-        elif seed is not None:
-            raise RecipeError("both seed and generator were given. Give one of them.")
-        arguments = {"prompt": prompt, **call}
-        keeping = Keeping(record_budget, record == "fit", record_store) if record else None
-        made = generate(self.pipeline, self.adapter, embedded, recipe, arguments, keep=keep, keeping=keeping)
-        recipe = made.recipe
-        seconds = time.perf_counter() - started
-        settings = {k: v for k, v in call.items() if isinstance(v, (str, int, float, bool, type(None)))}
-        details = self._details("generate", embedded, seconds, {"pipeline": settings, "steps": made.steps})
-        if len(made.images) > 1:
-            details["batch"] = len(made.images)
-        noise = None if "latents" in call else seed
-        kept = None
-        if record:
-            grid, image = made.layers[0].call.grid, made.images[0].convert("RGB")
-            told = (prompts[0], self.model_id, recipe, noise, made.steps, settings)
-            kept = ImageRecord(made.layers, grid, image, *told)
-        repeats = len(made.images) // len(prompts)
-        results = []
-        for row, image in enumerate(made.images):
-            shared = {
-                "concepts": (*asked, *added),
-                "recipe": recipe,
-                "model_id": self.model_id,
-                "prompt": prompts[row // repeats],
-                "seed": noise,
-                "background": added,
-                "details": details,
-            }
-            references = reference_maps(call.get("image"), [scores[row] for scores in made.references], **shared)
-            parts = None if made.parts is None else made.parts[:, :, row]
-            results.append(
-                maps_of(image, scores=made.scores[row], parts=parts, record=kept, references=references, **shared)
-            )
-        return results[0] if not isinstance(prompt, list | tuple) and len(results) == 1 else results
+        painter = Painter(self._model, self.embed)
+        if guidance is not None:
+            check_guided(self.pipeline, guidance, prompt, call)
+            painter = GuidedPainter(painter, guidance, compare=compare)
+            concepts = prompt_words(check_prompts(prompt)) if concepts is None else concepts
+        order = Order.of(
+            self._model,
+            prompt,
+            concepts or (),
+            recipe,
+            call,
+            background=background,
+            seed=seed,
+            keep=keep,
+            keeping=Keeping(record_budget, record == "fit", record_store) if record else None,
+        )
+        painted = painter.paint(order)
+        return painted[0] if len(painted) == 1 and not isinstance(prompt, list | tuple) else painted
 
     @usual_defaults()
     def read(
@@ -291,14 +297,13 @@ class Session:
         recipe = record.recipe.override(options).resolve(self.depth)
         self.adapter.check(recipe)
         check_recorded(self.adapter, record, recipe)
-        asked, added = self._with_background(concepts, background, recipe)
+        asked, added = with_background(self._model, concepts, background, recipe)
         embedded = self.embed((*asked, *added), recipe, {**self._model.defaults.generate, **record.options})
-        self._note_unknown(asked)
+        note_unknown(self._model, asked)
         with resident(self.pipeline):
             probe = replay(self.adapter, record, embedded, recipe, self.pipeline._execution_device, keep=keep)
         assert probe.grid is not None
-        task = "generate" if record.steps else "read"
-        more = {"pipeline": dict(record.options), **({"steps": record.steps} if record.steps else {})}
+        info = run_info(self._model, "generate" if record.steps else "read", embedded, started)
         grid = replace(probe.grid, frames=None)  # of one picture, also where a video model has read it
         draws = moments(on_grid(probe.scores.mean(), grid))
         return ConceptMaps(
@@ -312,7 +317,7 @@ class Session:
             seed=record.seed,
             background=added,
             parts=stack_parts(probe.scores, grid).mean(dim=2) if keep else None,
-            details=self._details(task, embedded, time.perf_counter() - started, more),
+            run_info=replace(info, pipeline=record.options, steps=record.steps or None),
         )
 
     def save_record(self, record: ImageRecord, path: str | Path) -> Path:
@@ -328,53 +333,6 @@ class Session:
         if "width" in given and "height" in given:
             return given["width"] * given["height"]
         return self.adapter.native_area(self.pipeline)
-
-    def _with_background(
-        self, concepts: Sequence[str], background: Background, recipe: Recipe
-    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        asked = check_concepts(concepts)
-        if not isinstance(background, bool):
-            added = tuple(name for name in check_concepts(background) if name not in asked)
-            if not added:
-                raise ConceptError(f"the background has no word besides {', '.join(asked)}. Name another.")
-            return asked, added
-        if len(asked) > 1 or not background or not recipe.softmax:
-            return asked, ()
-        only = next(iter(asked))
-        added = tuple(name for name in self._model.defaults.background if name != only)
-        if added:
-            warnings.warn(
-                f"a softmax over the one concept {only!r} would be 1 everywhere; added {', '.join(added)} "
-                "(background=False for none)",
-                stacklevel=3,
-            )
-        return asked, added
-
-    def _note_unknown(self, names: tuple[str, ...]) -> None:
-        known = self.vocabulary
-        unknown = [n for n in names if known is not None and not set(n.lower().split()) <= set(known)]
-        if unknown:
-            warnings.warn(
-                f"{self.model_id} was never trained on {', '.join(unknown)}; expect noise. It knows the words of "
-                "session.vocabulary.",
-                stacklevel=3,
-            )
-
-    def _details(self, task: str, concepts: Concepts, seconds: float, more: dict[str, Any]) -> dict[str, Any]:
-        pieces = {n: list(p) for n, p in zip(concepts.names, concepts.pieces, strict=False)}
-        return {
-            "task": task,
-            "family": self.family,
-            **({"single_stream": True} if self.single_stream else {}),
-            **({"caveat": self.adapter.caveat} if self.adapter.caveat else {}),
-            "tokens": pieces,
-            **({} if concepts.length is None else {"text_length": concepts.length}),
-            "dtype": str(self.pipeline.transformer.dtype).removeprefix("torch."),
-            "device": str(self.pipeline._execution_device),
-            "seconds": round(seconds, 3),
-            "versions": {name: package_version(name) for name in ("conceptlens", "diffusers", "torch")},
-            **more,
-        }
 
 
 def load(model: Any = None, **options: Any) -> Session:

@@ -10,7 +10,6 @@ from typing import Any, NoReturn
 
 import torch
 
-from conceptlens._version import package_version
 from conceptlens.families.kinds.tokens import told_apart
 from conceptlens.guidance import Guidance, GuidedCall, GuidedMaps, GuidedResult, PromptText
 from conceptlens.guidance.painting import chosen_guidance, prompt_words
@@ -20,6 +19,7 @@ from conceptlens.readers.painting import refusals
 from conceptlens.readers.unets import LoadedUnet
 from conceptlens.session import Session
 from conceptlens.values.errors import ConceptError, ModelError, RecipeError
+from conceptlens.values.provenance import RunInfo, plain_values, versions_of
 from conceptlens.values.recipe import Recipe, check_seed
 from conceptlens.values.records import ImageRecord
 from conceptlens.values.words import check_concepts, check_prompts
@@ -44,7 +44,7 @@ class UnetSession(Session):
 
     def generate(
         self,
-        prompt: str | list[str] | None,
+        prompt: str | Sequence[str] | None,
         concepts: Sequence[str] | None = None,
         *,
         seed: int | None = None,
@@ -113,21 +113,21 @@ class UnetSession(Session):
         with torch.inference_mode(False), refusals(pipeline, "offload=True"), capturing(unet, watched):
             images = pipeline(**call.arguments).images
         run, attention = call.result(images), watched.mean()
-        settings = {k: v for k, v in options.items() if isinstance(v, (str, int, float, bool, type(None)))}
+        settings = plain_values(options)
         unwanted = options.get("negative_prompt")
-        details = {
-            "task": "generate",
-            "method": "cross-attention",
-            "family": self.family,
-            "settings": {"attention_size": list(size)},
-            "guidance": None,
-            "dtype": str(unet.dtype).removeprefix("torch."),
-            "device": str(pipeline._execution_device),
-            "seconds": round(time.perf_counter() - started, 3),
-            "versions": {name: package_version(name) for name in ("conceptlens", "diffusers", "torch")},
-            "steps": pipeline.num_timesteps,
-            **({"batch": len(images)} if len(images) > 1 else {}),
-        }
+        info = RunInfo(
+            task="generate",
+            method="cross-attention",
+            family=self.family,
+            settings={"attention_size": list(size)},
+            guidance={},
+            dtype=str(unet.dtype).removeprefix("torch."),
+            device=str(pipeline._execution_device),
+            seconds=round(time.perf_counter() - started, 3),
+            versions=versions_of("diffusers", "torch"),
+            steps=pipeline.num_timesteps,
+            batch=len(images) if len(images) > 1 else None,
+        )
         repeats = len(images) // len(prompts)
         maps = [
             ConceptMaps(
@@ -138,10 +138,10 @@ class UnetSession(Session):
                 model_id=self.model_id,
                 prompt=prompts[n // repeats],
                 seed=call.seeds[n],
-                details={
-                    **details,
-                    "pipeline": settings if not unwanted else {**settings, "negative_prompt": unwanted[n // repeats]},
-                },
+                run_info=replace(
+                    info,
+                    pipeline=settings if not unwanted else {**settings, "negative_prompt": unwanted[n // repeats]},
+                ),
             )
             for n, image in enumerate(images)
         ]

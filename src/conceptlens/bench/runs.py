@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from conceptlens._version import package_version
 from conceptlens.bench.datasets import dataset_named
 from conceptlens.bench.datasets.base import DataError, Dataset, Sample
 from conceptlens.bench.protocol import Concept, Protocol, protocol_named
@@ -21,7 +22,7 @@ from conceptlens.bench.scoring import fit_image, score_image
 from conceptlens.methods import method_named
 from conceptlens.methods.base import SaliencyMethod
 from conceptlens.methods.stream import StreamMethod
-from conceptlens.session import load, package_version
+from conceptlens.session import load
 from conceptlens.values.errors import ConceptError, ImageError, ScoreError
 
 Track = Callable[[Iterable[dict[str, Any]], int], Iterable[dict[str, Any]]]

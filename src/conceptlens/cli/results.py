@@ -83,6 +83,6 @@ def finish(made: Any, out: Path, json_: bool) -> None:
         shown.add_row(name, *told, f"{place.area:.0%}", f"{float(maps[name].max()):.3f}")
     show(shown)
     say(f"{out / 'overlay.png'}, with heat maps, masks, report.html and maps.json beside it")
-    if "caveat" in maps.details:
-        note(maps.details["caveat"])
+    if maps.run_info.caveat is not None:
+        note(maps.run_info.caveat)
     say(maps.describe())

@@ -20,14 +20,14 @@ from conceptlens.watch.prompt_text import PromptText
 if TYPE_CHECKING:
     from conceptlens.guidance.demo import demo_folder
     from conceptlens.guidance.driver import GuidedCall, guide
-    from conceptlens.guidance.painting import chosen_guidance, paint_guided
+    from conceptlens.guidance.painting import GuidedPainter, chosen_guidance
 
 _LATER = {
     "GuidedCall": "driver",
+    "GuidedPainter": "painting",
     "chosen_guidance": "painting",
     "demo_folder": "demo",
     "guide": "driver",
-    "paint_guided": "painting",
 }
 """What needs diffusers, and the module that has it: settings can be checked without."""
 
@@ -46,6 +46,7 @@ __all__ = [
     "Guidance",
     "GuidedCall",
     "GuidedMaps",
+    "GuidedPainter",
     "GuidedResult",
     "GuidedStep",
     "PromptText",
@@ -54,5 +55,4 @@ __all__ = [
     "demo_folder",
     "guidance_named",
     "guide",
-    "paint_guided",
 ]

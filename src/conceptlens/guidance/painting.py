@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from conceptlens.guidance.base import Guidance
+from conceptlens.guidance.checks import check_options, check_pipeline
 from conceptlens.guidance.driver import GuidedCall
 from conceptlens.guidance.named import guidance_named
 from conceptlens.guidance.result import GuidedMaps
+from conceptlens.maps.image_maps import ConceptMaps
+from conceptlens.readers.orders import Order
+from conceptlens.readers.painter import Painter
 from conceptlens.values.errors import RecipeError
-from conceptlens.values.recipe import RECIPE_FIELDS
+from conceptlens.values.words import check_prompts
 from conceptlens.watch.prompt_text import FUNCTION_WORDS
 
 
@@ -33,50 +37,42 @@ def chosen_guidance(guide: Guidance | str | None, compare: bool) -> Guidance | N
     return guidance_named(guide) if isinstance(guide, str) else guide
 
 
-def paint_guided(
-    session: Any,
-    prompt: str | list[str],
-    concepts: Sequence[str] | None,
-    guidance: Guidance,
-    seed: int,
-    *,
-    compare: bool,
-    own: dict[str, Any],
-    **options: Any,
-) -> Any:
-    """`Session.generate` with guidance: the same call and the same maps, of latents that were moved on the way.
+def check_guided(
+    pipeline: Any, guidance: Guidance, prompt: str | Sequence[str] | None, call: Mapping[str, Any]
+) -> None:
+    """Raises a `ModelError` or `RecipeError` for what could be painted, but not with guidance."""
+    check_pipeline(pipeline, guidance)
+    check_options(pipeline, [prompt] if isinstance(prompt, str) else check_prompts(prompt), call)
 
-    Args:
-        session: with a `generate` of its own.
-        prompt: see `Session.generate`; likewise `concepts`, the prompt's own words if None.
-        concepts: see `prompt`.
-        guidance: the method and its settings.
-        seed: of the first picture.
-        compare: paint the plain picture of the same seed, too.
-        own: keywords of `Session.generate` that are neither the recipe's nor the pipeline's.
-        **options: fields of the recipe and options of the pipeline's call.
 
-    Returns:
-        `GuidedMaps`, or a list of them.
+class GuidedPainter:
+    """A painter whose latents are moved on the way: the same call and the same maps otherwise."""
 
-    Raises:
-        RecipeError: for another branch than the prompt's.
-    """
-    recipe = {name: value for name, value in options.items() if name in RECIPE_FIELDS}
-    if recipe.get("branch", "prompt") != "prompt":
-        raise RecipeError("a guided picture has maps of the prompt's own pass alone. Drop branch, or guide.")
-    called = {name: value for name, value in options.items() if name not in RECIPE_FIELDS}
-    called = {**session.generate_defaults, **called}
-    names = prompt_words([prompt] if isinstance(prompt, str) else prompt) if concepts is None else concepts
+    def __init__(self, painter: Painter, guidance: Guidance, *, compare: bool = False) -> None:
+        """Wraps `painter`; with `compare` it also paints the plain picture of the same seed."""
+        self._painter, self._guidance, self._compare = painter, guidance, compare
 
-    def paint(how: Guidance) -> tuple[GuidedCall, list[Any]]:
-        call = GuidedCall(session.pipeline, prompt, how, seed, called)
+    def paint(self, order: Order) -> list[GuidedMaps]:
+        """Maps of each picture of the order.
+
+        Raises:
+            RecipeError: for another branch than the prompt's, or as `GuidedCall`.
+            ModelError: as `GuidedCall` and `Painter.paint`.
+        """
+        if order.recipe.branch != "prompt":
+            raise RecipeError("a guided picture has maps of the prompt's own pass alone. Drop branch, or guide.")
+        call, guided = self._paint(order, self._guidance)
+        plain: Sequence[ConceptMaps | None] = [None] * len(guided)
+        if self._compare:
+            plain = self._paint(order, replace(self._guidance, alpha=0.0))[1]
+        run = call.result([maps.image for maps in guided])
+        pairs = zip(guided, plain, strict=True)
+        return [GuidedMaps.of(maps, run, number, other) for number, (maps, other) in enumerate(pairs)]
+
+    def _paint(self, order: Order, guidance: Guidance) -> tuple[GuidedCall, list[ConceptMaps]]:
+        prompt = order.prompt if isinstance(order.prompt, str) else list(order.prompts)
+        # Without a seed there is a generator of the caller's own, which the call refuses.
+        call = GuidedCall(self._painter.pipeline, prompt, guidance, order.seed or 0, dict(order.pipeline))
         arguments = {name: value for name, value in call.arguments.items() if name != "prompt"}
-        made = session.generate(prompt, names, **own, **recipe, **arguments)
-        return call, made if isinstance(made, list) else [made]
-
-    call, made = paint(guidance)
-    plain = paint(replace(guidance, alpha=0.0))[1] if compare else [None] * len(made)
-    run = call.result([maps.image for maps in made])
-    results = [GuidedMaps.of(maps, run, n, before) for n, (maps, before) in enumerate(zip(made, plain, strict=True))]
-    return results[0] if isinstance(prompt, str) and len(results) == 1 else results
+        painted = self._painter.paint(replace(order, prompt=prompt, pipeline=arguments, seed=None))
+        return call, [maps for maps in painted if isinstance(maps, ConceptMaps)]  # no video model can be guided

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -82,12 +82,12 @@ class GuidedMaps(ConceptMaps):
 
     @classmethod
     def of(cls, maps: ConceptMaps, run: GuidedResult, number: int, plain: ConceptMaps | None = None) -> GuidedMaps:
-        """Maps with what is known of the guidance, in their `details` as plain values, too."""
+        """Maps with what is known of the guidance, in their `run_info`, too."""
         losses = [[step.step, *map(_plain, step.losses[:, number].tolist())] for step in run.steps]
-        details = {**maps.details, "guidance": dict(run.settings), "losses": losses}
-        told = {field.name: getattr(maps, field.name) for field in fields(ConceptMaps)}
-        told |= {"seed": run.seeds[number], "details": details}
-        return cls(**told, run=run, number=number, plain=plain)
+        info = replace(maps.run_info, guidance=run.settings, losses=losses)
+        shared = {each.name: getattr(maps, each.name) for each in fields(ConceptMaps)}
+        shared |= {"seed": run.seeds[number], "run_info": info}
+        return cls(**shared, run=run, number=number, plain=plain)
 
     def _extras(self) -> dict[str, Image.Image]:
         made = {}

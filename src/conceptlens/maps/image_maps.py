@@ -23,6 +23,7 @@ from conceptlens.ops.edges import follow_edges
 from conceptlens.ops.grids import Threshold, check_finite, resize, threshold_level, unit_range
 from conceptlens.values.errors import ConceptError, RecipeError
 from conceptlens.values.files import into_folder, write_manifest, write_text
+from conceptlens.values.provenance import Provenance, RunInfo
 from conceptlens.values.recipe import Recipe
 from conceptlens.values.records import ImageRecord
 
@@ -37,13 +38,13 @@ class ConceptMaps:
             without, raw similarities of any range.
         image: the picture, RGB, in its own size. Heat maps and masks are returned in this size.
         recipe: the settings that made the scores; None for a method without a concept stream, whose `method` and
-            `settings` stand in `details`.
+            `settings` stand in `run_info`.
         model_id: the model that saw the image.
         prompt: the prompt it saw with it.
         seed: of the noise; None if the caller brought a generator.
         background: concepts that were added because a softmax over a single concept says nothing.
         parts: (step, layer, concept, rows, cols), when asked for with `keep=True`; steps and layers as in `recipe`.
-        details: how else the maps were made: versions, pipeline options, seconds.
+        run_info: how else the maps were made: versions, pipeline options, seconds.
         record: what `Session.probe` needs to ask this picture for other concepts, when painted with `record=True`.
         spread: standard deviation of the scores over noise draws, when the image was read with several `samples`.
         presence: by concept the chance, 0..1, that it is in the picture, None for "cannot say"; None when not asked
@@ -63,7 +64,7 @@ class ConceptMaps:
     seed: int | None = None
     background: tuple[str, ...] = ()
     parts: Float[Tensor, "step layer concept rows cols"] | None = None
-    details: Mapping[str, Any] = field(default_factory=dict)
+    run_info: RunInfo = field(default_factory=RunInfo)
     record: ImageRecord | None = None
     spread: Float[Tensor, "concept rows cols"] | None = None
     presence: Mapping[str, float | None] | None = None
@@ -79,6 +80,11 @@ class ConceptMaps:
     def asked(self) -> tuple[str, ...]:
         """The concepts that were asked for, without those of `background`."""
         return self.concepts[: len(self.concepts) - len(self.background)]
+
+    @property
+    def details(self) -> Mapping[str, Any]:
+        """`run_info` as plain JSON values, without what does not apply: `maps.details["tokens"]`."""
+        return self.run_info.to_dict()
 
     def __getitem__(self, concept: str) -> Float[Tensor, "rows cols"]:
         """The scores of one concept on the token grid.
@@ -249,24 +255,24 @@ class ConceptMaps:
 
     def provenance(self) -> dict[str, Any]:
         """Everything that is needed to make these maps again, as plain JSON values."""
-        return {
-            "model": self.model_id,
-            "prompt": self.prompt,
-            "concepts": list(self.asked),
-            "background": list(self.background),
-            "seed": self.seed,
-            "recipe": None if self.recipe is None else self.recipe.to_dict(),
-            "grid": list(self.scores.shape[1:]),
-            "edges": self.edges,
-            "abstain": self.abstain,
-            **({} if self.presence is None else {"presence": dict(self.presence)}),
-            **self.details,
-        }
+        return Provenance(
+            model=self.model_id,
+            prompt=self.prompt,
+            concepts=self.asked,
+            background=self.background,
+            seed=self.seed,
+            recipe=self.recipe,
+            grid=tuple(self.scores.shape[1:]),
+            edges=self.edges,
+            abstain=self.abstain,
+            presence=self.presence,
+            run=self.run_info,
+        ).to_dict()
 
     def describe(self) -> str:
         """One line that says how these maps were made."""
         rows, cols = self.scores.shape[1:]
-        versions = " ".join(f"{k} {v}" for k, v in self.details.get("versions", {}).items())
+        versions = " ".join(f"{k} {v}" for k, v in (self.run_info.versions or {}).items())
         parts = (f"model {self.model_id}", *self._told(), f"grid {rows}x{cols}", f"seed {self.seed}", versions)
         return " · ".join(part for part in parts if part)
 
@@ -274,10 +280,10 @@ class ConceptMaps:
         """The settings, in words."""
         recipe = self.recipe
         if recipe is None:
-            settings = self.details.get("settings", {})
-            return [str(self.details.get("method", "")), *(f"{k} {v}" for k, v in settings.items() if v is not None)]
+            settings = self.run_info.settings or {}
+            return [self.run_info.method or "", *(f"{k} {v}" for k, v in settings.items() if v is not None)]
         when = f"steps {'all' if recipe.steps is None else ','.join(map(str, recipe.steps))}"
-        if self.details.get("task") == "read":
+        if self.run_info.task == "read":
             when = f"noise {recipe.noise:g} x {recipe.samples}"
         return [
             f"{recipe.space} space",

@@ -17,6 +17,7 @@ from conceptlens.maps.image_maps import ConceptMaps
 from conceptlens.ops.grids import check_finite
 from conceptlens.values.errors import ConceptError, OutputError, RecipeError
 from conceptlens.values.files import check_file, into_folder, write_manifest
+from conceptlens.values.provenance import Provenance, RunInfo
 from conceptlens.values.recipe import Recipe
 
 
@@ -37,7 +38,7 @@ class VideoMaps:
         seed: of the noise; None if the caller brought a generator.
         background: concepts that were added because a softmax over a single concept says nothing.
         parts: (step, layer, concept, latent frame, rows, cols), when asked for with `keep=True`.
-        details: how else the maps were made.
+        run_info: how else the maps were made.
     """
 
     concepts: tuple[str, ...]
@@ -49,7 +50,7 @@ class VideoMaps:
     seed: int | None = None
     background: tuple[str, ...] = ()
     parts: Float[Tensor, "step layer concept frame rows cols"] | None = None
-    details: Mapping[str, Any] = field(default_factory=dict)
+    run_info: RunInfo = field(default_factory=RunInfo)
 
     def __post_init__(self) -> None:
         """Refuses maps that hold NaN or infinity (`ScoreError`)."""
@@ -63,6 +64,11 @@ class VideoMaps:
     def asked(self) -> tuple[str, ...]:
         """The concepts that were asked for, without those of `background`."""
         return self.concepts[: len(self.concepts) - len(self.background)]
+
+    @property
+    def details(self) -> Mapping[str, Any]:
+        """See `ConceptMaps.details`."""
+        return self.run_info.to_dict()
 
     def __getitem__(self, concept: str) -> Float[Tensor, "frame rows cols"]:
         """The scores of one concept on the token grid of every latent frame.
@@ -99,7 +105,7 @@ class VideoMaps:
             seed=self.seed,
             background=self.background,
             parts=None if self.parts is None else self.parts[:, :, :, latent],
-            details=self.details,
+            run_info=self.run_info,
         )
 
     def segmentation(self) -> Int[np.ndarray, "frame height width"]:
@@ -108,7 +114,17 @@ class VideoMaps:
 
     def provenance(self) -> dict[str, Any]:
         """Everything that is needed to make these maps again, as plain JSON values."""
-        return {**self.at(0).provenance(), "grid": list(self.scores.shape[1:]), "frames": len(self)}
+        return Provenance(
+            model=self.model_id,
+            prompt=self.prompt,
+            concepts=self.asked,
+            background=self.background,
+            seed=self.seed,
+            recipe=self.recipe,
+            grid=tuple(self.scores.shape[1:]),
+            run=self.run_info,
+            frames=len(self),
+        ).to_dict()
 
     def describe(self) -> str:
         """One line that says how these maps were made."""

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from conceptlens.maps.image_maps import ConceptMaps
 from conceptlens.methods.base import SaliencyMethod
-from conceptlens.session import package_version
 from conceptlens.values.errors import RecipeError, shown
+from conceptlens.values.provenance import RunInfo, versions_of
 
 Options = TypeVar("Options")
 
@@ -70,8 +70,18 @@ def maps_of(
     started: float,
     **more: Any,
 ) -> ConceptMaps:
-    """The result of a method without a concept stream; `started` is its `time.perf_counter()`."""
-    libraries = ("conceptlens", "diffusers", "torch", "transformers")
+    """The result of a method without a concept stream.
+
+    Args:
+        method: that made it.
+        concepts: one name for each map.
+        scores: the maps.
+        image: the picture that was seen.
+        prompt: what the model was told about it.
+        seed: of the noise.
+        started: `time.perf_counter()` at the beginning.
+        **more: fields of `RunInfo` that the method alone has, such as `tokens`.
+    """
     return ConceptMaps(
         concepts=tuple(concepts),
         scores=scores.detach().float().cpu(),
@@ -80,12 +90,12 @@ def maps_of(
         model_id=method.model_id,
         prompt=prompt,
         seed=seed,
-        details={
-            "task": "read",
-            "method": method.name,
-            "settings": dict(method.settings),
-            "versions": {name: package_version(name) for name in libraries},
-            "seconds": round(time.perf_counter() - started, 3),
+        run_info=RunInfo(
+            task="read",
+            method=method.name,
+            settings=method.settings,
+            versions=versions_of("diffusers", "torch", "transformers"),
+            seconds=round(time.perf_counter() - started, 3),
             **more,
-        },
+        ),
     )

@@ -24,8 +24,8 @@ from conceptlens.methods.base import SaliencyMethod
 from conceptlens.methods.templates import TEMPLATES
 from conceptlens.readers.loading import device_of
 from conceptlens.readers.opening import MODEL_FILE, opening
-from conceptlens.session import package_version
 from conceptlens.values.errors import ConceptError, ModelError, RecipeError
+from conceptlens.values.provenance import RunInfo, versions_of
 from conceptlens.values.words import check_concepts
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -178,13 +178,13 @@ class VisionMethod(SaliencyMethod):
             recipe=None,
             model_id=self.model_id,
             seed=seed,
-            details={
-                "task": "read",
-                "method": self.name,
-                "settings": dict(self.settings),
-                "versions": {name: package_version(name) for name in ("conceptlens", "transformers", "torch")},
-                "seconds": round(time.perf_counter() - started, 3),
-            },
+            run_info=RunInfo(
+                task="read",
+                method=self.name,
+                settings=self.settings,
+                versions=versions_of("transformers", "torch"),
+                seconds=round(time.perf_counter() - started, 3),
+            ),
         )
 
     def _pixels(self, picture: Image.Image) -> Float[Tensor, "1 3 height width"]:

@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from PIL import Image
 
+from conceptlens._version import package_version
 from conceptlens.bench.fidelity.blip_vqa import DEFAULT_BLIP_VQA, SIDE, BlipVQABinding, YesNo
 from conceptlens.bench.fidelity.captions import DEFAULT_CAPTIONS, GENERATION, PREFIX, Captioner
 from conceptlens.bench.fidelity.clip import DEFAULT_CLIP, ClipEmbedder, ClipSimilarity
@@ -23,7 +24,6 @@ from conceptlens.bench.fidelity.vqa import DEFAULT_VQA, open_vqa
 from conceptlens.bench.metrics import bootstrap_interval
 from conceptlens.bench.rows import RowFile, RunError, check_folder, fingerprint
 from conceptlens.maps.picture_files import open_image
-from conceptlens.session import package_version
 from conceptlens.values.errors import ImageError
 
 METRICS = ("tifa", "clip", "blip-vqa")

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from conceptlens._version import package_version
 from conceptlens.bench.figures import new_figure
 from conceptlens.bench.tables import Table
-from conceptlens.session import package_version
 from conceptlens.values.errors import ConceptlensError
 from conceptlens.values.files import into_folder
 

@@ -1,0 +1,108 @@
+"""Orders to pictures with their maps."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+
+from conceptlens.families.base import Concepts
+from conceptlens.maps.image_maps import ConceptMaps, reference_maps
+from conceptlens.maps.video_maps import VideoMaps, maps_of
+from conceptlens.readers.embedding import ConceptEmbedder
+from conceptlens.readers.loading import LoadedModel
+from conceptlens.readers.orders import Order, note_unknown
+from conceptlens.readers.painting import Generation, generate
+from conceptlens.values.provenance import RunInfo, Task, plain_values, versions_of
+from conceptlens.values.records import ImageRecord
+
+
+class Painter:
+    """Calls the pipeline as it is, with the concept stream riding along. Guidance wraps it."""
+
+    def __init__(self, model: LoadedModel, embed: ConceptEmbedder) -> None:
+        self._model, self._embed = model, embed
+
+    @property
+    def pipeline(self) -> Any:
+        """The diffusers pipeline."""
+        return self._model.pipeline
+
+    def paint(self, order: Order) -> list[ConceptMaps | VideoMaps]:
+        """Maps of each picture, or video, of the order.
+
+        Raises:
+            ConceptError: for a concept that the text encoders cannot read.
+            RecipeError: for settings that the pipeline refuses; `BudgetError`, one of them, for a record beyond its
+                budget.
+            ModelError: for a model that cannot be read, or that gives NaN.
+        """
+        started = time.perf_counter()
+        self._embed.renew()  # weights may have changed since the last call
+        embedded = self._embed(order.names, order.recipe, order.pipeline)
+        note_unknown(self._model, order.concepts)
+        adapter, arguments = self._model.adapter, order.arguments()
+        painted = generate(
+            self.pipeline, adapter, embedded, order.recipe, arguments, keep=order.keep, keeping=order.keeping
+        )
+        count = len(painted.images)
+        info = replace(
+            run_info(self._model, "generate", embedded, started),
+            pipeline=plain_values(order.pipeline),
+            steps=painted.steps,
+            batch=count if count > 1 else None,
+        )
+        record = None if order.keeping is None else self._record(order, painted)
+        return [self._maps(order, painted, row, info, record) for row in range(count)]
+
+    def _maps(
+        self, order: Order, painted: Generation, row: int, info: RunInfo, record: ImageRecord | None
+    ) -> ConceptMaps | VideoMaps:
+        """Those of one picture of the call."""
+        shared = {
+            "concepts": order.names,
+            "recipe": painted.recipe,
+            "model_id": self._model.model_id,
+            "prompt": order.prompts[row * len(order.prompts) // len(painted.images)],
+            "seed": _seed(order),
+            "background": order.background,
+            "run_info": info,
+        }
+        references = reference_maps(order.pipeline.get("image"), [s[row] for s in painted.references], **shared)
+        parts = None if painted.parts is None else painted.parts[:, :, row]
+        scores = painted.scores[row]
+        return maps_of(painted.images[row], scores=scores, parts=parts, record=record, references=references, **shared)
+
+    def _record(self, order: Order, painted: Generation) -> ImageRecord:
+        return ImageRecord(
+            painted.layers,
+            painted.layers[0].call.grid,
+            painted.images[0].convert("RGB"),
+            order.prompts[0],
+            self._model.model_id,
+            painted.recipe,
+            _seed(order),
+            painted.steps,
+            plain_values(order.pipeline),
+        )
+
+
+def run_info(model: LoadedModel, task: Task, concepts: Concepts, started: float) -> RunInfo:
+    """What a concept stream says of its computation; `started` is the `time.perf_counter()` of its beginning."""
+    return RunInfo(
+        task=task,
+        family=model.adapter.name,
+        single_stream=model.adapter.single_stream or None,
+        caveat=model.adapter.caveat or None,
+        tokens={name: list(pieces) for name, pieces in zip(concepts.names, concepts.pieces, strict=False)},
+        text_length=concepts.length,
+        dtype=str(model.pipeline.transformer.dtype).removeprefix("torch."),
+        device=str(model.pipeline._execution_device),
+        seconds=round(time.perf_counter() - started, 3),
+        versions=versions_of("diffusers", "torch"),
+    )
+
+
+def _seed(order: Order) -> int | None:
+    """The seed that paints these pictures again: none where the noise was the caller's own."""
+    return None if "latents" in order.pipeline else order.seed

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from conceptlens._version import package_version
-from conceptlens.bench.runs import PACKAGES
+from conceptlens.bench.scorer import PACKAGES
 from conceptlens.diagnosis import doctor, served
 from conceptlens.families import registered
 from conceptlens.families.base import ModelAdapter

@@ -14,7 +14,8 @@ from conceptlens.bench.ablate import ablate, variants
 from conceptlens.bench.figures import draw
 from conceptlens.bench.report import Report, difference
 from conceptlens.bench.rows import RUN
-from conceptlens.bench.runs import RunSpec, run
+from conceptlens.bench.runs import run
+from conceptlens.bench.scorer import RunSpec
 from conceptlens.bench.tables import HEADINGS, Table, told_protocol
 
 ROOT = Path(__file__).parents[1]

@@ -13,7 +13,8 @@ from conceptlens.bench.ablate import AXES, AblationError, ablate, variants
 from conceptlens.bench.figures import draw
 from conceptlens.bench.paper import TABLE_3, TABLE_4
 from conceptlens.bench.report import Report
-from conceptlens.bench.runs import RunSpec, run
+from conceptlens.bench.runs import run
+from conceptlens.bench.scorer import RunSpec
 from conceptlens.bench.tables import ablation_table
 from tiny_models import flux_pipeline
 from tiny_unets import saved

@@ -23,7 +23,8 @@ from command_line import here
 from conceptlens.bench.report import Report, difference
 from conceptlens.bench.report_file import from_text, to_text
 from conceptlens.bench.rows import REPORT, ROWS, RUN, RowFile, RunError, fingerprint, read_rows
-from conceptlens.bench.runs import RunSpec, Scorer, image_seed, run
+from conceptlens.bench.runs import run
+from conceptlens.bench.scorer import RunSpec, Scorer, image_seed
 from conceptlens.bench.tables import leaderboard
 from conceptlens.maps.image_maps import ConceptMaps
 from conceptlens.methods.base import MethodInfo, SaliencyMethod

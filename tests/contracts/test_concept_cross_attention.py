@@ -20,7 +20,8 @@ from torch import Tensor
 import conceptlens as cl
 from command_line import here
 from conceptlens.bench.report import Report
-from conceptlens.bench.runs import RunSpec, run
+from conceptlens.bench.runs import run
+from conceptlens.bench.scorer import RunSpec
 from conceptlens.diagnosis import doctor
 from conceptlens.families.groups import CROSS, KEYS_ONLY
 from conceptlens.families.kinds.cross_attention import CROSS_LAYOUTS, painted_area, text_call, token_side

@@ -14,7 +14,7 @@ import torch
 
 import conceptlens as cl
 from conceptlens import diagnosis
-from conceptlens.bench.runs import PACKAGES
+from conceptlens.bench.scorer import PACKAGES
 from conceptlens.diagnosis import doctor, served
 from conceptlens.families import registered
 from conceptlens.families.groups import GROUPS, group_of

@@ -19,7 +19,8 @@ from conceptlens.bench.datasets.base import Dataset, Sample
 from conceptlens.bench.protocol import Concept
 from conceptlens.bench.report import Report
 from conceptlens.bench.rows import RowFile, check_folder
-from conceptlens.bench.runs import RunSpec, Scorer, Track, finish, image_seed
+from conceptlens.bench.runs import Track, finish
+from conceptlens.bench.scorer import RunSpec, Scorer, image_seed
 from conceptlens.maps.image_maps import ConceptMaps
 from conceptlens.methods.stream import StreamMethod
 from conceptlens.session import Session

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from conceptlens.bench.runs import RunSpec, Scorer
+from conceptlens.bench.scorer import RunSpec, Scorer
 from conceptlens.values.errors import ConceptlensError
 
 

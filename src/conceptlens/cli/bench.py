@@ -80,7 +80,8 @@ def _run(
     check_method(method)
     check_request(options, seed=seed, out=out)
     from conceptlens.bench.report import Report
-    from conceptlens.bench.runs import RunSpec, run
+    from conceptlens.bench.runs import run
+    from conceptlens.bench.scorer import RunSpec
 
     spec = RunSpec(
         dataset, method, protocol, model, None if data is None else str(data), device, seed, options,
@@ -137,7 +138,7 @@ def ablate_(
     check_request({}, seed=seed, out=out)
     from conceptlens.bench.ablate import ablate
     from conceptlens.bench.figures import draw
-    from conceptlens.bench.runs import RunSpec
+    from conceptlens.bench.scorer import RunSpec
     from conceptlens.bench.tables import ablation_table
 
     spec = RunSpec(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -67,10 +68,10 @@ def test_imports_point_down_the_ladder(path: Path) -> None:
             assert part_of(path) in HEAVY[library], f"{path.name} imports {library}; only {HEAVY[library]} may."
 
 
-def leaves(folder: str) -> set[str]:
-    """Modules that hold one family, method or guidance each: nothing is built on them."""
+def leaves(folder: str) -> dict[str, Path]:
+    """Modules that hold one family, method or guidance each, by their names: nothing is built on them."""
     mark = "(Guidance)" if folder == "guidance" else "@register"
-    return {path.stem for path in (SOURCE / folder).glob("[a-z]*.py") if mark in path.read_text()}
+    return {module_name(path): path for path in (SOURCE / folder).rglob("[a-z]*.py") if mark in path.read_text()}
 
 
 @pytest.mark.parametrize("folder", ["families", "methods", "guidance"])
@@ -80,8 +81,7 @@ def test_no_family_method_or_guidance_is_imported_by_another(folder: str) -> Non
     for path in (SOURCE / folder).rglob("*.py"):
         if path.stem == "__init__":
             continue
-        built_on = {name.split(".")[2] for name in imports(path) if name.startswith(f"conceptlens.{folder}.")}
-        assert not built_on & known, f"{path.name} imports its sibling"
+        assert not set(imports(path)) & set(known), f"{path.name} imports its sibling"
 
 
 @pytest.mark.parametrize("path", each_module(), ids=lambda p: str(p.relative_to(SOURCE)))
@@ -141,7 +141,16 @@ def test_modules_and_functions_stay_small(path: Path) -> None:
 
 @pytest.mark.parametrize("family", sorted(leaves("families")))
 def test_a_family_is_one_small_file(family: str) -> None:
-    assert (SOURCE / "families" / f"{family}.py").read_text().count("\n") < 150
+    assert leaves("families")[family].read_text().count("\n") < 150
+
+
+def test_a_served_class_stands_in_one_file() -> None:
+    """What is said of a class is said once: by its family, which the rest of the package asks."""
+    texts = {path: path.read_text() for path in MODULES}
+    for family, path in leaves("families").items():
+        for name in re.findall(r"\"(\w*(?:Transformer|DiT)\w*Model)\"", path.read_text()):
+            named = {module_name(other) for other, text in texts.items() if name in text}
+            assert named == {family}, f"{name} stands in {named}"
 
 
 def test_the_engine_names_no_family() -> None:

@@ -35,6 +35,7 @@ from tiny_models import _LLM, _clip, _t5, quiet, tiny_vae, tokenizers, word_toke
 class Tiny:
     """A pipeline, the shape of one picture's latents on the 4 x 6 grid, options with and without guidance."""
 
+    transformer: str
     pipeline: Callable[[], Any]
     latents: tuple[int, ...] = (4, 8, 12)
     packed: bool = False
@@ -104,10 +105,10 @@ def hidream_pipeline() -> HiDreamImagePipeline:
 
 
 TINY = {
-    "hidream": Tiny(hidream_pipeline),
-    "bria": Tiny(bria_pipeline, packed=True),
-    "ovis-image": Tiny(ovis_pipeline, packed=True),
-    "z-image": Tiny(z_image_pipeline),
-    "lumina2": Tiny(lumina2_pipeline),
-    "cogview3": Tiny(cogview3_pipeline),
+    "hidream": Tiny("HiDreamImageTransformer2DModel", hidream_pipeline),
+    "bria": Tiny("BriaTransformer2DModel", bria_pipeline, packed=True),
+    "ovis-image": Tiny("OvisImageTransformer2DModel", ovis_pipeline, packed=True),
+    "z-image": Tiny("ZImageTransformer2DModel", z_image_pipeline),
+    "lumina2": Tiny("Lumina2Transformer2DModel", lumina2_pipeline),
+    "cogview3": Tiny("CogView3PlusTransformer2DModel", cogview3_pipeline),
 }

@@ -16,11 +16,11 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 from torch import nn
 
-from conceptlens.families import adapter_for, registered
+from conceptlens.families import adapter_for, group_of, known_classes, registered
 from conceptlens.families.base import DiTAdapter, ModelAdapter
-from conceptlens.families.groups import GROUPS, UNET, UNET_METHOD, group_of
-from conceptlens.families.kinds.cross_attention import CROSS_LAYOUTS, METHOD
-from conceptlens.families.single_stream import SINGLE_STREAMS
+from conceptlens.families.cross import cross_layouts
+from conceptlens.families.groups import UNET, UNET_METHOD
+from conceptlens.families.kinds.cross_attention import METHOD
 from conceptlens.readers.loading import (
     DEMO_UNET,
     Defaults,
@@ -116,7 +116,7 @@ class Diagnosis:
         if layers:
             lines.append(f"adapter      {self.adapter}, {self.blocks} blocks, maps from {layers[0]} to {layers[-1]}")
             lines.append(f"tier         {self.tier}: {TIERS[self.tier or '']}")
-            if self.transformer in SINGLE_STREAMS:
+            if registered()[self.transformer].all_blocks is not None:
                 lines.append("more blocks  the single-stream ones with single_stream=True, as an experiment")
             if self.lacking:
                 lines.append(f"weights      none in {', '.join(self.lacking)}, so only the configs were examined")
@@ -137,7 +137,7 @@ class Diagnosis:
     def _verdict(self) -> str:
         if self.ok:
             return "maps work"
-        if self.transformer in UNET.classes:
+        if self.transformer in UNET.unserved:
             return f"maps of the prompt's words as it paints, and of other words with the method {self.method}"
         return "no maps" + (f" of concept attention, but of the method {self.method}" if self.method else "")
 
@@ -162,7 +162,7 @@ def doctor(model: Any, *, height: int = 1024, width: int = 1024, frames: int = 1
     group, known = group_of(transformer_name), registered().get(transformer_name)
     if known is None:
         reason = f"{group.reason}; no adapter" if group.applies else group.reason
-        method = METHOD if transformer_name in CROSS_LAYOUTS else UNET_METHOD if group is UNET else None
+        method = METHOD if transformer_name in cross_layouts() else UNET_METHOD if group is UNET else None
         return Diagnosis(
             *(name, transformer_name, None, group.name, group.applies, reason, group.instead), method=method
         )
@@ -258,7 +258,7 @@ def _painter(index: Any) -> tuple[str, str]:
 
 def _refuse_misspelt(name: str) -> None:
     """Raises a `ModelError` for what looks like a class of diffusers, before the hub is asked for it."""
-    known = {known.lower(): known for group in GROUPS for known in group.classes}
+    known = {known.lower(): known for known in known_classes()}
     near = get_close_matches(name.lower(), known, n=1, cutoff=0.8) or [k for k in known if k.startswith(name.lower())]
     if not name.strip():
         raise ModelError("no model was named. Give a hub id, a folder or a transformer class.")

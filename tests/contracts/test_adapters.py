@@ -21,10 +21,10 @@ from conceptlens.readers.loading import Defaults, LoadedModel
 from conceptlens.readers.reading import record_call
 from conceptlens.readers.stream import ConceptProbe, ConceptStream
 from conceptlens.session import Session
+from conceptlens.values.early_exit import StopForward
 from conceptlens.values.errors import ModelError
 from conceptlens.values.recipe import Recipe
 from conceptlens.values.records import LayerRecord
-from conceptlens.watch.early_exit import StopForward
 from conceptlens.watch.recorder import HOOK, Recorder
 from specimens import REENTRY_SPECIMENS, SPECIMENS
 from specimens.random_models import LENGTH

@@ -23,8 +23,8 @@ from conceptlens.bench.report import Report
 from conceptlens.bench.runs import run
 from conceptlens.bench.scorer import RunSpec
 from conceptlens.diagnosis import doctor
-from conceptlens.families.groups import CROSS, KEYS_ONLY
-from conceptlens.families.kinds.cross_attention import CROSS_LAYOUTS, painted_area, text_call, token_side
+from conceptlens.families.cross import cross_layouts
+from conceptlens.families.kinds.cross_attention import painted_area, text_call, token_side
 from conceptlens.families.kinds.tokens import EncodedText, tokens_between
 from conceptlens.methods import method_named
 from conceptlens.methods.concept_cross_attention import ConceptCrossAttention
@@ -312,9 +312,13 @@ def test_the_bench_scores_it(folder: Path) -> None:
     assert 0 <= report.rows[0]["scores"]["accuracy"] <= 1
 
 
+def test_every_class_that_is_read_has_a_pipeline_and_every_pipeline_its_class() -> None:
+    built = {type(build().transformer).__name__ for build in PIPELINES.values()}
+    assert built == set(cross_layouts()), "add a tiny pipeline to tests/tiny_cross.py, or remove one"
+
+
 def test_doctor_names_the_method_for_the_classes_it_serves(folder: Path) -> None:
-    assert {*CROSS.classes, *KEYS_ONLY.classes} == set(CROSS_LAYOUTS)
-    for name in CROSS_LAYOUTS:
+    for name in cross_layouts():
         found = doctor(name)
         assert found.method == "concept-cross-attention"
         assert "--method concept-cross-attention" in found.instead

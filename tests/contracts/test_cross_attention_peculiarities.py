@@ -13,7 +13,8 @@ from diffusers.pipelines.skyreels_v2 import pipeline_skyreels_v2
 from test_methods import picture
 from torch import Tensor
 
-from conceptlens.families.kinds.cross_attention import CROSS_LAYOUTS, clean_latents, with_latents
+from conceptlens.families.cross import cross_layouts
+from conceptlens.families.kinds.cross_attention import with_latents
 from conceptlens.methods.concept_cross_attention import ConceptCrossAttention
 from conceptlens.readers.cross import load_cross, read_queries
 from conceptlens.values.errors import LibraryError
@@ -52,7 +53,7 @@ def test_a_photo_is_the_clip_in_which_nothing_moves() -> None:
     pixels = made.video_processor.preprocess(picture(64, 64))
     with torch.no_grad():
         clip = made.vae.encode(pixels[:, :, None].expand(-1, -1, 24, -1, -1)).latent_dist.mode()
-        photo = clean_latents(made, CROSS_LAYOUTS["AllegroTransformer3DModel"], pixels)
+        photo = cross_layouts()["AllegroTransformer3DModel"].clean_latents(made.vae, pixels)
     assert photo.shape == (1, 4, 1, 32, 32)
     assert torch.allclose(photo, clip[:, :, 3:4] * made.vae.config.scaling_factor, atol=1e-5)
 
@@ -63,7 +64,7 @@ def test_a_photo_becomes_what_the_pipeline_would_decode(name: str, monkeypatch: 
     pipeline, layout, decoded = loaded.pipeline, loaded.layout, []
     pixels = pipeline.image_processor.preprocess(picture(*PAINTED[name]))
     with torch.no_grad():
-        mode, clean = pipeline.vae.encode(pixels).latent_dist.mode(), clean_latents(pipeline, layout, pixels)
+        mode, clean = pipeline.vae.encode(pixels).latent_dist.mode(), layout.clean_latents(pipeline.vae, pixels)
 
     def photo(pipeline: Any, step: int, timestep: Any, given: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"latents": with_latents(pipeline, layout, {"hidden_states": given["latents"]}, clean)["hidden_states"]}

@@ -17,9 +17,9 @@ from conceptlens.families.kinds.reentry import ReentryAdapter
 from conceptlens.readers.reading import record_call
 from conceptlens.readers.reentry import ReentryProbe, concept_outputs
 from conceptlens.readers.selfcheck import own_text, own_text_errors
+from conceptlens.values.early_exit import StopForward
 from conceptlens.values.recipe import Recipe
 from conceptlens.values.records import LayerRecord
-from conceptlens.watch.early_exit import StopForward
 from conceptlens.watch.recorder import Recorder
 from specimens.reentry import REENTRY_SPECIMENS
 
@@ -86,7 +86,7 @@ def test_own_text_reproduces_the_text_stream(kind: str, dtype: torch.dtype, tole
     errors = own_text_errors(*built(kind, dtype))
     assert len(errors) == DEPTH
     for layer, error in enumerate(errors):
-        assert error < tolerance, f"{kind} layer {layer}: text stream off by {error:.1e}; see its entry in _layouts"
+        assert error < tolerance, f"{kind} layer {layer}: text stream off by {error:.1e}; see families/entered"
 
 
 def test_the_image_is_untouched_and_replay_equals_live(kind: str) -> None:
@@ -152,7 +152,7 @@ def test_a_wrong_layout_is_found_out() -> None:
     own = own_text(call["encoder_hidden_states"][0])
     with torch.no_grad():
         good = concept_outputs(adapter, own, records, frozenset((2,)))[2]
-        adapter.layout = replace(adapter.layout, joint="image first")
+        adapter.layout = replace(adapter.layout, blocks=replace(adapter.layout.blocks, joint="image first"))
         bad = concept_outputs(adapter, own, records, frozenset((2,)))[2]
     assert ((good - bad).abs().max() / good.abs().max()).item() > 1e-5
 

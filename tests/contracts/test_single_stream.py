@@ -16,18 +16,20 @@ from typer.testing import CliRunner
 
 import conceptlens as cl
 from conceptlens.cli.commands import app
-from conceptlens.families import adapter_for
+from conceptlens.families import adapter_for, registered
 from conceptlens.families.base import Concepts, DiTAdapter
-from conceptlens.families.single_stream import SINGLE_STREAMS, SingleStreamAdapter
+from conceptlens.families.kinds.single_stream import SingleStreamAdapter
 from conceptlens.readers.reading import record_call
 from conceptlens.readers.reentry import probe_for
 from conceptlens.readers.selfcheck import own_text_errors
 from conceptlens.rerun import difference, rerun
 from conceptlens.session import Session
+from conceptlens.values.early_exit import StopForward
 from conceptlens.values.recipe import Recipe
-from conceptlens.watch.early_exit import StopForward
 from conceptlens.watch.recorder import Recorder
 from specimens import SPECIMENS
+
+SINGLE_STREAMS = [name for name, family in registered().items() if family.all_blocks is not None]
 
 
 @pytest.fixture(params=SINGLE_STREAMS, ids=lambda name: name.replace("Transformer", "").removesuffix("DModel"))
@@ -58,7 +60,7 @@ def test_own_text_reproduces_the_text_stream_of_all_blocks(kind: str, dtype: tor
     errors, usual = own_text_errors(adapter, call), len(adapter_for(adapter.transformer).blocks())
     assert len(errors) == usual + 1
     for layer, error in enumerate(errors):
-        assert error < tolerance, f"{kind} layer {layer}: text stream off by {error:.1e}; see SINGLE_STREAMS"
+        assert error < tolerance, f"{kind} layer {layer}: text stream off by {error:.1e}; see its family's all_blocks"
 
 
 def test_the_image_is_untouched_and_replay_equals_live(kind: str) -> None:

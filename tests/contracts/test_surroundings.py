@@ -14,7 +14,7 @@ from test_adapters import pixels_of, session_of, sized
 from test_reentry_pipelines import session_of as reentry_session
 
 import conceptlens as cl
-from conceptlens.families.single_stream import SingleStreamAdapter
+from conceptlens.families.kinds.single_stream import SingleStreamAdapter
 from conceptlens.features import features
 from conceptlens.readers.cross import concept_map, encode_concepts, load_cross, read_queries
 from conceptlens.readers.loading import Defaults, LoadedModel

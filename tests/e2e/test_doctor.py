@@ -16,8 +16,9 @@ import conceptlens as cl
 from conceptlens import diagnosis
 from conceptlens.bench.scorer import PACKAGES
 from conceptlens.diagnosis import doctor, served
-from conceptlens.families import registered
-from conceptlens.families.groups import GROUPS, group_of
+from conceptlens.families import group_of, known_classes, registered
+from conceptlens.families.cross import cross_layouts
+from conceptlens.families.groups import GROUPS
 from conceptlens.methods import method_named
 from conceptlens.readers.loading import demo_folder
 from conceptlens.values import listings
@@ -148,7 +149,7 @@ def test_where_the_method_cannot_apply_the_doctor_says_why(monkeypatch: pytest.M
     dual = doctor("BriaTransformer2DModel")
     assert dual.applies
     assert not dual.ok
-    assert "Add an entry" in dual.instead
+    assert "Add a file" in dual.instead
     assert group_of("NothingTransformer2DModel").name == "unknown"
     with pytest.raises(ModelError, match="is no transformer class of diffusers, and no hub id: cannot load"):
         doctor("no-such-thing")
@@ -171,9 +172,12 @@ def test_every_class_that_is_served_is_listed_in_order() -> None:
 
 
 def test_the_groups_name_classes_that_exist_once() -> None:
-    names = [name for group in GROUPS for name in group.classes]
-    assert len(names) == len(set(names))
-    assert [name for name in names if not hasattr(diffusers, name)] == []
+    unserved = [name for group in GROUPS for name in group.unserved]
+    assert len(unserved) == len(set(unserved))
+    assert not {*unserved} & {*registered(), *cross_layouts()}
+    assert not {*registered()} & {*cross_layouts()}
+    assert {*unserved, *registered(), *cross_layouts()} == set(known_classes())
+    assert [name for name in known_classes() if not hasattr(diffusers, name)] == []
 
 
 def test_the_page_of_models_is_up_to_date() -> None:

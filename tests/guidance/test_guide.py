@@ -12,7 +12,7 @@ from conceptlens.guidance import TSAM, AttendAndExcite, Conform, Guidance, SynGe
 from conceptlens.guidance.driver import _Run
 from conceptlens.guidance.tsam import PRESETS
 from conceptlens.guidance.unets import GuidedUnet, layers_of_size
-from conceptlens.watch.early_exit import StopForward
+from conceptlens.values.early_exit import StopForward
 from conceptlens.watch.prompt_text import TextAttentionReader
 from conceptlens.watch.unet_attention import MapSink, capturing, frozen
 from tiny_sd import SCHEDULERS, sd_pipeline, sdxl_pipeline

@@ -10,12 +10,20 @@ from diffusers.models.attention_processor import FusedAuraFlowAttnProcessor2_0
 from torch import Tensor, nn
 
 from conceptlens.families import register
-from conceptlens.families.base import Concepts, Projection, repeat_rows, take
+from conceptlens.families.base import Concepts, Projection
+from conceptlens.families.groups import DUAL
 from conceptlens.families.kinds.dual_stream import DualStreamAdapter
+from conceptlens.families.kinds.layouts import AllBlocks, Blocks, Unpacked
+from conceptlens.families.kinds.rows import repeat_rows, take
 from conceptlens.families.kinds.text_side import project_text
 from conceptlens.families.kinds.tokens import embed_alone
 from conceptlens.values.recipe import Recipe
 from conceptlens.values.records import CallRecord, TokenGrid
+
+
+class _AuraFlowLayout(Unpacked):
+    def leading_rows(self, model: Any, arguments: Mapping[str, Any]) -> int:
+        return model.register_tokens.shape[1]
 
 
 @register
@@ -24,6 +32,11 @@ class AuraFlowAdapter(DualStreamAdapter):
 
     name = "AuraFlow"
     classes = ("AuraFlowTransformer2DModel",)
+    group = DUAL
+    all_blocks = AllBlocks(
+        _AuraFlowLayout(Blocks("joint_transformer_blocks")),
+        Blocks("single_transformer_blocks", joint="text first", text_out=None),
+    )
     guided_batch = ("negative", "prompt")
 
     def recipe(self, depth: int) -> Recipe:

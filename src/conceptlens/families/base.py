@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,9 +15,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from conceptlens.families.groups import Group
+from conceptlens.families.kinds.layouts import AllBlocks
 from conceptlens.values.errors import RecipeError
-from conceptlens.values.recipe import Branch, Pooling, Recipe
-from conceptlens.values.records import CallRecord, LayerRecord, TokenGrid
+from conceptlens.values.recipe import Branch, Recipe
+from conceptlens.values.records import CallRecord, LayerRecord
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,29 @@ class Projection:
     unrotated: Projection | None = None
 
 
+@dataclass(frozen=True)
+class PromptEncoders:
+    """How a family's text-to-image pipeline uses its text encoders: what guidance and the methods on prompts need.
+
+    Attributes:
+        pipeline: its class.
+        clip: endings of the names of its CLIP encoders, `text_encoder` and so on; they share a tokenizer's cuts.
+        t5: the ending of its T5 encoder.
+        plain: options without which a negative prompt would be encoded, too.
+        clip_rows: whether CLIP's states are rows of the text stream, before T5's; else only its pooled vector is used.
+        unused: how many of CLIP's last layers never reach the transformer.
+        time: what the scheduler's timesteps are divided by.
+    """
+
+    pipeline: str
+    clip: tuple[str, ...]
+    t5: str
+    plain: Mapping[str, float]
+    clip_rows: bool = False
+    unused: int = 0
+    time: int = 1
+
+
 class ModelAdapter(ABC):
     """What must be known of a model to watch it paint and to say what its text encoders make of a concept.
 
@@ -79,6 +104,12 @@ class ModelAdapter(ABC):
 
     name: str
     classes: ClassVar[tuple[str, ...]]
+    group: ClassVar[Group | None] = None
+    """How these classes treat text."""
+    all_blocks: ClassVar[AllBlocks | None] = None
+    """Where single-stream blocks stand behind the dual-stream ones: how both are entered again."""
+    prompts: ClassVar[PromptEncoders | None] = None
+    """Where guidance and the methods on prompts serve the family: how its pipeline reads a prompt."""
     caveat: str = ""
     """What users should know about these maps before they trust them; stands in every result."""
     timestep: str = "timestep"
@@ -210,6 +241,14 @@ class ModelAdapter(ABC):
 class DiTAdapter(ModelAdapter):
     """A family whose text half of a block is written out here, so that concepts need no image rows: the fast way."""
 
+    def text_taps(self, block: Any) -> Mapping[str, Tap]:
+        """Where the "query", "key" and "out" of the prompt pass by in this block; a family with `prompts` has them all.
+
+        Queries and keys are after QK-norm and before rotation, `out` before its projection. A block that passes no
+        text on lacks "out".
+        """
+        return {}
+
     @abstractmethod
     def heads(self, block: Any, tensor: Tensor) -> Float[Tensor, "batch head image head_dim"]:
         """A tapped query, key or value with its head axis, whatever layout the model computes in."""
@@ -269,55 +308,3 @@ class DiTAdapter(ModelAdapter):
         self, block: Any, hidden: Tensor, out: Float[Tensor, "batch concept dim"], modulation: tuple[Tensor, ...]
     ) -> Tensor | None:
         """The block's text-side residual update; None where the text stream ends with this block."""
-
-
-def grid_of(ids: Tensor) -> TokenGrid:
-    """The patch grid of (image, axis) position ids: axis 0 tells images apart, 1 and 2 are row and column."""
-    first = ids[ids[:, 0] == ids[0, 0]]
-    rows, cols = (int(v) + 1 for v in (first[:, 1:3].amax(0) - first[:, 1:3].amin(0)).tolist())
-    return TokenGrid(rows, cols)
-
-
-def references_of(ids: Tensor) -> tuple[TokenGrid, ...]:
-    """The patch grids of the images behind the first, told apart by axis 0, in the order of their tokens."""
-    images = list(dict.fromkeys(ids[:, 0].tolist()))
-    return tuple(grid_of(ids[ids[:, 0] == image]) for image in images[1:])
-
-
-def pool_tokens(hidden: Float[Tensor, "length dim"], kept: Sequence[int], pooling: Pooling) -> Float[Tensor, " dim"]:
-    """One vector for a concept whose own tokens stand at the positions `kept`."""
-    if pooling == "mean":
-        return hidden[list(kept)].mean(dim=0)
-    return hidden[kept[-1] if pooling == "last" else kept[0]]
-
-
-def take(tensor: Tensor, rows: slice) -> Tensor:
-    """The rows of a per-sample argument; a single row stands for all."""
-    return tensor if len(tensor) == 1 else tensor[rows]
-
-
-def repeat_rows(vector: Tensor, batch: int) -> Tensor:
-    """A (dim) vector, or (concept, dim) matrix, for every row of a batch."""
-    return vector[None].expand(batch, *vector.shape)
-
-
-def rotate_pairs(
-    heads: Float[Tensor, "batch head image head_dim"],
-    cos: Float[Tensor, "image head_dim"],
-    sin: Float[Tensor, "image head_dim"],
-) -> Float[Tensor, "batch head image head_dim"]:
-    """Rotary embedding of adjacent pairs, as one complex product per head; the same bits as diffusers' own.
-
-    Float32 whatever the model's dtype, as in diffusers. One head at a time, so that the float32 copy stays in the
-    cache: the rotation of the image keys is most of the method's cost, and the plain form makes six passes over memory
-    where this makes two. (On a GPU the launches would cost more than the memory; there it is one product.)
-    """
-    turn = torch.complex(cos[:, ::2].float(), sin[:, ::2].float())
-    if heads.device.type != "cpu":
-        whole = torch.view_as_complex(heads.float().unflatten(-1, (-1, 2)).contiguous())
-        return torch.view_as_real(whole * turn).flatten(-2).to(heads.dtype)
-    rotated = torch.empty(heads.shape, dtype=heads.dtype, device=heads.device)
-    for head in range(heads.shape[1]):
-        pairs = heads[:, head].float().unflatten(-1, (-1, 2)).contiguous()
-        rotated[:, head] = torch.view_as_real(torch.view_as_complex(pairs) * turn).flatten(-2)
-    return rotated

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from conceptlens.families import register
-from conceptlens.families.base import Concepts, Projection, repeat_rows, take
+from conceptlens.families.base import Concepts, Projection
+from conceptlens.families.groups import DUAL
 from conceptlens.families.kinds.dual_stream import DualStreamAdapter
+from conceptlens.families.kinds.layouts import FLUX_SINGLE, AllBlocks, Packed
+from conceptlens.families.kinds.rows import repeat_rows, take
 from conceptlens.families.kinds.text_side import project_at_origin
 from conceptlens.families.kinds.tokens import embed_alone
 from conceptlens.values.recipe import Recipe
 from conceptlens.values.records import CallRecord
+
+
+class _ChromaLayout(Packed):
+    def replaced(self) -> tuple[str, ...]:
+        return (*super().replaced(), "attention_mask")  # of text and image; the concepts have no padding
 
 
 @register
@@ -22,6 +31,8 @@ class ChromaAdapter(DualStreamAdapter):
 
     name = "Chroma"
     classes = ("ChromaTransformer2DModel",)
+    group = DUAL
+    all_blocks = AllBlocks(_ChromaLayout(), replace(FLUX_SINGLE, joint="text first"))
 
     def observe(self, arguments: Mapping[str, Any], rows: slice, step: int, previous: CallRecord | None) -> CallRecord:
         grid, references, kept = self.placed(arguments["img_ids"], previous)

@@ -11,7 +11,9 @@ from diffusers.models.attention_processor import FusedCogVideoXAttnProcessor2_0
 from torch import Tensor, nn
 
 from conceptlens.families import register
-from conceptlens.families.base import Concepts, DiTAdapter, Projection, pool_tokens, repeat_rows, rotate_pairs, take
+from conceptlens.families.base import Concepts, DiTAdapter, Projection
+from conceptlens.families.groups import SHARED
+from conceptlens.families.kinds.rows import pool_tokens, repeat_rows, rotate_pairs, take
 from conceptlens.families.kinds.shared_weights import image_rows, shared_heads, shared_taps
 from conceptlens.families.kinds.text_side import gated_residuals, project_shared
 from conceptlens.families.kinds.tokens import concept_ids
@@ -25,6 +27,7 @@ class CogVideoXAdapter(DiTAdapter):
 
     name = "CogVideoX"
     classes = ("CogVideoXTransformer3DModel",)
+    group = SHARED
     guided_batch = ("negative", "prompt")
 
     def recipe(self, depth: int) -> Recipe:

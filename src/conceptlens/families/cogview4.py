@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from conceptlens.families import register
-from conceptlens.families.base import Concepts, DiTAdapter, Projection, pool_tokens, repeat_rows, take
+from conceptlens.families.base import Concepts, DiTAdapter, Projection
+from conceptlens.families.groups import SHARED
+from conceptlens.families.kinds.rows import pool_tokens, repeat_rows, take
 from conceptlens.families.kinds.shared_weights import image_rows, shared_heads, shared_taps
 from conceptlens.families.kinds.text_side import gated_residuals, project_shared
 from conceptlens.families.kinds.tokens import concept_ids
@@ -26,6 +28,7 @@ class CogView4Adapter(DiTAdapter):
 
     name = "CogView4"
     classes = ("CogView4Transformer2DModel",)
+    group = SHARED
 
     def recipe(self, depth: int) -> Recipe:
         return Recipe(layers=tuple(range(max(0, depth - 10), depth)), pooled="prompt")

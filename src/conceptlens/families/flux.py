@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 
 from conceptlens.families import register
-from conceptlens.families.base import Concepts, Projection, repeat_rows, take
+from conceptlens.families.base import Concepts, Projection, PromptEncoders
+from conceptlens.families.groups import DUAL
 from conceptlens.families.kinds.dual_stream import DualStreamAdapter
+from conceptlens.families.kinds.layouts import FLUX_SINGLE, AllBlocks, Packed
+from conceptlens.families.kinds.rows import repeat_rows, take
 from conceptlens.families.kinds.text_side import project_at_origin
 from conceptlens.families.kinds.tokens import embed_alone
 from conceptlens.values.errors import ModelError
@@ -25,6 +28,9 @@ class FluxAdapter(DualStreamAdapter):
 
     name = "FLUX.1"
     classes = ("FluxTransformer2DModel",)
+    group = DUAL
+    all_blocks = AllBlocks(Packed(pooled=True), FLUX_SINGLE)
+    prompts = PromptEncoders("FluxPipeline", ("",), "_2", {"true_cfg_scale": 1.0}, time=1000)
 
     def recipe(self, depth: int) -> Recipe:
         return Recipe(layers=tuple(range(max(0, depth - 10), depth)))

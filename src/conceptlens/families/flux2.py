@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 
 from conceptlens.families import register
-from conceptlens.families.base import Concepts, Projection, pool_tokens, repeat_rows, rotate_pairs, take
+from conceptlens.families.base import Concepts, Projection
+from conceptlens.families.groups import DUAL
 from conceptlens.families.kinds.dual_stream import DualStreamAdapter
+from conceptlens.families.kinds.layouts import AllBlocks, Blocks, Packed
+from conceptlens.families.kinds.rows import pool_tokens, repeat_rows, rotate_pairs, take
 from conceptlens.families.kinds.text_side import project_text
 from conceptlens.families.kinds.tokens import encode_watched, own_tokens
 from conceptlens.values.errors import ModelError
@@ -25,6 +28,10 @@ class Flux2Adapter(DualStreamAdapter):
 
     name = "FLUX.2"
     classes = ("Flux2Transformer2DModel",)
+    group = DUAL
+    all_blocks = AllBlocks(
+        Packed(), Blocks("single_transformer_blocks", joint="text first", out="to_out", text_out=None, fused=True)
+    )
 
     def paper_recipe(self, depth: int) -> Recipe:
         layers = tuple(range(max(0, depth - 3), depth))

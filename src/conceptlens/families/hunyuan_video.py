@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,8 +11,11 @@ from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PRO
 from torch import Tensor
 
 from conceptlens.families import register
-from conceptlens.families.base import Concepts, Projection, pool_tokens, repeat_rows, take
+from conceptlens.families.base import Concepts, Projection
+from conceptlens.families.groups import DUAL
 from conceptlens.families.kinds.dual_stream import DualStreamAdapter
+from conceptlens.families.kinds.layouts import FLUX_SINGLE, AllBlocks, Unpacked
+from conceptlens.families.kinds.rows import pool_tokens, repeat_rows, take
 from conceptlens.families.kinds.text_side import project_text
 from conceptlens.families.kinds.tokens import encode_watched, own_tokens
 from conceptlens.values.errors import ConceptError, ModelError
@@ -25,6 +29,11 @@ class HunyuanVideoAdapter(DualStreamAdapter):
 
     name = "HunyuanVideo"
     classes = ("HunyuanVideoTransformer3DModel",)
+    group = DUAL
+    all_blocks = AllBlocks(
+        Unpacked(masks=("encoder_attention_mask",), pooled=True, frames=1),
+        replace(FLUX_SINGLE, shared="image first"),
+    )
 
     def is_fused(self, attn: Any) -> bool:
         return False  # the processor of this family calls the separate layers even where fused ones exist

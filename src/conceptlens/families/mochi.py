@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from conceptlens.families import register
-from conceptlens.families.base import Concepts, Projection, repeat_rows, take
+from conceptlens.families.base import Concepts, Projection
+from conceptlens.families.groups import DUAL
 from conceptlens.families.kinds.dual_stream import DualStreamAdapter
+from conceptlens.families.kinds.rows import repeat_rows, take
 from conceptlens.families.kinds.text_side import project_text
 from conceptlens.families.kinds.tokens import embed_alone
 from conceptlens.values.recipe import Recipe
@@ -23,6 +25,7 @@ class MochiAdapter(DualStreamAdapter):
 
     name = "Mochi"
     classes = ("MochiTransformer3DModel",)
+    group = DUAL
     guided_batch = ("negative", "prompt")
 
     def attention(self, block: Any) -> Any:

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from conceptlens.families import register
-from conceptlens.families.base import Concepts, Projection, pool_tokens, repeat_rows, rotate_pairs, take
+from conceptlens.families.base import Concepts, Projection
+from conceptlens.families.groups import DUAL
 from conceptlens.families.kinds.dual_stream import DualStreamAdapter
+from conceptlens.families.kinds.rows import pool_tokens, repeat_rows, rotate_pairs, take
 from conceptlens.families.kinds.text_side import gated_residuals, project_text
 from conceptlens.families.kinds.tokens import encode_watched, own_tokens
 from conceptlens.values.errors import ConceptError, ModelError
@@ -25,6 +27,7 @@ class QwenImageAdapter(DualStreamAdapter):
 
     name = "Qwen-Image"
     classes = ("QwenImageTransformer2DModel",)
+    group = DUAL
 
     def is_fused(self, attn: Any) -> bool:
         return False  # the processor of this family calls the separate layers even where fused ones exist

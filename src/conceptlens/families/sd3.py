@@ -12,14 +12,16 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from conceptlens.families import register
-from conceptlens.families.base import Concepts, DiTAdapter, Projection, Tap, repeat_rows, take
-from conceptlens.families.kinds.text_side import advance_text, project_text
+from conceptlens.families.base import Concepts, DiTAdapter, Projection, PromptEncoders, Tap
+from conceptlens.families.groups import DUAL
+from conceptlens.families.kinds.rows import repeat_rows, take
+from conceptlens.families.kinds.text_side import advance_text, project_text, text_taps
 from conceptlens.families.kinds.tokens import embed_side_by_side
 from conceptlens.values.errors import ModelError
 from conceptlens.values.recipe import Recipe
 from conceptlens.values.records import CallRecord, TokenGrid
 
-_CLIP_LENGTH = 77
+_CLIP_LENGTH, _UNGUIDED = 77, {"guidance_scale": 1.0}
 
 
 @register
@@ -28,6 +30,8 @@ class SD3Adapter(DiTAdapter):
 
     name = "Stable Diffusion 3"
     classes = ("SD3Transformer2DModel",)
+    group = DUAL
+    prompts = PromptEncoders("StableDiffusion3Pipeline", ("", "_2"), "_3", _UNGUIDED, clip_rows=True, unused=1)
     guided_batch = ("negative", "prompt")
 
     def recipe(self, depth: int) -> Recipe:
@@ -60,6 +64,9 @@ class SD3Adapter(DiTAdapter):
             "out": Tap(attn.to_out[0], "input"),
         }
 
+    def text_taps(self, block: Any) -> Mapping[str, Tap]:
+        return text_taps(block.attn)
+
     def heads(self, block: Any, tensor: Tensor) -> Tensor:
         return tensor if tensor.ndim == 4 else rearrange(tensor, "b n (h d) -> b h n d", h=block.attn.heads)
 
@@ -69,8 +76,7 @@ class SD3Adapter(DiTAdapter):
     def observe(self, arguments: Mapping[str, Any], rows: slice, step: int, previous: CallRecord | None) -> CallRecord:
         patch = self.transformer.config.patch_size
         height, width = arguments["hidden_states"].shape[-2:]
-        kept = {"timestep": arguments["timestep"], "pooled": arguments["pooled_projections"]}
-        kept = {name: take(tensor, rows) for name, tensor in kept.items()}
+        kept = {"timestep": take(arguments["timestep"], rows), "pooled": take(arguments["pooled_projections"], rows)}
         return CallRecord(step, TokenGrid(height // patch, width // patch), kept)
 
     def is_perturbed(self, arguments: Mapping[str, Any]) -> bool:

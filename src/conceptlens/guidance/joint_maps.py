@@ -19,10 +19,10 @@ from torch.utils.checkpoint import checkpoint
 
 from conceptlens.families.base import DiTAdapter, Tap
 from conceptlens.ops.spaces import normalize_concepts, reduce_heads, vector_similarity
+from conceptlens.values.early_exit import StopForward
 from conceptlens.values.errors import ModelError
 from conceptlens.values.recipe import Normalization
 from conceptlens.values.records import CallRecord
-from conceptlens.watch.early_exit import StopForward
 
 Segments = Sequence[Sequence[Sequence[int]]]
 """The text rows of each word, one list of words for each text encoder whose states are rows of the text stream."""
@@ -87,14 +87,10 @@ class JointMaps:
         return [mean.unflatten(-1, grid) for mean in means]
 
     def _taps(self, block: Any) -> dict[str, Tap]:
-        image, attn = self._adapter.taps(block), block.attn
+        image, text = self._adapter.taps(block), self._adapter.text_taps(block)
         if self._kind == "output":
-            return {"image": image["out"], "text": Tap(attn.to_add_out, "input")}
-        return {
-            "query": image["query"],
-            "key": image["key"],
-            "text": Tap(attn.add_k_proj if attn.norm_added_k is None else attn.norm_added_k),
-        }
+            return {"image": image["out"], "text": text["out"]}
+        return {"query": image["query"], "key": image["key"], "text": text["key"]}
 
     def _hook(self, number: int, name: str, tap: Tap) -> Any:
         def before(_module: Any, args: tuple[Tensor, ...]) -> None:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from conceptlens.guidance.base import Guidance, Maps
+from conceptlens.values.early_exit import StopForward
 from conceptlens.values.errors import ModelError
-from conceptlens.watch.early_exit import StopForward
 from conceptlens.watch.prompt_text import PromptText, TextAttentionReader, read_prompt, warn_of_prompt
 from conceptlens.watch.unet_attention import MapSink, capturing
 

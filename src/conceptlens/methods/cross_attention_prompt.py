@@ -33,7 +33,6 @@ from conceptlens.values.errors import ConceptError, ModelError, RecipeError
 from conceptlens.values.records import LayerRecord
 from conceptlens.values.words import check_concepts
 
-_CLASSES = ("FluxTransformer2DModel", "SD3Transformer2DModel")
 _READING = ("layers", "noise", "samples")
 _OFFICIAL_TOKEN, _OFFICIAL_NOISE = 2, 0.602
 """Begin-of-text, "a", the word; timestep 602 of 1000 is the last but one of four steps at shift 3."""
@@ -66,12 +65,13 @@ class PromptCrossAttention(SaliencyMethod):
         """On an open session; `options` are the fields of `PromptOptions`, and `layers`, `noise`, `samples`."""
         transformer = session.pipeline.transformer
         adapter = adapter_for(transformer)
-        if type(transformer).__name__ not in _CLASSES or not isinstance(adapter, DiTAdapter):
+        if adapter.prompts is None or not isinstance(adapter, DiTAdapter):
             raise ModelError(f"{self.name} reads FLUX.1 and Stable Diffusion 3; got a {type(transformer).__name__}.")
         self._session, self._adapter = session, adapter
         reading = {name: options.pop(name) for name in _READING if name in options}
         self._options = options_of(PromptOptions, options)
-        self._clip = hasattr(session.pipeline, "tokenizer_3")
+        self._prompts = adapter.prompts
+        self._clip = self._prompts.clip_rows
         self._direction = self._options.direction or ("image-to-text" if self._clip else "text-to-image")
         if self._options.protocol == "paper":
             if not self._clip or self._direction != "image-to-text":
@@ -139,7 +139,7 @@ class PromptCrossAttention(SaliencyMethod):
         if self._clip:
             return clip_positions(pipeline.tokenizer, text, name)
         length = self._adapter.text_length(pipeline, self._session.generate_defaults)
-        return t5_positions(pipeline.tokenizer_2, text, name, length)
+        return t5_positions(getattr(pipeline, f"tokenizer{self._prompts.t5}"), text, name, length)
 
     def _maps(
         self, record: LayerRecord, side: TextSide, places: Sequence[Sequence[int]]

@@ -13,17 +13,15 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from conceptlens.families.groups import group_of
+from conceptlens.families import group_of
+from conceptlens.families.cross import cross_layouts
 from conceptlens.families.kinds.cross_attention import (
-    CROSS_LAYOUTS,
     METHOD,
     CrossLayout,
     at_noise,
     check_room,
-    clean_latents,
     grid_of_size,
     missing_package,
-    noised,
     own_rows,
     painted_area,
     refusal,
@@ -32,12 +30,13 @@ from conceptlens.families.kinds.cross_attention import (
     token_side,
     with_latents,
 )
+from conceptlens.families.kinds.latents import noised
 from conceptlens.readers.loading import Defaults, folder_defaults, open_pipeline, pipeline_name
 from conceptlens.readers.reading import working_size
+from conceptlens.values.early_exit import StopForward
 from conceptlens.values.errors import ModelError, RecipeError
 from conceptlens.values.records import TokenGrid
 from conceptlens.watch.cross_attention import LayerAttention, watch_cross_layers
-from conceptlens.watch.early_exit import StopForward
 from conceptlens.watch.recorder import check_compiled
 from conceptlens.watch.surroundings import usual_defaults
 
@@ -78,7 +77,7 @@ class CrossRecord:
 
 @dataclass(frozen=True)
 class CrossModel:
-    """A pipeline whose transformer is in `CROSS_LAYOUTS`, its id, and its defaults."""
+    """A pipeline whose transformer is in `families.cross`, its id, and its defaults."""
 
     pipeline: Any
     layout: CrossLayout
@@ -120,14 +119,15 @@ def load_cross(
 
 
 def _layout(name: str, source: str) -> CrossLayout:
-    if name not in CROSS_LAYOUTS:
+    known = cross_layouts()
+    if name not in known:
         group = group_of(name)
         next_step = "Use the method concept-attention." if group.applies else group.instead
         raise ModelError(
-            f"{METHOD} reads transformers whose text is only keys and values ({', '.join(sorted(CROSS_LAYOUTS))}); "
+            f"{METHOD} reads transformers whose text is only keys and values ({', '.join(known)}); "
             f"{source} has {name} ({group.name}). {next_step}"
         )
-    return CROSS_LAYOUTS[name]
+    return known[name]
 
 
 def _checked(model: CrossModel) -> CrossModel:
@@ -213,7 +213,7 @@ def read_queries(
         arguments = text_call(pipeline, model.layout, prompt, size, options).arguments
         processor = getattr(pipeline, "image_processor", None) or pipeline.video_processor
         pixels = processor.preprocess(image, height=size[1], width=size[0])
-        clean = clean_latents(pipeline, model.layout, pixels.to(pipeline._execution_device, pipeline.vae.dtype))
+        clean = model.layout.clean_latents(pipeline.vae, pixels.to(pipeline._execution_device, pipeline.vae.dtype))
         clean = clean.to(torch.promote_types(pipeline.transformer.dtype, torch.float32))
         for _ in range(samples):
             drawn = torch.randn(clean.shape, generator=generator, dtype=torch.float32, device="cpu").to(clean)

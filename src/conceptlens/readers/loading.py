@@ -15,8 +15,9 @@ from diffusers import DiffusionPipeline
 
 from conceptlens.families import adapter_for, registered
 from conceptlens.families.base import ModelAdapter
-from conceptlens.families.kinds.cross_attention import CROSS_LAYOUTS, METHOD
-from conceptlens.families.single_stream import SingleStreamAdapter
+from conceptlens.families.cross import cross_layouts
+from conceptlens.families.kinds.cross_attention import METHOD
+from conceptlens.families.kinds.single_stream import SingleStreamAdapter
 from conceptlens.readers.opening import PIPELINE_FILE, opening
 from conceptlens.readers.weights import check_tokenizers
 from conceptlens.values.errors import ModelError, one_line, shown
@@ -186,7 +187,7 @@ def _check_supported(source: str, index: Any) -> None:
 
 def _refuse_cross(transformer: str, source: str) -> None:
     """Refuses a class whose text is fixed, and names the method that reads it."""
-    if transformer in CROSS_LAYOUTS:
+    if transformer in cross_layouts():
         raise ModelError(
             f"no adapter for {transformer} of {source}: its text is fixed and only read, so concept attention cannot "
             f"follow it. Use read --method {METHOD}, which reads its cross attention."

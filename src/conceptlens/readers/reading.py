@@ -14,10 +14,10 @@ from torch import Tensor
 from conceptlens.families.base import ModelAdapter
 from conceptlens.readers.stream import needs_queries
 from conceptlens.readers.text_side import text_encoders
+from conceptlens.values.early_exit import StopForward
 from conceptlens.values.errors import ModelError, RecipeError, one_line
 from conceptlens.values.recipe import Recipe
 from conceptlens.values.records import LayerRecord, TokenGrid
-from conceptlens.watch.early_exit import StopForward
 from conceptlens.watch.recorder import Recorder
 
 

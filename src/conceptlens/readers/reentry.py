@@ -15,10 +15,10 @@ from conceptlens.families.base import Concepts, DiTAdapter, ModelAdapter
 from conceptlens.families.kinds.reentry import ReentryAdapter
 from conceptlens.ops.spaces import accumulator, normalize_concepts, scores_of, vector_similarity
 from conceptlens.readers.stream import ConceptProbe
+from conceptlens.values.early_exit import StopForward
 from conceptlens.values.errors import ModelError
 from conceptlens.values.recipe import Recipe
 from conceptlens.values.records import LayerRecord, TokenGrid
-from conceptlens.watch.early_exit import StopForward
 from conceptlens.watch.recorder import HOOK, NamedHook, check_compiled, input_of, unhook, with_input
 
 BLOCK_TEXT = "encoder_hidden_states"

@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from conceptlens.families.kinds.cross_attention import CrossLayout
 from conceptlens.families.kinds.layouts import Order
-from conceptlens.watch.early_exit import StopForward
+from conceptlens.values.early_exit import StopForward
 
 
 @dataclass(frozen=True)

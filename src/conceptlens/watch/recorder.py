@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from conceptlens.families.base import ModelAdapter, Tap
 from conceptlens.families.kinds.calls import named_arguments, replaced_forward
+from conceptlens.values.early_exit import StopForward
 from conceptlens.values.errors import ModelError, RecipeError
 from conceptlens.values.recipe import Branch
 from conceptlens.values.records import CallRecord, LayerRecord
-from conceptlens.watch.early_exit import StopForward
 
 HOOK = "conceptlens"
 CALLS = {"cond": True, "cond_uncond": True, "pred_cond": True, "uncond": False, "pred_uncond": False}

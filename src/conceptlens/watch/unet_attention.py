@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from conceptlens.values.early_exit import StopForward
 from conceptlens.values.errors import ModelError
-from conceptlens.watch.early_exit import StopForward
 from conceptlens.watch.prompt_text import at_least_float32
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from conceptlens.families.base import DiTAdapter, Tap, grid_of, references_of, rotate_pairs
-from conceptlens.families.kinds.text_side import advance_text
+from conceptlens.families.base import DiTAdapter, Tap
+from conceptlens.families.kinds.rows import grid_of, references_of, rotate_pairs
+from conceptlens.families.kinds.text_side import advance_text, text_taps
 from conceptlens.values.recipe import Recipe
 from conceptlens.values.records import CallRecord, TokenGrid
 
@@ -34,6 +35,9 @@ class DualStreamAdapter(DiTAdapter):
         attn = self.attention(block)
         value = Tap(attn.to_qkv, select=lambda qkv: qkv.chunk(3, dim=-1)[2]) if self.is_fused(attn) else Tap(attn.to_v)
         return {"query": Tap(attn.norm_q), "key": Tap(attn.norm_k), "value": value, "out": Tap(attn.to_out[0], "input")}
+
+    def text_taps(self, block: Any) -> Mapping[str, Tap]:
+        return text_taps(self.attention(block))
 
     def is_fused(self, attn: Any) -> bool:
         """Whether the attention computes q, k and v with one linear layer."""

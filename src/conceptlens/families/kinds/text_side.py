@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
-from conceptlens.families.base import Projection
+from conceptlens.families.base import Projection, Tap
+
+
+def text_taps(attn: Any) -> Mapping[str, Tap]:
+    """Where the prompt's queries, keys and attention output pass by; a last block may have no text output."""
+    norms = {"query": attn.norm_added_q, "key": attn.norm_added_k}
+    plain = {"query": attn.add_q_proj, "key": attn.add_k_proj}
+    taps = {name: Tap(plain[name] if norm is None else norm) for name, norm in norms.items()}
+    out = getattr(attn, "to_add_out", None)
+    return taps if out is None else {**taps, "out": Tap(out, "input")}
 
 
 def project_text(attn: Any, normed: Tensor, modulation: list[Tensor], *, fused: bool) -> Projection:

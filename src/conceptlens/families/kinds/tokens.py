@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from conceptlens.families.base import Concepts, pool_tokens
+from conceptlens.families.base import Concepts
+from conceptlens.families.kinds.rows import pool_tokens
 from conceptlens.values.errors import ConceptError, ModelError
 from conceptlens.values.recipe import Pooling
 

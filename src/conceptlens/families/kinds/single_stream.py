@@ -1,55 +1,23 @@
 """The single-stream blocks behind dual-stream ones: text and image in one sequence, under one set of weights.
 
-An adapter of its own, or the entry of a class, follows the dual-stream blocks alone, as the paper does. This one enters
-all blocks of such a model again (`reentry`), the dual-stream ones first, and counts their layers through.
+A family's adapter follows the dual-stream blocks alone, as the paper does. This one enters all blocks of such a model
+again (`reentry`), the dual-stream ones first, and counts their layers through; the family says which (`all_blocks`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from conceptlens.families import adapter_for
 from conceptlens.families.base import Concepts
-from conceptlens.families.kinds.layouts import DUAL_LAYOUTS, FAMILY_LAYOUTS, Layout
+from conceptlens.families.kinds.layouts import Blocks
 from conceptlens.families.kinds.reentry import EXPERIMENTAL, ReentryAdapter
 from conceptlens.values.errors import ModelError
 from conceptlens.values.recipe import Recipe
 from conceptlens.values.records import CallRecord
-
-_SINGLE: dict[str, Any] = {"blocks": "single_transformer_blocks", "attention": "", "out": "proj_out", "text_out": None}
-_BOTH = {**_SINGLE, "fused": True}
-_LAST = {**_BOTH, "shared": "image first"}
-
-SINGLE_STREAMS: dict[str, Mapping[str, Any]] = {
-    "AuraFlowTransformer2DModel": {
-        **_SINGLE,
-        "joint": "text first",
-        "attention": "attn",
-        "out": "to_out.0",
-    },
-    "BriaFiboTransformer2DModel": {**_BOTH, "joint": "text first"},
-    "BriaTransformer2DModel": _BOTH,
-    "ChromaTransformer2DModel": {**_BOTH, "joint": "text first"},
-    "Flux2Transformer2DModel": {**_BOTH, "joint": "text first", "attention": "attn", "out": "to_out"},
-    "FluxTransformer2DModel": _BOTH,
-    "HiDreamImageTransformer2DModel": {
-        "blocks": "single_stream_blocks",
-        "joint": "image first",
-        "text_out": None,
-        "shared": "image first",
-    },
-    "HunyuanImageTransformer2DModel": _LAST,
-    "HunyuanVideoFramepackTransformer3DModel": _LAST,
-    "HunyuanVideoTransformer3DModel": _LAST,
-    "LongCatImageTransformer2DModel": _BOTH,
-    "MotifVideoTransformer3DModel": _LAST,
-    "OvisImageTransformer2DModel": _BOTH,
-}
-"""By transformer class, in what the single-stream blocks differ from the dual-stream ones in front of them."""
 
 
 class SingleStreamAdapter(ReentryAdapter):
@@ -64,26 +32,25 @@ class SingleStreamAdapter(ReentryAdapter):
 
     def __init__(self, transformer: Any) -> None:
         transformer = getattr(transformer, "_orig_mod", transformer)  # what torch.compile wraps
-        kind = type(transformer).__name__
-        if kind not in SINGLE_STREAMS:
-            raise ModelError(
-                f"{kind} has no single-stream blocks behind dual-stream ones that could be followed. Leave "
-                "single_stream out."
-            )
-        super().__init__(transformer, {**DUAL_LAYOUTS, **FAMILY_LAYOUTS}[kind])
         self._family = adapter_for(transformer)
-        self.guided_batch = self._family.guided_batch
-        self.name = f"{self.layout.name}, all blocks"
-        self.single = replace(self.layout, **SINGLE_STREAMS[kind])
+        if self._family.all_blocks is None:
+            raise ModelError(
+                f"{type(transformer).__name__} has no single-stream blocks behind dual-stream ones that could be "
+                "followed. Leave single_stream out."
+            )
+        self.layout, self.single = self._family.all_blocks.layout, self._family.all_blocks.single
+        super().__init__(transformer)
+        self.guided_batch, self.one_area = self._family.guided_batch, self._family.one_area
+        self.name = f"{self._family.name}, all blocks"
 
     def blocks(self) -> nn.ModuleList:
         return nn.ModuleList([*super().blocks(), *self._single_blocks()])
 
     def _single_blocks(self) -> nn.ModuleList:
-        return getattr(self.transformer, self.single.blocks)
+        return getattr(self.transformer, self.single.path)
 
-    def layout_of(self, block: Any) -> Layout:
-        return self.single if any(block is single for single in self._single_blocks()) else self.layout
+    def layout_of(self, block: nn.Module) -> Blocks:
+        return self.single if any(block is single for single in self._single_blocks()) else self.layout.blocks
 
     def observe(self, arguments: Mapping[str, Any], rows: slice, step: int, previous: CallRecord | None) -> CallRecord:
         if previous is None:

@@ -33,6 +33,7 @@ from tiny_cross_joint import nucleus_pipeline, prx_pipeline
 from tiny_cross_parts import FLOW, HEAD, HEADS, TEXT, gemma, louder, t5
 from tiny_cross_video import (
     allegro_pipeline,
+    any_flow_far_pipeline,
     any_flow_pipeline,
     helios_pipeline,
     kandinsky5_pipeline,
@@ -214,6 +215,7 @@ PIPELINES: dict[str, Callable[[], Any]] = {
     "allegro": allegro_pipeline,
     "wan-vace": wan_vace_pipeline,
     "any-flow": any_flow_pipeline,
+    "any-flow-far": any_flow_far_pipeline,
     "helios": helios_pipeline,
     "ltx-2": ltx2_pipeline,
     "prx": prx_pipeline,

@@ -21,9 +21,9 @@ from torch import Tensor
 from conceptlens.readers.cross import CrossModel
 
 PROMPT = "a red house"
-SMALL = ("pixart", "pixart-alpha", "latte", "wan", "sky-reels", "wan-vace", "any-flow", "helios", "allegro", "cosmos")
+SMALL = ("pixart", "pixart-alpha", "latte", "wan", "sky-reels", "wan-vace", "helios", "allegro", "cosmos")
 PAINTED = {
-    **dict.fromkeys(SMALL, (32, 48)),
+    **dict.fromkeys((*SMALL, "any-flow", "any-flow-far"), (32, 48)),
     **dict.fromkeys(("sana", "hunyuan-dit", "sana-video", "lumina-next"), (64, 96)),
     **dict.fromkeys(("kandinsky-5", "kandinsky-5-image", "kandinsky-6"), (64, 96)),
     **dict.fromkeys(("prx", "nucleus"), (64, 96)),
@@ -33,6 +33,7 @@ PAINTED = {
 PAINTING: dict[str, dict[str, Any]] = {
     **{name: {"use_resolution_binning": False} for name in ("pixart", "pixart-alpha", "sana", "hunyuan-dit", "prx")},
     **{name: {"num_frames": 1} for name in ("wan", "sky-reels", "ltx", "wan-vace", "any-flow", "kandinsky-5")},
+    "any-flow-far": {"num_frames": 1, "chunk_partition": [1]},
     "latte": {"video_length": 1},
     "sana-video": {"frames": 1, "use_resolution_binning": False},
     "lumina-next": {"clean_caption": False},

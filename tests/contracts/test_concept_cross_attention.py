@@ -226,7 +226,7 @@ def test_the_noise_level_reaches_the_model(family: str, model: CrossModel, noise
         family, 1000 * noise
     )
     assert abs(float(seen["timestep"].flatten()[0]) - told) <= max(1, told) / 1000
-    assert twins == {"any-flow": {"r_timestep"}, "ltx-2": {"sigma"}}.get(family, set())
+    assert twins == {"any-flow": {"r_timestep"}, "any-flow-far": {"r_timestep"}, "ltx-2": {"sigma"}}.get(family, set())
     assert torch.equal(one, seen["latents"]) is (family not in NOISED_BY_STEPS and noise == 1.0)
 
 

@@ -66,6 +66,10 @@ class CrossLayout:
         """The cross-attention modules, first block first."""
         return [block.get_submodule(self.attention) for block in transformer.get_submodule(self.blocks).children()]
 
+    def call_options(self, pipeline: Any) -> dict[str, Any]:
+        """Further keywords of a pipeline call for a single picture; those that it does not know are left out."""
+        return {}
+
     def clock(self, noise: float) -> float | None:
         """What `times` say of a noise level in 0..1; None for the pipeline's own timestep, scaled."""
         return None
@@ -114,7 +118,7 @@ def text_call(
         ModelError: when the pipeline fails before the call.
         LibraryError: when it lacks a package.
     """
-    sized = {**options, **_PLAIN, **_ONE_FRAME, "width": size[0], "height": size[1]}
+    sized = {**options, **_PLAIN, **_ONE_FRAME, "width": size[0], "height": size[1], **layout.call_options(pipeline)}
     with _any_size(pipeline, size), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # diffusers hands tensors to NumPy
         try:

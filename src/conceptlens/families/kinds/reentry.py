@@ -22,7 +22,7 @@ from conceptlens.families.kinds.layouts import (
 )
 from conceptlens.values.errors import RecipeError
 from conceptlens.values.recipe import Recipe
-from conceptlens.values.records import CallRecord, LayerRecord
+from conceptlens.values.records import CallRecord, EnteredLayer
 
 EXPERIMENTAL = (
     "experimental: text and image share all weights; the mechanism is proven (the prompt's own text is "
@@ -30,7 +30,7 @@ EXPERIMENTAL = (
 )
 
 
-class ReentryAdapter(ModelAdapter):
+class ReentryAdapter(ModelAdapter[EnteredLayer]):
     """No arithmetic of its own, only where image and text stand (`families.kinds.layouts`)."""
 
     def __init__(self, transformer: Any, layout: Layout) -> None:
@@ -82,7 +82,7 @@ class ReentryAdapter(ModelAdapter):
 
     def record(
         self, block: Any, layer: int, call: CallRecord, tapped: Mapping[str, Tensor], rows: slice
-    ) -> LayerRecord:
+    ) -> EnteredLayer:
         layout = self.layout_of(block)
         hidden, out = tapped["hidden"].movedim(layout.axis, 1)[rows], tapped.get("out")
         if layout.joint is not None:
@@ -92,7 +92,7 @@ class ReentryAdapter(ModelAdapter):
                 out = joined_rows(out, layout.shared, hidden.shape[1])[0]
             painted, count = layout.attended(block, out[rows]), call.grid.tokens
             out = painted[:, -count:] if layout.last else painted[:, :count]
-        return LayerRecord(layer, call, None, None, out, None, hidden)
+        return EnteredLayer(layer, call, hidden, out)
 
     def observe(self, arguments: Mapping[str, Any], rows: slice, step: int, previous: CallRecord | None) -> CallRecord:
         name = self.layout.registers
@@ -112,11 +112,10 @@ class ReentryAdapter(ModelAdapter):
         rows_first = given.movedim(layout.axis, 1)
         return with_image_rows(rows_first, layout.joint, hidden).movedim(1, layout.axis)
 
-    def concept_rows(self, out: Tensor, block: Any, record: LayerRecord, count: int) -> Tensor:
+    def concept_rows(self, out: Tensor, block: Any, record: EnteredLayer, count: int) -> Tensor:
         """The rows of `count` concepts in what passes `text_tap`."""
         layout = self.layout_of(block)
         if layout.text_out is None:
-            assert record.hidden is not None
             out = joined_rows(out, layout.shared, record.hidden.shape[1])[1]
         # Padding of one sequence stands in front of its text.
         first = record.call.settings["leading"] if layout.roles is None else out.shape[1] - count

@@ -18,7 +18,7 @@ from diffusers.pipelines.skyreels_v2 import pipeline_skyreels_v2
 from diffusers.pipelines.wan import pipeline_wan_vace
 from torch import Tensor
 
-from conceptlens.readers.cross import CrossModel
+from conceptlens.readers.cross import CrossReader
 
 PROMPT = "a red house"
 SMALL = ("pixart", "pixart-alpha", "latte", "wan", "sky-reels", "wan-vace", "helios", "allegro", "cosmos")
@@ -69,7 +69,7 @@ def without_some_packages() -> Iterator[None]:
         yield
 
 
-def painted(model: CrossModel, family: str, **more: Any) -> Tensor:
+def painted(model: CrossReader, family: str, **more: Any) -> Tensor:
     """The latents of two guided steps."""
     width, height = PAINTED[family]
     generator = torch.Generator("cpu").manual_seed(0)

@@ -75,9 +75,8 @@ class ModelCalibration:
 
     def suits(self, record: ImageRecord) -> bool:
         """Whether a record was made as those of the calibration were."""
-        recorded = {layer.layer for layer in record.layers if layer.out is not None}
         alike = record.recipe.noise == self.noise and not record.prompt and not record.steps
-        return alike and set(self.layers) <= recorded
+        return alike and set(self.layers) <= record.answering_layers
 
 
 @dataclass(frozen=True)

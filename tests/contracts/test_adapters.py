@@ -20,11 +20,12 @@ from conceptlens.ops.attention import image_attention
 from conceptlens.readers.loading import Defaults, LoadedModel
 from conceptlens.readers.reading import record_call
 from conceptlens.readers.stream import ConceptProbe, ConceptStream
+from conceptlens.readers.text_streams import reader_of
 from conceptlens.session import Session
 from conceptlens.values.early_exit import StopForward
 from conceptlens.values.errors import ModelError
 from conceptlens.values.recipe import Recipe
-from conceptlens.values.records import LayerRecord
+from conceptlens.values.records import StreamLayer
 from conceptlens.watch.recorder import HOOK, Recorder
 from specimens import REENTRY_SPECIMENS, SPECIMENS
 from specimens.random_models import LENGTH
@@ -117,7 +118,7 @@ def shadow_errors(adapter: DiTAdapter, call: dict[str, Any], text: int = 0) -> l
         for block in adapter.blocks()
     ]
 
-    def follow(block: Any, record: LayerRecord) -> None:
+    def follow(block: Any, record: StreamLayer) -> None:
         stream.step(block, record)
         made.append(stream._hidden)
 
@@ -160,7 +161,7 @@ def tap_errors(adapter: DiTAdapter, call: dict[str, Any]) -> list[float]:
     stream = ConceptStream(adapter, own, full_recipe(adapter))
     errors = []
 
-    def compare(block: Any, record: LayerRecord) -> None:
+    def compare(block: Any, record: StreamLayer) -> None:
         side = stream.step(block, record).projection
         query = adapter.rotate(record.query, record.call)
         made = image_attention(query, record.key, record.value, side.key, side.value)
@@ -180,7 +181,7 @@ def test_c3_taps_reproduce_the_attention_output(family: Family) -> None:
 def test_the_rotation_of_image_keys_can_be_taken_off(family: Family) -> None:
     adapter = adapter_for(family.transformer())
 
-    def undo(block: Any, record: LayerRecord) -> None:
+    def undo(block: Any, record: StreamLayer) -> None:
         assert record.query is not None
         turned = adapter.rotate(record.query, record.call)
         torch.testing.assert_close(adapter.unrotate(turned, record.call), record.query, rtol=1e-5, atol=1e-5)
@@ -268,7 +269,7 @@ def pixels_of(maps: Any) -> np.ndarray:
 
 def session_of(pipeline: Any, rows: int = ROWS, cols: int = COLS) -> Session:
     defaults = Defaults(generate=sized(pipeline, rows, cols))
-    return Session(LoadedModel(pipeline, adapter_for(pipeline.transformer), "tiny", defaults))
+    return Session(reader_of(LoadedModel(pipeline, adapter_for(pipeline.transformer), "tiny", defaults)))
 
 
 def captured_calls(transformer: Any, act: Any) -> list[dict[str, Any]]:
@@ -311,7 +312,7 @@ def test_c8_no_hooks_are_left(family: Family) -> None:
     run(adapter, call, lambda block, record: None)
     assert hooks_left(transformer) == []
 
-    def fail(block: Any, record: LayerRecord) -> None:
+    def fail(block: Any, record: StreamLayer) -> None:
         assert HOOK in transformer._diffusers_hook.hooks
         raise RuntimeError("inside the model")
 

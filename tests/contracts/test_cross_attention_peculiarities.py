@@ -16,7 +16,7 @@ from torch import Tensor
 from conceptlens.families.cross import cross_layouts
 from conceptlens.families.kinds.cross_attention import with_latents
 from conceptlens.methods.concept_cross_attention import ConceptCrossAttention
-from conceptlens.readers.cross import load_cross, read_queries
+from conceptlens.readers.cross import load_cross
 from conceptlens.values.errors import LibraryError
 from tiny_cross import PIPELINES
 from tiny_cross_painting import PAINTED, painted, without_some_packages
@@ -30,7 +30,6 @@ def packages() -> Iterator[None]:
 
 def test_the_sound_of_a_video_model_is_not_heard() -> None:
     """Its part of the call is noise whatever the noise level is, so it must not move the image queries."""
-    read = {"noise": 0.4, "samples": 1, "seed": 0, "layers": (2,)}
     loaded = load_cross(PIPELINES["ltx-2"]())
     loaded.defaults.generate.update(width=128, height=128)  # type: ignore[attr-defined]
     queries = []
@@ -40,7 +39,8 @@ def test_the_sound_of_a_video_model_is_not_heard() -> None:
             return args, {**kwargs, "audio_hidden_states": kwargs["audio_hidden_states"] + other}
 
         handle = loaded.pipeline.transformer.register_forward_pre_hook(louder, with_kwargs=True)
-        queries.append(read_queries(loaded, picture(), "", **read).samples[0][0].query)
+        recipe = loaded.recipe(None, {"noise": 0.4, "layers": (2,)})
+        queries.append(loaded.read(picture(), "", recipe, 0, {}).layers[0].query)
         handle.remove()
     assert queries[0].equal(queries[1])
 
@@ -80,11 +80,11 @@ def test_a_photo_becomes_what_the_pipeline_would_decode(name: str, monkeypatch: 
 def test_a_distilled_flow_model_is_read_like_its_teacher() -> None:
     teacher, student = (load_cross(PIPELINES["kandinsky-6"]()) for _ in range(2))
     student.pipeline.scheduler = PiflowScheduler()
-    read = {"noise": 0.4, "samples": 1, "seed": 0, "layers": (2,)}
     queries = []
     for loaded in (teacher, student):
         loaded.defaults.generate.update(width=64, height=64)  # type: ignore[attr-defined]
-        queries.append(read_queries(loaded, picture(), "", **read).samples[0][0].query)
+        recipe = loaded.recipe(None, {"noise": 0.4, "layers": (2,)})
+        queries.append(loaded.read(picture(), "", recipe, 0, {}).layers[0].query)
     assert torch.allclose(queries[0], queries[1], atol=1e-4)
 
 

@@ -11,6 +11,7 @@ import torch
 import conceptlens as cl
 from conceptlens.families import adapter_for
 from conceptlens.readers.loading import Defaults, LoadedModel
+from conceptlens.readers.text_streams import reader_of
 from conceptlens.session import Session
 from conceptlens.values.errors import BudgetError, OutputError
 from tiny_models import FAMILIES, Family
@@ -38,7 +39,7 @@ def test_a_video_is_not_recorded() -> None:
 def opened(family: Family) -> Session:
     pipeline = family.pipeline()
     defaults = Defaults(generate={"max_sequence_length": 64 if family.name == "flux2-dev" else 24})
-    return Session(LoadedModel(pipeline, adapter_for(pipeline.transformer), family.name, defaults))
+    return Session(reader_of(LoadedModel(pipeline, adapter_for(pipeline.transformer), family.name, defaults)))
 
 
 @pytest.mark.parametrize("settings", [{}, {"steps": (0, -1)}, {"space": "cross", "layers": (0, 2)}], ids=str)

@@ -19,7 +19,7 @@ from conceptlens.readers.reentry import ReentryProbe, concept_outputs
 from conceptlens.readers.selfcheck import own_text, own_text_errors
 from conceptlens.values.early_exit import StopForward
 from conceptlens.values.recipe import Recipe
-from conceptlens.values.records import LayerRecord
+from conceptlens.values.records import EnteredLayer
 from conceptlens.watch.recorder import Recorder
 from specimens.reentry import REENTRY_SPECIMENS
 
@@ -147,7 +147,7 @@ def test_a_concept_alone_does_not_depend_on_the_others() -> None:
 def test_a_wrong_layout_is_found_out() -> None:
     """The own-text check must fail where image rows are put in the place of the text."""
     adapter, call = built("Krea2Transformer2DModel", torch.float64)
-    records: list[LayerRecord] = []
+    records: list[EnteredLayer] = []
     run(adapter, call, lambda block, record: records.append(record))
     own = own_text(call["encoder_hidden_states"][0])
     with torch.no_grad():

@@ -23,7 +23,7 @@ from conceptlens.families import adapter_for
 from conceptlens.families.base import Concepts, DiTAdapter
 from conceptlens.readers.stream import ConceptProbe, ConceptStream, StepVectors
 from conceptlens.values.recipe import Recipe
-from conceptlens.values.records import LayerRecord, TokenGrid
+from conceptlens.values.records import StreamLayer, TokenGrid
 from conceptlens.watch.recorder import Recorder
 from specimens.families import cogvideox_5b_call, cogvideox_5b_transformer
 
@@ -49,12 +49,12 @@ def from_seed(kind: Any, folder: Path) -> DiTAdapter:
 
 def trace(
     adapter: DiTAdapter, concepts: Concepts, call: dict[str, Tensor], recipe: Recipe
-) -> tuple[list[StepVectors], list[LayerRecord], Tensor, Tensor]:
+) -> tuple[list[StepVectors], list[StreamLayer], Tensor, Tensor]:
     stream, probe = ConceptStream(adapter, concepts, recipe), ConceptProbe(adapter, concepts, recipe)
     vectors: list[StepVectors] = []
-    records: list[LayerRecord] = []
+    records: list[StreamLayer] = []
 
-    def follow(block: torch.nn.Module, record: LayerRecord) -> None:
+    def follow(block: torch.nn.Module, record: StreamLayer) -> None:
         vectors.append(stream.step(block, record))
         records.append(record)
         probe(block, record)

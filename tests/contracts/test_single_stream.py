@@ -20,8 +20,9 @@ from conceptlens.families import adapter_for, registered
 from conceptlens.families.base import Concepts, DiTAdapter
 from conceptlens.families.kinds.single_stream import SingleStreamAdapter
 from conceptlens.readers.reading import record_call
-from conceptlens.readers.reentry import probe_for
+from conceptlens.readers.reentry import ReentryProbe
 from conceptlens.readers.selfcheck import own_text_errors
+from conceptlens.readers.stream import ConceptProbe
 from conceptlens.rerun import difference, rerun
 from conceptlens.session import Session
 from conceptlens.values.early_exit import StopForward
@@ -47,7 +48,8 @@ def built(kind: str, dtype: torch.dtype = torch.float32, batch: int = 1) -> tupl
 
 def probed(adapter: Any, call: dict[str, Any], concepts: Concepts, recipe: Recipe, **options: Any) -> Any:
     assert recipe.layers is not None
-    probe = probe_for(adapter, concepts, recipe)
+    kind = ConceptProbe if isinstance(adapter, DiTAdapter) else ReentryProbe
+    probe: Any = kind(adapter, concepts, recipe)
     settings = {"last": recipe.layers[-1], "outputs": frozenset(recipe.layers), **options}
     with torch.no_grad(), Recorder(adapter, probe, **settings):
         probe.image = stacked(adapter.transformer(**call, return_dict=False)[0])  # type: ignore[union-attr]
@@ -75,7 +77,7 @@ def test_the_image_is_untouched_and_replay_equals_live(kind: str) -> None:
     shown = probe.scores.mean()
     assert shown.shape == (2, 3, probe.grid.tokens)
     assert torch.isfinite(shown).all()
-    again = probe_for(adapter, concepts, recipe)
+    again = ReentryProbe(adapter, concepts, recipe)
     with torch.no_grad():
         for record in record_call(adapter, call, recipe):
             again(None, record)

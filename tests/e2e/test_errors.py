@@ -180,7 +180,8 @@ def test_models(tmp_path: Path) -> None:
         "{broken": "cannot load folder",
         "{}": "has no diffusion transformer",
         '{"_class_name": "FluxPipelin", "transformer": ["diffusers", "FluxTransformer2DModel"]}': "cannot load folder",
-        '{"_class_name": "WanPipeline", "transformer": ["diffusers", "WanTransformer3DModel"]}': "no adapter for Wan",
+        '{"_class_name": "NoPipeline", "transformer": ["diffusers", "NoModel"]}': "no adapter for NoModel",
+        '{"_class_name": "WanPipeline", "transformer": ["diffusers", "WanTransformer3DModel"]}': "cannot load folder",
     }
     for index, says in broken.items():
         (tmp_path / "model_index.json").write_text(index)

@@ -43,7 +43,7 @@ def test_a_file_of_an_earlier_version_runs_again_as_it_was_made(
     for name in ("cross_pair", "cross_rotated", "cross_heads", "softmax_at"):
         del told["recipe"][name]
     (tmp_path / "maps.json").write_text(json.dumps(told))
-    adapter = type(demo._model.adapter)
+    adapter = type(demo.adapter)
     later = replace(adapter(demo.pipeline.transformer).paper_recipe(demo.depth), cross_pair="query-query")
     monkeypatch.setattr(adapter, "paper_recipe", lambda self, depth: later)
     assert demo.recipe("paper").cross_pair == "query-query"

@@ -41,7 +41,7 @@ from conceptlens.cli.options import (
     settings,
 )
 from conceptlens.cli.results import explain, finish, judged, open_session, refined
-from conceptlens.values.errors import ModelError, RecipeError
+from conceptlens.values.errors import RecipeError
 
 app = typer.Typer(
     help="See where a diffusion transformer sees a concept.",
@@ -284,9 +284,5 @@ def app_(
     names = tuple(allow_host or ())
     allowed_hosts(host, names)  # refused before a model is opened
     session = open_session(model, device, offload, single_stream, quiet=True)
-    if not session.depth:
-        raise ModelError(
-            f"{session.model_id} is a U-Net, which cannot be asked again; the page needs a diffusion transformer. "
-            "Use generate, with or without --guide."
-        )
+    session.require("record")  # the page asks what it painted for further words
     serve(session, host, port, browser, announce=lambda url: say(f"{url}  (stop with Ctrl-C)"), allow_hosts=names)

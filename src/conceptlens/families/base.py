@@ -9,7 +9,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic
 
 import torch
 from jaxtyping import Float
@@ -19,7 +19,7 @@ from conceptlens.families.groups import Group
 from conceptlens.families.kinds.layouts import AllBlocks
 from conceptlens.values.errors import RecipeError
 from conceptlens.values.recipe import Branch, Recipe
-from conceptlens.values.records import CallRecord, LayerRecord
+from conceptlens.values.records import CallRecord, R, StreamLayer
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class PromptEncoders:
     time: int = 1
 
 
-class ModelAdapter(ABC):
+class ModelAdapter(ABC, Generic[R]):
     """What must be known of a model to watch it paint and to say what its text encoders make of a concept.
 
     Holds the transformer, and nothing that changes. `name` is what users read in listings; `classes` are the
@@ -151,9 +151,7 @@ class ModelAdapter(ABC):
         """Where the parts of a `LayerRecord` pass by in this block."""
 
     @abstractmethod
-    def record(
-        self, block: Any, layer: int, call: CallRecord, tapped: Mapping[str, Tensor], rows: slice
-    ) -> LayerRecord:
+    def record(self, block: Any, layer: int, call: CallRecord, tapped: Mapping[str, Tensor], rows: slice) -> R:
         """The record of one block out of what was tapped, for the given rows of the batch."""
 
     @abstractmethod
@@ -238,7 +236,7 @@ class ModelAdapter(ABC):
         """Arguments of one transformer call on noised `latents`, as the pipeline itself would make them."""
 
 
-class DiTAdapter(ModelAdapter):
+class DiTAdapter(ModelAdapter[StreamLayer]):
     """A family whose text half of a block is written out here, so that concepts need no image rows: the fast way."""
 
     def text_taps(self, block: Any) -> Mapping[str, Tap]:
@@ -274,10 +272,10 @@ class DiTAdapter(ModelAdapter):
 
     def record(
         self, block: Any, layer: int, call: CallRecord, tapped: Mapping[str, Tensor], rows: slice
-    ) -> LayerRecord:
+    ) -> StreamLayer:
         image = {name: self.image_rows(tensor, call) for name, tensor in tapped.items()}
         heads = {name: self.heads(block, tensor)[rows] for name, tensor in image.items() if name != "out"}
-        return LayerRecord(
+        return StreamLayer(
             layer=layer,
             call=call,
             key=self.rotate(heads["key"], call),

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from conceptlens.guidance.base import Guidance, Maps
+from conceptlens.readers.unet_inputs import attention_size, image_size, tokenizers_of
 from conceptlens.values.early_exit import StopForward
-from conceptlens.values.errors import ModelError
 from conceptlens.watch.prompt_text import PromptText, TextAttentionReader, read_prompt, warn_of_prompt
 from conceptlens.watch.unet_attention import MapSink, capturing
 
@@ -71,29 +71,6 @@ class GuidedUnet:
                 yield
         finally:
             self.sink.maps = {}
-
-
-def attention_size(unet: Any, latents: Sequence[int], wanted: tuple[int, int] | None = None) -> tuple[int, int]:
-    """(rows, cols) of the cross-attention to read: as wanted, or else that at a quarter of the latents' size.
-
-    In a U-Net that has none of that size it is that of the finest.
-
-    Raises:
-        ModelError: when there are layers with as many positions as are wanted, in another shape.
-    """
-    if wanted is not None:
-        for level in range(len(unet.config.down_block_types)):
-            rows, cols = (math.ceil(side / 2**level) for side in latents)
-            if rows * cols == math.prod(wanted) and (rows, cols) != wanted:
-                raise ModelError(
-                    f"no cross-attention layer has {wanted[0]}x{wanted[1]} (rows x columns), but there are layers with "
-                    f"{rows}x{cols} positions. Give attention_size=({rows}, {cols})."
-                )
-        return wanted
-    levels = [level for level, kind in enumerate(unet.config.down_block_types) if "CrossAttn" in kind]
-    level = 2 if 2 in levels or not levels else levels[0]
-    rows, cols = (math.ceil(side / 2**level) for side in latents)
-    return rows, cols
 
 
 def layers_of_size(unet: Any, latents: Sequence[int], size: tuple[int, int]) -> int | None:
@@ -161,22 +138,6 @@ def prepare(
         )
         arguments["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": ids.to(device).repeat(len(pooled), 1)}
     return Conditioning(tuple(t for t in texts for _ in range(per_prompt)), arguments, latents)
-
-
-def image_size(pipeline: Any, options: Mapping[str, Any]) -> tuple[int, int]:
-    """Height and width in pixels, as the pipeline reads its options."""
-    sample, factor = pipeline.unet.config.sample_size, pipeline.vae_scale_factor
-    rows, cols = (sample, sample) if isinstance(sample, int) else sample
-    height, width = options.get("height"), options.get("width")
-    if hasattr(pipeline, "text_encoder_2"):
-        return height or rows * factor, width or cols * factor
-    return (height, width) if height and width else (rows * factor, cols * factor)
-
-
-def tokenizers_of(pipeline: Any) -> list[Any]:
-    """Those whose text encoders are there: SDXL's refiner has only the second."""
-    endings = [ending for ending in ("", "_2") if getattr(pipeline, f"text_encoder{ending}", None) is not None]
-    return [getattr(pipeline, f"tokenizer{ending}") for ending in endings]
 
 
 def _encode(

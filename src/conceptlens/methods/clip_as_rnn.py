@@ -26,10 +26,11 @@ from conceptlens.maps.picture_files import open_image
 from conceptlens.methods import register
 from conceptlens.methods._clip_as_rnn_masks import affinity, check_crf, dense_crf, refine, visual_prompt
 from conceptlens.methods._clip_as_rnn_words import BACKGROUNDS, SCORING_TEMPLATES, TEMPLATE
-from conceptlens.methods._options import check_range, maps_of, options_of, plain
+from conceptlens.methods._options import maps_of, plain
 from conceptlens.methods.base import MethodInfo, SaliencyMethod
 from conceptlens.methods.clip_models import Clip, load_clip, look
 from conceptlens.values.errors import ConceptError, ModelError, RecipeError
+from conceptlens.values.options import check_range, options_of
 from conceptlens.values.words import check_concepts
 
 SCORER = "openai/clip-vit-large-patch14"

@@ -24,13 +24,14 @@ from conceptlens.families import adapter_for
 from conceptlens.families.base import DiTAdapter
 from conceptlens.maps.image_maps import ConceptMaps
 from conceptlens.methods import register
-from conceptlens.methods._options import maps_of, options_of
+from conceptlens.methods._options import maps_of
 from conceptlens.methods._text_side import TextSide, image_to_text, text_to_image, watch_text
-from conceptlens.methods._words import clip_positions, joined_prompt, t5_positions
 from conceptlens.methods.base import MethodInfo, SaliencyMethod
+from conceptlens.readers.prompt_places import clip_positions, joined_prompt, t5_positions
 from conceptlens.session import Session, load
 from conceptlens.values.errors import ConceptError, ModelError, RecipeError
-from conceptlens.values.records import LayerRecord
+from conceptlens.values.options import options_of
+from conceptlens.values.records import StreamLayer
 from conceptlens.values.words import check_concepts
 
 _READING = ("layers", "noise", "samples")
@@ -63,6 +64,7 @@ class PromptCrossAttention(SaliencyMethod):
 
     def __init__(self, session: Session, **options: Any) -> None:
         """On an open session; `options` are the fields of `PromptOptions`, and `layers`, `noise`, `samples`."""
+        session.require("follow")
         transformer = session.pipeline.transformer
         adapter = adapter_for(transformer)
         if adapter.prompts is None or not isinstance(adapter, DiTAdapter):
@@ -119,7 +121,8 @@ class PromptCrossAttention(SaliencyMethod):
         with watch_text(self._adapter, layers) as side:
             record = self._session.read(image, prompt=text, seed=seed, **self._reading)
         side.check(layers)
-        total = torch.stack([self._maps(record.layers[layer], side, places) for layer in layers]).mean(dim=0)
+        blocks = self._session.reader.layers_of(record)
+        total = torch.stack([self._maps(blocks[layer], side, places) for layer in layers]).mean(dim=0)
         scores = rearrange(
             total[:, : record.grid.tokens], "concept (rows cols) -> concept rows cols", rows=record.grid.rows
         )
@@ -142,17 +145,15 @@ class PromptCrossAttention(SaliencyMethod):
         return t5_positions(getattr(pipeline, f"tokenizer{self._prompts.t5}"), text, name, length)
 
     def _maps(
-        self, record: LayerRecord, side: TextSide, places: Sequence[Sequence[int]]
+        self, record: StreamLayer, side: TextSide, places: Sequence[Sequence[int]]
     ) -> Float[Tensor, "concept image"]:
         """One block's maps: the mean over samples and heads, then over each concept's tokens."""
         if self._direction == "text-to-image":
-            assert record.key is not None
             chosen = sorted({position for place in places for position in place})
             attend = text_to_image(
                 side.query[record.layer][:, :, chosen], side.key[record.layer], record.key, self._options.softmax
             )
             places = [[chosen.index(position) for position in place] for place in places]
         else:
-            assert record.query is not None
-            attend = image_to_text(side.key[record.layer], record.query, self._options.softmax)
+            attend = image_to_text(side.key[record.layer], record.part("query"), self._options.softmax)
         return torch.stack([attend[list(place)].mean(dim=0) for place in places])

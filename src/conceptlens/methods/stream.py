@@ -21,6 +21,7 @@ class StreamMethod(SaliencyMethod):
 
     def __init__(self, session: Session, *, preset: str | None = None, **options: Any) -> None:
         """On an open session; `options` are fields of `Recipe`, all but `space`."""
+        session.require("follow")
         options.pop("space", None)
         self._session, self._preset, self._options = session, preset, {**options, "space": self.space}
         self._recipe = session.recipe(preset, **self._options)

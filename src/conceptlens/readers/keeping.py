@@ -13,7 +13,7 @@ from torch import Tensor
 
 from conceptlens.values.errors import BudgetError, OutputError, RecipeError, one_line
 from conceptlens.values.recipe import check_choice
-from conceptlens.values.records import LayerRecord
+from conceptlens.values.records import LayerRecord, R
 
 Store = Literal["model", "cpu", "disk"]
 RECORD_BUDGET = 2 * 2**30
@@ -38,7 +38,7 @@ class Keeping:
     def __post_init__(self) -> None:
         check_choice("record_store", self.store, Store)
 
-    def kept(self, record: LayerRecord) -> LayerRecord:
+    def kept(self, record: R) -> R:
         """A copy with memory of its own.
 
         Raises:

@@ -15,8 +15,6 @@ from diffusers import DiffusionPipeline
 
 from conceptlens.families import adapter_for, registered
 from conceptlens.families.base import ModelAdapter
-from conceptlens.families.cross import cross_layouts
-from conceptlens.families.kinds.cross_attention import METHOD
 from conceptlens.families.kinds.single_stream import SingleStreamAdapter
 from conceptlens.readers.opening import PIPELINE_FILE, opening
 from conceptlens.readers.weights import check_tokenizers
@@ -177,7 +175,6 @@ def _check_supported(source: str, index: Any) -> None:
             f"{source} ({index.get('_class_name', 'no pipeline')}) has no diffusion transformer. "
             "Use a FLUX.1 or Stable Diffusion 3 model, or another family with an adapter."
         )
-    _refuse_cross(transformer, source)
     if transformer not in registered():
         raise ModelError(
             f"no adapter for {transformer} of {source}. Supported: {', '.join(sorted(registered()))}. "
@@ -185,26 +182,43 @@ def _check_supported(source: str, index: Any) -> None:
         )
 
 
-def _refuse_cross(transformer: str, source: str) -> None:
-    """Refuses a class whose text is fixed, and names the method that reads it."""
-    if transformer in cross_layouts():
-        raise ModelError(
-            f"no adapter for {transformer} of {source}: its text is fixed and only read, so concept attention cannot "
-            f"follow it. Use read --method {METHOD}, which reads its cross attention."
-        )
-
-
 @contextmanager
 def resident(pipeline: Any) -> Iterator[None]:
-    """Keeps a model-offloaded transformer on its device while its parts are called without a forward of the whole."""
-    hook = getattr(pipeline.transformer, "_hf_hook", None)
+    """Keeps a model-offloaded transformer or U-Net on its device while parts of it are called without the whole."""
+    model = getattr(pipeline, "transformer", None) or pipeline.unet
+    hook = getattr(model, "_hf_hook", None)
     try:
         if hook is not None:
-            hook.pre_forward(pipeline.transformer)
+            hook.pre_forward(model)
         yield
     finally:
         if hook is not None:
             pipeline.maybe_free_model_hooks()
+
+
+def classes_of(model: object) -> tuple[str, str]:
+    """The classes of a pipeline and of the model in it that paints, before any weight is fetched.
+
+    Args:
+        model: see `load_model`; for what is no model, and for the embedded transformer, both are "".
+
+    Raises:
+        ModelError: for a folder or hub id that cannot be opened.
+    """
+    if isinstance(model, DiffusionPipeline):
+        part = getattr(model, "transformer", None) or getattr(model, "unet", None)
+        return type(model).__name__, type(getattr(part, "_orig_mod", part)).__name__
+    if is_demo(model) or not isinstance(model, (str, Path)):
+        return "", ""
+    with opening(folder_of(model), PIPELINE_FILE) as source:
+        index: Any = DiffusionPipeline.load_config(source)
+        parts = [index[part][1] for part in ("transformer", "unet") if index.get(part)]
+        return str(index.get("_class_name")), str((parts or [None])[0])
+
+
+def folder_of(model: str | Path) -> str | Path:
+    """The embedded U-Net's folder for its name, where no folder has it; else the model itself."""
+    return demo_folder(DEMO_UNET) if model == DEMO_UNET and not Path(DEMO_UNET).is_dir() else model
 
 
 def _adapter(pipeline: Any, single_stream: bool = False) -> ModelAdapter:
@@ -213,7 +227,6 @@ def _adapter(pipeline: Any, single_stream: bool = False) -> ModelAdapter:
         raise ModelError(
             f"{type(pipeline).__name__} has no diffusion transformer. Use a FLUX.1 model, or another with an adapter."
         )
-    _refuse_cross(type(getattr(transformer, "_orig_mod", transformer)).__name__, type(pipeline).__name__)
     return SingleStreamAdapter(transformer) if single_stream else adapter_for(transformer)
 
 

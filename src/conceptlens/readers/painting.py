@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from conceptlens.families.base import Concepts, ModelAdapter
+from conceptlens.families.base import ModelAdapter
 from conceptlens.ops.accumulate import ScoreAccumulator
 from conceptlens.readers.keeping import Keeping, restore, spread, states
-from conceptlens.readers.reentry import probe_for
-from conceptlens.readers.stream import needs_queries
+from conceptlens.readers.stream import Probe, needs_queries
 from conceptlens.readers.text_side import text_encoders
 from conceptlens.values.errors import BudgetError, ConceptlensError, ModelError, RecipeError, one_line
 from conceptlens.values.recipe import RECIPE_FIELDS, Recipe, resolve_steps
-from conceptlens.values.records import LayerRecord, TokenGrid
+from conceptlens.values.records import LayerRecord, R, TokenGrid
 from conceptlens.watch.recorder import Recorder
 from conceptlens.watch.surroundings import check_surroundings
 
@@ -51,15 +50,15 @@ class Generation:
 
 def generate(
     pipeline: Any,
-    adapter: ModelAdapter,
-    concepts: Concepts,
+    adapter: ModelAdapter[R],
+    begin: Callable[[Recipe], Probe[R]],
     recipe: Recipe,
     options: Mapping[str, Any],
-    *,
-    keep: bool = False,
     keeping: Keeping | None = None,
 ) -> Generation:
     """Runs the pipeline as it is with `options`, and probes each wanted block as it finishes.
+
+    `begin` makes the probe of one run.
 
     With `keeping`, the records are kept as well. Where they go beyond its budget and fewer steps will do, the run
     begins again; that shows after the first wanted step, so it costs the steps up to there once more.
@@ -74,7 +73,7 @@ def generate(
     generator = options.get("generator")
     stood = states(generator)
     try:
-        return _generate(pipeline, adapter, concepts, recipe, options, keep, keeping)
+        return _generate(pipeline, adapter, begin(recipe), recipe, options, keeping)
     except BudgetError as error:
         if keeping is None or not keeping.fit or error.fitting < 1:
             raise
@@ -86,20 +85,19 @@ def generate(
     )
     pipeline.maybe_free_model_hooks()  # as the end of a run would have done
     restore(generator, stood)
-    return _generate(pipeline, adapter, concepts, replace(recipe, steps=steps), options, keep, keeping)
+    fewer = replace(recipe, steps=steps)
+    return _generate(pipeline, adapter, begin(fewer), fewer, options, keeping)
 
 
 def _generate(
     pipeline: Any,
-    adapter: ModelAdapter,
-    concepts: Concepts,
+    adapter: ModelAdapter[R],
+    probe: Probe[R],
     recipe: Recipe,
     options: Mapping[str, Any],
-    keep: bool,
     keeping: Keeping | None,
 ) -> Generation:
     assert recipe.layers is not None
-    probe = probe_for(adapter, concepts, recipe, keep=keep)
     wanted: frozenset[int] | None = None
     last = recipe.layers[-1]
 
@@ -109,9 +107,9 @@ def _generate(
             wanted = resolve_steps(recipe.steps, pipeline.num_timesteps)
         return step in wanted
 
-    kept: list[LayerRecord] = []
+    kept: list[R] = []
 
-    def finish(block: Any, record: LayerRecord) -> None:
+    def finish(block: nn.Module, record: R) -> None:
         probe(block, record)
         if keeping is not None:
             kept.append(keeping.kept(record))
@@ -147,7 +145,7 @@ def _generate(
     return Generation(
         images=images,
         scores=on_grid(scores, probe.grid),
-        parts=stack_parts(probe.scores, probe.grid) if keep else None,
+        parts=stack_parts(probe.scores, probe.grid) if probe.scores.parts else None,
         steps=recorder.calls,
         layers=tuple(kept),
         recipe=recipe,
@@ -163,7 +161,8 @@ def _at_once(options: Mapping[str, Any]) -> int:
     return (1 if texts is None else len(texts)) * each
 
 
-def _run(pipeline: Any, options: Mapping[str, Any]) -> list[Any]:
+def check_known(pipeline: Any, options: Mapping[str, Any]) -> None:
+    """Raises a `RecipeError` for a keyword that the pipeline's call does not take."""
     known = inspect.signature(pipeline.__call__).parameters
     unknown = sorted(set(options) - set(known))
     if unknown:
@@ -171,6 +170,11 @@ def _run(pipeline: Any, options: Mapping[str, Any]) -> list[Any]:
             f"neither Recipe nor {type(pipeline).__name__} has an option {unknown[0]!r}. Recipe has: "
             f"{', '.join(sorted(RECIPE_FIELDS))}."
         )
+
+
+def _run(pipeline: Any, options: Mapping[str, Any]) -> list[Any]:
+    check_known(pipeline, options)
+    known = inspect.signature(pipeline.__call__).parameters
     with refusals(pipeline, "offload=True"), _own_processors(pipeline), text_encoders(pipeline):
         # Some video pipelines give arrays unless asked for pictures.
         made = pipeline(**options, **({"output_type": "pil"} if "output_type" in known else {}))

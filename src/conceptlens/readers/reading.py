@@ -17,7 +17,7 @@ from conceptlens.readers.text_side import text_encoders
 from conceptlens.values.early_exit import StopForward
 from conceptlens.values.errors import ModelError, RecipeError, one_line
 from conceptlens.values.recipe import Recipe
-from conceptlens.values.records import LayerRecord, TokenGrid
+from conceptlens.values.records import R, TokenGrid
 from conceptlens.watch.recorder import Recorder
 
 
@@ -54,14 +54,14 @@ def encode_image(
 @torch.no_grad()
 def read(
     pipeline: Any,
-    adapter: ModelAdapter,
+    adapter: ModelAdapter[R],
     image: Image.Image,
     prompt: str,
     recipe: Recipe,
     seed: int,
     area: int,
     options: Mapping[str, Any],
-) -> tuple[tuple[LayerRecord, ...], TokenGrid]:
+) -> tuple[tuple[R, ...], TokenGrid]:
     """One forward of the noised image that ends after the last wanted block.
 
     Returns:
@@ -112,12 +112,12 @@ def _picture_alone(transformer: Any) -> Iterator[None]:
         ) from error
 
 
-def record_call(adapter: ModelAdapter, arguments: Mapping[str, Any], recipe: Recipe) -> tuple[LayerRecord, ...]:
+def record_call(adapter: ModelAdapter[R], arguments: Mapping[str, Any], recipe: Recipe) -> tuple[R, ...]:
     """Runs one transformer call up to the last wanted block and returns what its blocks left behind."""
     assert recipe.layers is not None
-    kept: list[LayerRecord] = []
+    kept: list[R] = []
 
-    def keep(block: Any, record: LayerRecord) -> None:
+    def keep(block: Any, record: R) -> None:
         kept.append(record)
 
     recorder = Recorder(

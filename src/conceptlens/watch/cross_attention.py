@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from conceptlens.families.kinds.cross_attention import CrossLayout
 from conceptlens.families.kinds.layouts import Order
+from conceptlens.ops.attention import text_probabilities
 from conceptlens.values.early_exit import StopForward
 
 
@@ -45,25 +46,13 @@ class LayerAttention:
     image_key: Float[Tensor, "batch kv_head image head_dim"] | None = None
 
     def probabilities(self, text: LayerAttention | None = None) -> Float[Tensor, "batch head image token"]:
-        """What the image attends to, in float32 or better: softmax(q k / sqrt(d) + bias) over all rows of a text.
-
-        Where one softmax takes text and image, the image's own rows take their share of it, so the text's is below 1.
+        """What the image attends to; see `text_probabilities`.
 
         Args:
             text: the same layer in a call with another text; its own text when None.
         """
         text = self if text is None else text
-        scores = self._scores(text.key)
-        scores = scores if text.bias is None else scores + text.bias.to(scores)
-        if self.image_key is None:
-            return scores.softmax(dim=-1)
-        both = torch.cat([scores, self._scores(self.image_key)], dim=-1)
-        return both.softmax(dim=-1)[..., : scores.shape[-1]]
-
-    def _scores(self, key: Tensor) -> Tensor:
-        precise = torch.promote_types(self.query.dtype, torch.float32)
-        key = key.repeat_interleave(self.query.shape[1] // key.shape[1], dim=1)
-        return self.query.to(precise) @ key.to(precise).transpose(-1, -2) * self.scale
+        return text_probabilities(self.query, text.key, self.scale, text.bias, self.image_key)
 
     def parted(self, joint: Order | None) -> LayerAttention:
         """With the image's keys, which stand before or behind those of the text (`CrossLayout.joint`), apart."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 from diffusers.hooks import HookRegistry, ModelHook
@@ -17,12 +17,11 @@ from conceptlens.families.kinds.calls import named_arguments, replaced_forward
 from conceptlens.values.early_exit import StopForward
 from conceptlens.values.errors import ModelError, RecipeError
 from conceptlens.values.recipe import Branch
-from conceptlens.values.records import CallRecord, LayerRecord
+from conceptlens.values.records import CallRecord, R
 
 HOOK = "conceptlens"
 CALLS = {"cond": True, "cond_uncond": True, "pred_cond": True, "uncond": False, "pred_uncond": False}
 """Labels that pipelines give their calls of the transformer: whether the prompt has rows in such a call."""
-OnLayer = Callable[[nn.Module, LayerRecord], None]
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -31,7 +30,7 @@ def _opaque(function: _Function) -> _Function:
     return cast("_Function", torch.compiler.disable(function))
 
 
-class Recorder:
+class Recorder(Generic[R]):
     """A context manager; inside it every call of the transformer reports its wanted blocks, in order.
 
     Diffusers' own `ModelHook` is used because it survives `torch.compile`, where plain module hooks lose data. Hooks
@@ -53,8 +52,8 @@ class Recorder:
 
     def __init__(
         self,
-        adapter: ModelAdapter,
-        on_layer: OnLayer,
+        adapter: ModelAdapter[R],
+        on_layer: Callable[[nn.Module, R], None],
         *,
         last: int,
         outputs: frozenset[int],
@@ -81,7 +80,7 @@ class Recorder:
         self.calls = 0
         self.captured = 0
 
-    def __enter__(self) -> Recorder:
+    def __enter__(self) -> Recorder[R]:
         try:
             self._hook(self._adapter.transformer, _CallHook(self))
             for layer, block in enumerate(self._adapter.blocks()):
@@ -189,7 +188,7 @@ class Recorder:
 
     @_opaque
     def finish_block(self, layer: int, block: Any) -> None:
-        """Turns the taps of one block into a `LayerRecord` and reports it."""
+        """Turns the taps of one block into a record and reports it."""
         if self._call is None:
             return
         call, rows, tapped = self._call, self._rows, self._tapped
@@ -264,7 +263,7 @@ class _CallHook(NamedHook):
 
     _is_stateful = True
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: Recorder[Any]) -> None:
         super().__init__()
         self._recorder = recorder
         self.contexts = StateManager(BaseState())
@@ -286,7 +285,7 @@ class _CallHook(NamedHook):
 
 
 class _TapHook(NamedHook):
-    def __init__(self, recorder: Recorder, name: str, tap: Tap) -> None:
+    def __init__(self, recorder: Recorder[Any], name: str, tap: Tap) -> None:
         super().__init__()
         self.name = f"{HOOK}-{name}"
         self._recorder, self._tapped, self._tap = recorder, name, tap
@@ -303,7 +302,7 @@ class _TapHook(NamedHook):
 
 
 class _BlockHook(NamedHook):
-    def __init__(self, recorder: Recorder, layer: int) -> None:
+    def __init__(self, recorder: Recorder[Any], layer: int) -> None:
         super().__init__()
         self._recorder, self._layer = recorder, layer
 

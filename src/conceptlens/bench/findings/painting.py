@@ -14,10 +14,10 @@ from conceptlens.bench.findings.reading import EncoderReading
 from conceptlens.guidance import demo_folder
 from conceptlens.guidance.checks import check_options
 from conceptlens.guidance.settings import map_size
-from conceptlens.guidance.unets import attention_size, image_size
 from conceptlens.ops.alignment import cosine_matrix, smooth
 from conceptlens.readers.painting import refusals
-from conceptlens.readers.unets import LoadedUnet, load_unet
+from conceptlens.readers.unet_inputs import attention_size, image_size
+from conceptlens.readers.unets import UnetReader, load_unet
 from conceptlens.values.errors import RecipeError
 from conceptlens.watch.unet_attention import MapSink, capturing
 
@@ -55,7 +55,7 @@ class Painting:
             size = size or (16, 16)
         return {**made, "attention_size": list(size) if size else None}
 
-    def open(self) -> LoadedUnet:
+    def open(self) -> UnetReader:
         """Loads the pipeline.
 
         Raises:

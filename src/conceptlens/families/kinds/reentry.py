@@ -17,7 +17,7 @@ from conceptlens.families.base import Concepts, ModelAdapter, Tap
 from conceptlens.families.kinds.layouts import Blocks, Layout, joined_rows, with_image_rows
 from conceptlens.values.errors import RecipeError
 from conceptlens.values.recipe import Recipe
-from conceptlens.values.records import CallRecord, LayerRecord
+from conceptlens.values.records import CallRecord, EnteredLayer
 
 EXPERIMENTAL = (
     "experimental: text and image share all weights; the mechanism is proven (the prompt's own text is "
@@ -25,7 +25,7 @@ EXPERIMENTAL = (
 )
 
 
-class ReentryAdapter(ModelAdapter):
+class ReentryAdapter(ModelAdapter[EnteredLayer]):
     """No arithmetic, only where image and text stand (`families.kinds.layouts`)."""
 
     layout: Layout
@@ -77,7 +77,7 @@ class ReentryAdapter(ModelAdapter):
 
     def record(
         self, block: nn.Module, layer: int, call: CallRecord, tapped: Mapping[str, Tensor], rows: slice
-    ) -> LayerRecord:
+    ) -> EnteredLayer:
         layout = self.layout_of(block)
         hidden, out = layout.batch_first(tapped["hidden"])[rows], tapped.get("out")
         if layout.joint is not None:
@@ -87,7 +87,7 @@ class ReentryAdapter(ModelAdapter):
                 out = joined_rows(out, layout.shared, hidden.shape[1])[0]
             painted, count = layout.attended(block, out[rows]), call.grid.tokens
             out = painted[:, -count:] if self.layout.last else painted[:, :count]
-        return LayerRecord(layer, call, None, None, out, None, hidden)
+        return EnteredLayer(layer, call, hidden, out)
 
     def observe(self, arguments: Mapping[str, Any], rows: slice, step: int, previous: CallRecord | None) -> CallRecord:
         return self.layout.observe(self.transformer, arguments, rows, step)
@@ -105,11 +105,10 @@ class ReentryAdapter(ModelAdapter):
             return hidden
         return layout.batch_first(with_image_rows(layout.batch_first(given), layout.joint, hidden))
 
-    def concept_rows(self, out: Tensor, block: nn.Module, record: LayerRecord, count: int) -> Tensor:
+    def concept_rows(self, out: Tensor, block: nn.Module, record: EnteredLayer, count: int) -> Tensor:
         """The rows of `count` concepts in what passes `text_tap`."""
         layout = self.layout_of(block)
         if layout.text_out is None:
-            assert record.hidden is not None
             out = joined_rows(out, layout.shared, record.hidden.shape[1])[1]
         first = self.layout.first_concept(record.call, out.shape[1], count)
         return layout.attended(block, out[:, first : first + count])

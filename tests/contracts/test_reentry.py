@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from test_adapters import as_double, hooks_left
 from torch import Tensor
 
@@ -168,3 +170,19 @@ def test_prompts_of_several_lengths_are_refused_where_they_shift_the_image() -> 
     call["encoder_attention_mask"][1, 4:] = 0
     with pytest.raises(cl.ModelError, match="prompts of different lengths"):
         run(adapter, call, lambda block, record: None)
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        FlowMatchEulerDiscreteScheduler(),
+        UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True),
+        DPMSolverMultistepScheduler(use_flow_sigmas=True),
+    ],
+    ids=lambda scheduler: type(scheduler).__name__,
+)
+def test_noise_is_added_on_the_straight_path_whatever_flow_scheduler_a_pipeline_has(scheduler: Any) -> None:
+    adapter, _ = built("Lumina2Transformer2DModel")
+    clean, noise = torch.full((1, 4, 2, 2), 2.0), torch.full((1, 4, 2, 2), -6.0)
+    made = adapter.add_noise(SimpleNamespace(scheduler=scheduler), clean, noise, 0.25)
+    assert torch.equal(made, torch.zeros_like(made))

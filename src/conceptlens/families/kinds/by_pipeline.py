@@ -31,7 +31,11 @@ class ByPipeline(ModelAdapter):
         return latents[:, :, 0] if latents.ndim == 5 else latents
 
     def add_noise(self, pipeline: Any, clean: Tensor, noise: Tensor, sigma: float) -> Tensor:
-        return noised(pipeline.scheduler, clean, noise, sigma)
+        scheduler = pipeline.scheduler
+        if is_flow(scheduler):
+            return noised(scheduler, clean, noise, sigma)
+        # As the scheduler itself rounds; `noised` agrees with it but for the last bit.
+        return scheduler.add_noise(clean, noise, torch.full((len(clean),), int(timestep_of(scheduler, sigma))))
 
     def side_multiple(self, pipeline: Any) -> int:
         return latent_side(pipeline) * self.layout.patch_side(pipeline.transformer.config)

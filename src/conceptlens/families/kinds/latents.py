@@ -32,7 +32,7 @@ def noised(
     """
     if is_flow(scheduler):
         return torch.lerp(clean, noise, sigma)
-    signal = scheduler.alphas_cumprod[int(timestep_of(scheduler, sigma))].to(clean)
+    signal = float(scheduler.alphas_cumprod[int(timestep_of(scheduler, sigma))])
     return signal**0.5 * clean + (1 - signal) ** 0.5 * noise
 
 

@@ -23,12 +23,14 @@ from typing import Any
 import torch
 from diffusers import FluxTransformer2DModel, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
+from torch import nn
 
 import conceptlens as cl
 from conceptlens.bench.datasets.scenes import make_scene
 from conceptlens.families import adapter_for
 from conceptlens.families.base import Concepts
 from conceptlens.guidance import TSAM, demo_folder, guide
+from conceptlens.guidance.result import GuidedResult
 from conceptlens.ops.precision import cpu_dtype
 from conceptlens.readers.reading import record_call
 from conceptlens.readers.stream import ConceptProbe
@@ -116,7 +118,7 @@ def wide(side: int, runs: int) -> dict[str, Any]:
         recorder = Recorder(adapter, probe, last=1, outputs=frozenset((0, 1)))
         finish = recorder.finish_block
 
-        def timed(layer: int, block: Any) -> None:
+        def timed(layer: int, block: nn.Module) -> None:
             started = time.perf_counter()
             finish(layer, block)
             spent[0] += time.perf_counter() - started
@@ -160,7 +162,7 @@ def guided(runs: int) -> dict[str, Any]:
     side = 64 * pipeline.vae_scale_factor
     call = {"seed": 0, "num_inference_steps": 2, "height": side, "width": side}
 
-    def paint(alpha: float) -> Any:
+    def paint(alpha: float) -> GuidedResult:
         method = TSAM.preset("paper-ae", alpha=alpha, attention_size=(16, 16), steps=range(1))
         return guide(pipeline, "a red house and a blue boat", method, **call)
 

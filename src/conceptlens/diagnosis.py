@@ -34,6 +34,7 @@ from conceptlens.readers.reading import read
 from conceptlens.readers.weights import cause, damaged_file
 from conceptlens.values import listings
 from conceptlens.values.errors import ConceptlensError, ModelError, one_line, shown
+from conceptlens.values.models import Pipeline
 from conceptlens.values.recipe import Recipe
 
 SMALL = 2 * 2**30
@@ -143,7 +144,7 @@ class Diagnosis:
 
 
 @torch.no_grad()
-def doctor(model: Any, *, height: int = 1024, width: int = 1024, frames: int = 1) -> Diagnosis:
+def doctor(model: object, *, height: int = 1024, width: int = 1024, frames: int = 1) -> Diagnosis:
     """Examines a model before anything is painted.
 
     Args:
@@ -217,7 +218,7 @@ class _Subject:
     lacking: tuple[str, ...] = ()
 
 
-def _identify(model: Any) -> _Subject:
+def _identify(model: object) -> _Subject:
     if isinstance(model, DiffusionPipeline):
         part = getattr(model, "transformer", None) or getattr(model, "unet", None)
         if part is None:
@@ -247,7 +248,7 @@ def _identify(model: Any) -> _Subject:
         raise ModelError(f"{str(model)!r} is no transformer class of diffusers, and no hub id: {error}") from error
 
 
-def _painter(index: Any) -> tuple[str, str]:
+def _painter(index: object) -> tuple[str, str]:
     """The part of a pipeline that paints, and its class, by the content of model_index.json."""
     for part in ("transformer", "unet"):
         entry = index.get(part) if isinstance(index, Mapping) else None
@@ -342,7 +343,7 @@ def _tested(found: Diagnosis) -> Diagnosis:
     )
 
 
-def _tried(found: Diagnosis, adapter: ModelAdapter, pipeline: Any) -> Diagnosis:
+def _tried(found: Diagnosis, adapter: ModelAdapter, pipeline: Pipeline) -> Diagnosis:
     """The diagnosis after a dry run: a blank picture through the pipeline."""
     recipe = found.recipe
     assert recipe is not None

@@ -66,12 +66,12 @@ class ModelCalibration:
 
     @classmethod
     def of(cls, session: Session) -> ModelCalibration | None:
-        """That of a session's model; None where nobody measured it."""
-        told = session.calibration
-        if told is None:
+        """The calibration of a session's model; None for a model without one."""
+        stored = session.calibration
+        if stored is None:
             return None
-        curves = {name: Calibration(*pair) for name, pair in told["curves"].items()}
-        return cls(tuple(told["layers"]), told["noise"], curves)
+        curves = {name: Calibration(*pair) for name, pair in stored["curves"].items()}
+        return cls(tuple(stored["layers"]), stored["noise"], curves)
 
     def suits(self, record: ImageRecord) -> bool:
         """Whether a record was made as those of the calibration were."""
@@ -119,12 +119,7 @@ def presence(
         ConceptError: for an unusable list, or fewer than five null concepts.
     """
     asked = check_concepts(concepts)
-    others = check_concepts(ranked_words(session.vocabulary) if nulls is None else nulls)
-    for name in asked:
-        if len(set(others) - {name}) < FEWEST_NULLS:
-            raise ConceptError(
-                f"{name!r} needs {FEWEST_NULLS} null concepts beside itself; got {', '.join(others)}. Add some."
-            )
+    others = _null_concepts(session, nulls, asked)
     names = tuple(dict.fromkeys((*asked, *others)))
     options: dict[str, Any] = {"softmax": False, "isolate": True}
     curves: Mapping[str, Calibration] = {}
@@ -142,12 +137,23 @@ def presence(
     maps = session.probe(record, names, background=False, **options)
     raw = maps.scores.double().numpy()
     null_rows = [names.index(name) for name in others]
-    found = []
+    judged = []
     for name in asked:
-        own = names.index(name)
-        score = standing(raw[own], raw[[row for row in null_rows if row != own]])
-        found.append(Presence(name, score, curves[name].chance(score) if name in curves else None))
-    return tuple(found)
+        row = names.index(name)
+        score = standing(raw[row], raw[[other for other in null_rows if other != row]])
+        judged.append(Presence(name, score, curves[name].chance(score) if name in curves else None))
+    return tuple(judged)
+
+
+def _null_concepts(session: Session, nulls: Sequence[str] | None, asked: Sequence[str]) -> tuple[str, ...]:
+    """The words that others are held against, enough of them for each that is asked."""
+    others = check_concepts(ranked_words(session.vocabulary) if nulls is None else nulls)
+    for name in asked:
+        if len(set(others) - {name}) < FEWEST_NULLS:
+            raise ConceptError(
+                f"{name!r} needs {FEWEST_NULLS} null concepts beside itself; got {', '.join(others)}. Add some."
+            )
+    return others
 
 
 def add_presence(

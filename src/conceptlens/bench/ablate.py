@@ -6,7 +6,7 @@ probed once per variant.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -136,26 +136,27 @@ def ablate(
     options = spec.method_options(session.depth)
     reader = _SharedReader(session, options.get("preset"))
     scorers = {v.name: _VariantScorer(spec, _VariantMethod(session, reader, v, options), data, v) for v in chosen}
-    first = scorers[chosen[0].name]
+    first = next(iter(scorers.values()))
     ids = first.ids(limit)
-    tolds = {v.name: {**first.told(command), "variant": v.name} for v in chosen}
+    headers = {name: {**first.told(command), "variant": name} for name in scorers}
     with ExitStack() as stack:
         files = {
-            name: stack.enter_context(RowFile(out / _folder(name), scorer.settings, tolds[name]))
+            name: stack.enter_context(RowFile(out / _folder(name), scorer.settings, headers[name]))
             for name, scorer in scorers.items()
         }
         todo = [i for i in ids if any(i not in file.rows for file in files.values())]
-
-        def rows() -> Iterator[dict[str, Any]]:
-            for id_ in todo:
-                for name, file in files.items():
-                    if id_ not in file.rows:
-                        file.append(scorers[name](id_))
-                yield files[chosen[0].name].rows[id_]
-
-        for _ in track(rows(), len(todo)):
+        for _ in track(_rows(scorers, files, todo), len(todo)):
             pass
-        return {name: Report(*finish(file, tolds[name], ids)) for name, file in files.items()}
+        return {name: Report(*finish(file, headers[name], ids)) for name, file in files.items()}
+
+
+def _rows(scorers: Mapping[str, Scorer], files: Mapping[str, RowFile], ids: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Scores every image with every variant that lacks its row; yields the first variant's row."""
+    for id_ in ids:
+        for name, file in files.items():
+            if id_ not in file.rows:
+                file.append(scorers[name](id_))
+        yield next(iter(files.values())).rows[id_]
 
 
 class _SharedReader:
@@ -193,7 +194,7 @@ class _VariantMethod(StreamMethod):
         self._options = {"space": "output", **given, **variant.options}
         self._recipe = session.recipe(self._preset, **self._options)
 
-    def explain(self, image: Image.Image, concepts: Any, *, prompt: str = "", seed: int = 0) -> ConceptMaps:
+    def explain(self, image: Image.Image, concepts: Sequence[str], *, prompt: str = "", seed: int = 0) -> ConceptMaps:
         record = self._reader.read(image, prompt, seed, self._options)
         wanted = self._recipe.to_dict()
         changed = {k: v for k, v in wanted.items() if v != record.recipe.to_dict()[k] and k != "preset"}

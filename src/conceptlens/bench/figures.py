@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from conceptlens.bench.report import Estimate, Report
 from conceptlens.bench.tables import HEADINGS
 from conceptlens.values.errors import ConceptlensError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SHOWN = ("miou", "accuracy", "ap")
 
@@ -17,7 +20,7 @@ class FigureError(ConceptlensError, RuntimeError):
     """A figure cannot be drawn."""
 
 
-def new_figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Figure:
     """An empty figure of so many inches, without any window system.
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 Rows = Sequence[Mapping[str, Any]]
@@ -33,7 +33,7 @@ def from_text(text: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return told, [*rows, *told.pop("failed")]
 
 
-def to_columns(values: Sequence[Any]) -> Any:
+def to_columns(values: Sequence[Any]) -> object:
     """Objects that share their names become one object of columns, at any depth; other values stay a list."""
     names = list(values[0]) if values and isinstance(values[0], Mapping) else []
     if names and all(isinstance(value, Mapping) and set(value) == set(names) for value in values):
@@ -41,7 +41,7 @@ def to_columns(values: Sequence[Any]) -> Any:
     return list(values)
 
 
-def from_columns(columns: Any) -> list[Any]:
+def from_columns(columns: Mapping[str, Any] | Iterable[Any]) -> list[Any]:
     """The values again, one per image."""
     if not isinstance(columns, Mapping):
         return list(columns)
@@ -49,7 +49,7 @@ def from_columns(columns: Any) -> list[Any]:
     return [dict(zip(made, values, strict=True)) for values in zip(*made.values(), strict=True)]
 
 
-def _lines(value: Any, depth: int = 1) -> str:
+def _lines(value: object, depth: int = 1) -> str:
     """JSON with a line per name, so that a change shows in a diff, and a list on one line, so that it stays short."""
     if not isinstance(value, dict) or not value:
         return json.dumps(value, separators=(",", ":"))

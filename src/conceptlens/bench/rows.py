@@ -200,7 +200,7 @@ def _replace(path: Path, text: str) -> None:
     aside.replace(path)
 
 
-def _difference(old: Any, new: Any, name: str = "settings") -> tuple[str, Any, Any]:
+def _difference(old: object, new: object, name: str = "settings") -> tuple[str, Any, Any]:
     """The first place where two settings differ."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted(set(old) | set(new)):

@@ -16,7 +16,7 @@ from conceptlens.bench.scorer import RunSpec, Scorer
 Track = Callable[[Iterable[dict[str, Any]], int], Iterable[dict[str, Any]]]
 
 
-def run(
+def run(  # noqa: PLR0913 - a public call: one keyword for each thing that a run may vary
     spec: RunSpec,
     out: Path | str | None = None,
     *,

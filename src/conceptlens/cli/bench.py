@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -32,6 +32,9 @@ from conceptlens.cli.options import (
 )
 from conceptlens.cli.options import settings as parse_settings
 from conceptlens.values.errors import RecipeError
+
+if TYPE_CHECKING:
+    from conceptlens.bench.report import Report
 
 bench = typer.Typer(rich_markup_mode=None)
 
@@ -205,7 +208,7 @@ def _command() -> str:
     return f"conceptlens {shlex.join(sys.argv[1:])}"
 
 
-def _check_scored(report: Any) -> None:
+def _check_scored(report: "Report") -> None:
     """Names the images that were skipped.
 
     Raises:
@@ -222,7 +225,7 @@ def _check_scored(report: Any) -> None:
         note(f"{len(report.bad)} images were skipped in all")
 
 
-def _show(report: Any) -> None:
+def _show(report: "Report") -> None:
     from conceptlens.bench.tables import HEADINGS, told_protocol
 
     settings = report.settings

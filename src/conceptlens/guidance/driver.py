@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,12 +20,13 @@ from conceptlens.guidance.unets import GuidedUnet
 from conceptlens.ops.alignment import cosine_matrix, smooth
 from conceptlens.readers.painting import refusals
 from conceptlens.values.errors import RecipeError, shown
+from conceptlens.values.models import Pipeline, Scheduler
 from conceptlens.watch.prompt_text import at_least_float32
 from conceptlens.watch.unet_attention import frozen
 
 
 def guide(
-    pipeline: Any,
+    pipeline: Pipeline,
     prompt: str | Sequence[str],
     guidance: Guidance,
     *,
@@ -69,7 +71,7 @@ class GuidedCall:
 
     def __init__(
         self,
-        pipeline: Any,
+        pipeline: Pipeline,
         prompt: str | Sequence[str],
         guidance: Guidance | None,
         seed: int | Sequence[int],
@@ -90,7 +92,7 @@ class GuidedCall:
         with torch.inference_mode(False), refusals(pipeline, "checkpointing=True"):
             self._run = self._begin(pipeline, prompts, guidance, options)
 
-    def _begin(self, pipeline: Any, prompts: list[str], guidance: Guidance, options: dict[str, Any]) -> _Run:
+    def _begin(self, pipeline: Pipeline, prompts: list[str], guidance: Guidance, options: dict[str, Any]) -> _Run:
         first = _generators(self.seeds)
         made = GuidedTransformer if is_transformer(pipeline) else GuidedUnet
         drawn = first if isinstance(first, list) else [first]
@@ -104,7 +106,7 @@ class GuidedCall:
         names = call.pop("callback_on_step_end_tensor_inputs", None) or ["latents"]
         names = getattr(user, "tensor_inputs", names)
 
-        def moved(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        def moved(pipe: Pipeline, step: int, timestep: object, tensors: dict[str, Any]) -> dict[str, Any]:
             if user is not None:
                 tensors = {**tensors, **user(pipe, step, timestep, tensors)}
             if step + 1 < pipe.num_timesteps and step + 1 in guidance.steps and not pipe.interrupt:
@@ -115,7 +117,7 @@ class GuidedCall:
         call["callback_on_step_end_tensor_inputs"] = list(dict.fromkeys([*names, "latents"]))
         return run
 
-    def result(self, images: Any) -> GuidedResult:
+    def result(self, images: list[Any] | np.ndarray | Tensor) -> GuidedResult:
         """What the call left behind, with the images that it made."""
         run = self._run
         if run is None:
@@ -143,7 +145,7 @@ def _generators(seeds: Sequence[int]) -> torch.Generator | list[torch.Generator]
 class _Run:
     """One guided call: the objectives of its images, and the record of its steps."""
 
-    def __init__(self, model: GuidedModel, guidance: Guidance, scheduler: Any) -> None:
+    def __init__(self, model: GuidedModel, guidance: Guidance, scheduler: Scheduler) -> None:
         self.model, self.guidance, self.scheduler = model, guidance, scheduler
         self.objectives = [[guidance.objective(text) for text in readings] for readings in model.texts]
         self.before: Sequence[Maps | None] = [None] * len(model.texts)

@@ -95,7 +95,7 @@ class GuidedMaps(ConceptMaps):
             made["loss"] = loss_curve(self.run.losses[:, self.number].tolist(), [s.step for s in self.run.steps])
         if self.plain is not None:
             made["plain"] = self.plain.image
-            heats = [[(f"{who} {name}", tile) for name, tile in maps._tiles()] for who, maps in self._both()]
+            heats = [[(f"{who} {name}", tile) for name, tile in maps.tiles()] for who, maps in self._both()]
             shown = [tile for row in heats for tile in row if not tile[0].endswith("segmentation")]
             made["compare"] = contact_sheet(shown, len(shown) // 2)
         return made

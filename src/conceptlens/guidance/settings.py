@@ -5,22 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeGuard
 
 from conceptlens.values.errors import RecipeError, shown
 
 
-def whole(value: Any, least: int) -> bool:
+def whole(value: object, least: int) -> bool:
     """Whether this is a whole number that is not below another; those of numpy are."""
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
 
 
-def finite(value: Any) -> bool:
+def finite(value: object) -> TypeGuard[float]:
     """Whether this is a number, and neither infinite nor NaN."""
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def number(name: str, value: Any, told: str, fits: Callable[[float], bool] = lambda _: True, hint: str = "") -> float:
+def number(
+    name: str, value: object, told: str, fits: Callable[[float], bool] = lambda _: True, hint: str = ""
+) -> float:
     """A finite number.
 
     Raises:
@@ -31,7 +33,7 @@ def number(name: str, value: Any, told: str, fits: Callable[[float], bool] = lam
     return float(value)
 
 
-def step_numbers(value: Any) -> tuple[int, ...]:
+def step_numbers(value: object) -> tuple[int, ...]:
     """Numbers of denoising steps.
 
     Raises:
@@ -43,7 +45,7 @@ def step_numbers(value: Any) -> tuple[int, ...]:
     return tuple(int(step) for step in steps)
 
 
-def by_step(name: str, value: Any, told: str, sound: Callable[[Any], bool]) -> None:
+def by_step(name: str, value: object, told: str, sound: Callable[[Any], bool]) -> None:
     """Checks what is given for single denoising steps.
 
     Raises:
@@ -53,7 +55,7 @@ def by_step(name: str, value: Any, told: str, sound: Callable[[Any], bool]) -> N
         raise RecipeError(f"{name} must give {told} for each step; got {shown(value)}.")
 
 
-def map_size(value: Any) -> tuple[int, int]:
+def map_size(value: object) -> tuple[int, int]:
     """(rows, cols).
 
     Raises:
@@ -65,7 +67,7 @@ def map_size(value: Any) -> tuple[int, int]:
     return int(sides[0]), int(sides[1])
 
 
-def kernel(value: Any) -> tuple[int, float]:
+def kernel(value: object) -> tuple[int, float]:
     """(kernel size, sigma) of a smoothing.
 
     Raises:
@@ -79,5 +81,5 @@ def kernel(value: Any) -> tuple[int, float]:
     return int(parts[0]), float(parts[1])
 
 
-def _several(value: Any) -> tuple[Any, ...] | None:
+def _several(value: object) -> tuple[Any, ...] | None:
     return tuple(value) if isinstance(value, Iterable) else None

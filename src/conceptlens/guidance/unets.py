@@ -13,8 +13,10 @@ from torch import Tensor
 
 from conceptlens.guidance.base import Guidance, Maps
 from conceptlens.values.errors import ModelError
+from conceptlens.values.models import Model, Pipeline, Tokenizer
 from conceptlens.watch.early_exit import StopForward
 from conceptlens.watch.prompt_text import PromptText, TextAttentionReader, read_prompt, warn_of_prompt
+from conceptlens.watch.surroundings import execution_device
 from conceptlens.watch.unet_attention import MapSink, capturing
 
 USUAL_BLOCKS = {"CrossAttnDownBlock2D", "DownBlock2D", "UNetMidBlock2DCrossAttn", "CrossAttnUpBlock2D", "UpBlock2D"}
@@ -33,7 +35,7 @@ class GuidedUnet:
 
     def __init__(
         self,
-        pipeline: Any,
+        pipeline: Pipeline,
         prompts: list[str],
         guidance: Guidance,
         generators: list[torch.Generator],
@@ -73,7 +75,7 @@ class GuidedUnet:
             self.sink.maps = {}
 
 
-def attention_size(unet: Any, latents: Sequence[int], wanted: tuple[int, int] | None = None) -> tuple[int, int]:
+def attention_size(unet: Model, latents: Sequence[int], wanted: tuple[int, int] | None = None) -> tuple[int, int]:
     """(rows, cols) of the cross-attention to read: as wanted, or else that at a quarter of the latents' size.
 
     In a U-Net that has none of that size it is that of the finest.
@@ -96,7 +98,7 @@ def attention_size(unet: Any, latents: Sequence[int], wanted: tuple[int, int] | 
     return rows, cols
 
 
-def layers_of_size(unet: Any, latents: Sequence[int], size: tuple[int, int]) -> int | None:
+def layers_of_size(unet: Model, latents: Sequence[int], size: tuple[int, int]) -> int | None:
     """How many cross-attention layers have so many positions; None for a U-Net without the usual levels, or if none.
 
     Each level halves the one before, and the way up mirrors the way down.
@@ -125,13 +127,13 @@ class Conditioning:
 
 @torch.no_grad()
 def prepare(
-    pipeline: Any, prompts: list[str], generators: list[torch.Generator], options: Mapping[str, Any]
+    pipeline: Pipeline, prompts: list[str], generators: list[torch.Generator], options: Mapping[str, Any]
 ) -> Conditioning:
     """Encodes, sets the timesteps, and draws the first latents, each as the pipeline itself will."""
     # Here, where a pipeline is open already: importing it takes long, and says so on the terminal.
     from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import retrieve_timesteps
 
-    device = pipeline._execution_device
+    device = execution_device(pipeline)
     per_prompt = options.get("num_images_per_prompt") or 1
     texts, embeds, pooled = _encode(pipeline, prompts, options, device)
     given = {n: options.get(n) for n in ("timesteps", "sigmas")}
@@ -152,7 +154,7 @@ def prepare(
         "cross_attention_kwargs": options.get("cross_attention_kwargs"),
     }
     if pooled is not None:
-        ids = pipeline._get_add_time_ids(
+        ids = pipeline._get_add_time_ids(  # noqa: SLF001 - what the pipeline itself calls
             options.get("original_size") or (height, width),
             options.get("crops_coords_top_left", (0, 0)),
             options.get("target_size") or (height, width),
@@ -163,7 +165,7 @@ def prepare(
     return Conditioning(tuple(t for t in texts for _ in range(per_prompt)), arguments, latents)
 
 
-def image_size(pipeline: Any, options: Mapping[str, Any]) -> tuple[int, int]:
+def image_size(pipeline: Pipeline, options: Mapping[str, Any]) -> tuple[int, int]:
     """Height and width in pixels, as the pipeline reads its options."""
     sample, factor = pipeline.unet.config.sample_size, pipeline.vae_scale_factor
     rows, cols = (sample, sample) if isinstance(sample, int) else sample
@@ -173,14 +175,14 @@ def image_size(pipeline: Any, options: Mapping[str, Any]) -> tuple[int, int]:
     return (height, width) if height and width else (rows * factor, cols * factor)
 
 
-def tokenizers_of(pipeline: Any) -> list[Any]:
+def tokenizers_of(pipeline: Pipeline) -> list[Tokenizer]:
     """Those whose text encoders are there: SDXL's refiner has only the second."""
     endings = [ending for ending in ("", "_2") if getattr(pipeline, f"text_encoder{ending}", None) is not None]
     return [getattr(pipeline, f"tokenizer{ending}") for ending in endings]
 
 
 def _encode(
-    pipeline: Any, prompts: list[str], options: Mapping[str, Any], device: torch.device
+    pipeline: Pipeline, prompts: list[str], options: Mapping[str, Any], device: torch.device
 ) -> tuple[list[PromptText], Tensor, Tensor | None]:
     second = hasattr(pipeline, "text_encoder_2")
     tokenizers, encoders = tokenizers_of(pipeline), [getattr(pipeline, f"text_encoder{s}", None) for s in ("", "_2")]

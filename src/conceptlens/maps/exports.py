@@ -194,7 +194,7 @@ def coco(
     }
 
 
-def detections(masks: Mapping[str, Mask], scores: Mapping[str, Float[np.ndarray, "height width"]]) -> Any:
+def detections(masks: Mapping[str, Mask], scores: Mapping[str, Float[np.ndarray, "height width"]]) -> Any:  # noqa: ANN401 - an optional package's
     """Masks as `supervision.Detections`: one for each concept whose mask is not empty.
 
     `class_id` counts the concepts from 0, `data["class_name"]` names them, `confidence` is the mean score inside the

@@ -165,7 +165,7 @@ class ConceptMaps:
         """The masks of the asked concepts as a COCO data set; run lengths, or with `outlines` polygons."""
         return coco(self._masks(threshold), self.image.size, outlines=outlines)
 
-    def to_supervision(self, threshold: Threshold | None = None) -> Any:
+    def to_supervision(self, threshold: Threshold | None = None) -> Any:  # noqa: ANN401 - an optional package's
         """The masks of the asked concepts as `supervision.Detections`; see `conceptlens.maps.exports.detections`.
 
         Raises:
@@ -213,7 +213,7 @@ class ConceptMaps:
 
     def report(self) -> str:
         """A web page in one file: pictures, a table and the settings that made them."""
-        return self._report(self._tiles())
+        return self._report(self.tiles())
 
     def _report(self, tiles: list[tuple[str, Image.Image]]) -> str:
         title = self.prompt or f"Where is {', '.join(self.asked)}?"
@@ -230,9 +230,9 @@ class ConceptMaps:
 
     def overlay(self, columns: int | None = None) -> Image.Image:
         """A contact sheet: the image, each concept's heat over it, and the segmentation."""
-        return contact_sheet(self._tiles(), columns, legend=self.concepts)
+        return contact_sheet(self.tiles(), columns, legend=self.concepts)
 
-    def _tiles(self) -> list[tuple[str, Image.Image]]:
+    def tiles(self) -> list[tuple[str, Image.Image]]:
         """What is shown of these maps, with captions."""
         tiles = [("image", self.image)]
         tiles += [(name, tint(self.image, heat_colours(self.heatmap(name)), self.heatmap(name))) for name in self.asked]
@@ -316,7 +316,7 @@ class ConceptMaps:
         """
         with into_folder(folder) as stage:
             self.image.save(stage / "image.png")
-            tiles, masks = self._tiles(), self._masks()
+            tiles, masks = self.tiles(), self._masks()
             contact_sheet(tiles, legend=self.concepts).save(stage / "overlay.png")
             for name, picture in self._extras().items():
                 picture.save(stage / f"{name}.png")
@@ -351,13 +351,14 @@ def told_chance(chance: float | None) -> str:
     return f"{'yes' if chance > 0.5 else 'no'} ({figure})"
 
 
-def reference_maps(given: Any, scores: Sequence[Tensor], **settings: Any) -> tuple[ConceptMaps, ...]:
+def reference_maps(given: object, scores: Sequence[Tensor], **settings: Any) -> tuple[ConceptMaps, ...]:
     """Maps over the pictures that a model was shown, one for each element of `scores`.
 
     None where `given`, what the pipeline got as its image, is no picture or another number of them.
     """
-    pictures = list(given) if isinstance(given, (list, tuple)) else [given]
-    if len(scores) != len(pictures) or not all(isinstance(picture, Image.Image) for picture in pictures):
+    offered = list(given) if isinstance(given, (list, tuple)) else [given]
+    pictures = [picture for picture in offered if isinstance(picture, Image.Image)]
+    if not len(scores) == len(pictures) == len(offered):
         return ()
     return tuple(
         ConceptMaps(scores=part, image=picture.convert("RGB"), **settings)

@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from conceptlens.families.base import DiTAdapter
 from conceptlens.values.errors import ModelError
+from conceptlens.values.models import Module
 
 _SIDES = ("query", "key")
 
@@ -53,13 +54,13 @@ def watch_text(adapter: DiTAdapter, layers: Sequence[int]) -> Iterator[TextSide]
             handle.remove()
 
 
-def _source(block: Any, side: str) -> Any:
+def _source(block: Module, side: str) -> nn.Module:
     norm = getattr(block.attn, f"norm_added_{side[0]}", None)
     return getattr(block.attn, f"add_{side[0]}_proj") if norm is None else norm
 
 
-def _keep(adapter: DiTAdapter, block: Any, seen: TextSide, side: str, layer: int) -> Callable[..., None]:
-    def keep(module: Any, given: Any, output: Tensor) -> None:
+def _keep(adapter: DiTAdapter, block: Module, seen: TextSide, side: str, layer: int) -> Callable[..., None]:
+    def keep(module: Module, given: object, output: Tensor) -> None:
         getattr(seen, side)[layer] = adapter.heads(block, output)
 
     return keep

@@ -5,11 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from PIL import Image
 
 from conceptlens.maps.image_maps import ConceptMaps
+
+if TYPE_CHECKING:
+    pass
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class SaliencyMethod(ABC):
 
     @classmethod
     @abstractmethod
-    def load(cls, model: Any = None, *, device: str | None = None, **options: Any) -> SaliencyMethod:
+    def load(cls, model: str | Path | None = None, *, device: str | None = None, **options: Any) -> SaliencyMethod:
         """Opens the method on a model.
 
         Args:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from transformers import AutoConfig, CLIPModel, CLIPTokenizer
 from conceptlens.readers.loading import device_of
 from conceptlens.readers.opening import MODEL_FILE, opening
 from conceptlens.values.errors import ModelError
+from conceptlens.values.models import Model, Module, Tokenizer
 
 _MEAN, _DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _AVERAGED_LAYERS = 8
@@ -25,8 +27,8 @@ _AVERAGED_LAYERS = 8
 class Clip:
     """A CLIP model with its tokenizer."""
 
-    model: Any
-    tokenizer: Any
+    model: Model
+    tokenizer: Tokenizer
     model_id: str
 
     @torch.no_grad()
@@ -71,7 +73,7 @@ class Clip:
 
 
 @torch.no_grad()
-def head_mean_attention(layer: Any, hidden: Float[Tensor, "1 token width"]) -> Float[Tensor, "token token"]:
+def head_mean_attention(layer: Module, hidden: Float[Tensor, "1 token width"]) -> Float[Tensor, "token token"]:
     """A layer's attention probabilities, averaged over its heads."""
     attn, normed = layer.self_attn, layer.layer_norm1(hidden)
     query, key = (
@@ -141,7 +143,7 @@ def look(clip: Clip, picture: UInt8[Tensor, "rows cols 3"], side: int) -> Propos
     return ProposalPass(clip, hidden, torch.stack(maps).mean(dim=0), rows)
 
 
-def load_clip(model: Any, device: str | torch.device | None) -> Clip:
+def load_clip(model: str | Path | None, device: str | torch.device | None) -> Clip:
     """A CLIP model from a folder or a hub id, in float32.
 
     Raises:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -84,7 +85,9 @@ class PromptCrossAttention(SaliencyMethod):
         self._recipe = session.recipe(**self._reading)
 
     @classmethod
-    def load(cls, model: Any = None, *, device: str | None = None, **options: Any) -> PromptCrossAttention:
+    def load(
+        cls, model: str | Path | None = None, *, device: str | None = None, **options: Any
+    ) -> PromptCrossAttention:
         return cls(load(model, device=device), **options)
 
     @property

@@ -139,7 +139,7 @@ class IBOT(SelfAttentionMethod):
     info = MethodInfo(text_conditioned=False, backbone=_WHERE)
 
     @classmethod
-    def _open(cls, source: Any, families: Sequence[Family], device: str | None) -> Opened:
+    def _open(cls, source: str | Path, families: Sequence[Family], device: str | None) -> Opened:
         if source == _WHERE:
             raise ModelError(f"iBOT is not on the hub. Download {_WHERE} and give its path.")
         if not Path(source).is_file():

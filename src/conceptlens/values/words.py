@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from conceptlens.values.errors import ConceptError, RecipeError, shown
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _FUNCTION_TEXT = (
     "a an the and or of on in at under over above below near with by to from into behind before between beside next "
@@ -70,7 +73,7 @@ def check_concepts(concepts: Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def check_prompts(prompt: str | Sequence[str] | None, embeds: Any = None) -> list[str]:
+def check_prompts(prompt: str | Sequence[str] | None, embeds: Sequence[Any] | Tensor | None = None) -> list[str]:
     """The prompts as a list; of ready-made embeddings, which stand in place of a prompt, an empty text each.
 
     Raises:
@@ -88,7 +91,7 @@ def check_prompts(prompt: str | Sequence[str] | None, embeds: Any = None) -> lis
     return prompts
 
 
-def check_text(given: Any, what: str) -> None:
+def check_text(given: object, what: str) -> None:
     """Raises a `RecipeError`, which calls it `what`, for a text, or one of several, that no tokenizer takes."""
     for text in given if isinstance(given, (list, tuple)) else [given]:
         if isinstance(text, str) and (character := unreadable(text)) is not None:

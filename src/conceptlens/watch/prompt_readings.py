@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from difflib import SequenceMatcher
-from typing import Any
 
 from torch import Tensor
 
+from conceptlens.values.models import Tokenizer
 from conceptlens.watch.prompt_text import PromptText, merged
 from conceptlens.watch.t5_text import t5_positions
 from conceptlens.watch.word_places import read_words
 
 
 def read_t5_prompt(
-    prompt: str, tokenizer: Any, input_ids: Tensor, attention: Tensor, encoded: str | None = None
+    prompt: str, tokenizer: Tokenizer, input_ids: Tensor, attention: Tensor, encoded: str | None = None
 ) -> PromptText:
     """One row of a batch as T5 read it; `attention` is (layer, token, token) of the whole, padded sequence.
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from conceptlens.families.base import ModelAdapter, Tap
 from conceptlens.families.kinds.calls import named_arguments, replaced_forward
 from conceptlens.values.errors import ModelError, RecipeError
+from conceptlens.values.models import Pipeline
 from conceptlens.values.recipe import Branch
 from conceptlens.values.records import CallRecord, LayerRecord
 from conceptlens.watch.early_exit import StopForward
@@ -23,6 +24,7 @@ HOOK = "conceptlens"
 CALLS = {"cond": True, "cond_uncond": True, "pred_cond": True, "uncond": False, "pred_uncond": False}
 """Labels that pipelines give their calls of the transformer: whether the prompt has rows in such a call."""
 OnLayer = Callable[[nn.Module, LayerRecord], None]
+T = TypeVar("T")
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -51,7 +53,7 @@ class Recorder:
         branch: whose rows are read under classifier-free guidance.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what is watched, how far, and for whom: keywords with defaults
         self,
         adapter: ModelAdapter,
         on_layer: OnLayer,
@@ -59,7 +61,7 @@ class Recorder:
         last: int,
         outputs: frozenset[int],
         queries: bool = False,
-        pipeline: Any = None,
+        pipeline: Pipeline | None = None,
         pictures: int = 1,
         wants_step: Callable[[int], bool] = lambda step: True,
         stop: bool = False,
@@ -188,7 +190,7 @@ class Recorder:
             self._tapped.setdefault(name, tensor)
 
     @_opaque
-    def finish_block(self, layer: int, block: Any) -> None:
+    def finish_block(self, layer: int, block: nn.Module) -> None:
         """Turns the taps of one block into a `LayerRecord` and reports it."""
         if self._call is None:
             return
@@ -218,7 +220,7 @@ class Recorder:
             return self._queries and layer in self._outputs
         return True
 
-    def _hook(self, module: Any, hook: NamedHook) -> None:
+    def _hook(self, module: nn.Module, hook: NamedHook) -> None:
         registry = HookRegistry.check_if_exists_or_initialize(module)
         if registry.get_hook(hook.name) is not None:
             raise ModelError("this model is being read already. Finish (or close) the other reading first.")
@@ -234,13 +236,13 @@ class Recorder:
         self.end_call()
 
 
-def unhook(module: Any, name: str) -> None:
+def unhook(module: nn.Module, name: str) -> None:
     """Takes a hook off, and with the last one all traces of the registry."""
-    registry = module._diffusers_hook
+    registry = HookRegistry.check_if_exists_or_initialize(module)
     registry.remove_hook(name, recurse=False)
     registry.invalidate_child_registries_cache()
     if not registry.hooks:
-        del module._diffusers_hook
+        del module._diffusers_hook  # noqa: SLF001 - diffusers never takes a registry off
         if getattr(module.forward, "__func__", None) is type(module).forward:
             del module.forward
 
@@ -277,7 +279,7 @@ class _CallHook(NamedHook):
         self._recorder.begin_call(args, kwargs, context)
         return args, kwargs
 
-    def post_forward(self, module: nn.Module, output: Any) -> Any:
+    def post_forward(self, module: nn.Module, output: T) -> T:
         self._recorder.end_call()
         return output
 
@@ -296,9 +298,10 @@ class _TapHook(NamedHook):
             self._recorder.tap(self._tapped, input_of(module, self._tap.argument, args, kwargs))
         return args, kwargs
 
-    def post_forward(self, module: nn.Module, output: Any) -> Any:
+    def post_forward(self, module: nn.Module, output: T) -> T:
         if self._tap.side == "output":
-            self._recorder.tap(self._tapped, output if self._tap.select is None else self._tap.select(output))
+            seen: Any = output
+            self._recorder.tap(self._tapped, seen if self._tap.select is None else self._tap.select(seen))
         return output
 
 
@@ -307,12 +310,12 @@ class _BlockHook(NamedHook):
         super().__init__()
         self._recorder, self._layer = recorder, layer
 
-    def post_forward(self, module: nn.Module, output: Any) -> Any:
+    def post_forward(self, module: nn.Module, output: T) -> T:
         self._recorder.finish_block(self._layer, module)
         return output
 
 
-def input_of(module: nn.Module, name: str | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def input_of(module: nn.Module, name: str | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     """The first argument of a call, or the one with this name, however it was given."""
     if name is None:
         return args[0]
@@ -320,7 +323,7 @@ def input_of(module: nn.Module, name: str | None, args: tuple[Any, ...], kwargs:
 
 
 def with_input(
-    module: nn.Module, name: str, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    module: nn.Module, name: str, value: object, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments of a call with another value for one of them."""
     if name in kwargs:

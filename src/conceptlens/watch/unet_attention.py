@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from conceptlens.values.errors import ModelError
+from conceptlens.values.models import Model, Module
 from conceptlens.watch.early_exit import StopForward
 from conceptlens.watch.prompt_text import at_least_float32
 
@@ -105,13 +106,18 @@ class CapturingProcessor:
     Valid where queries and keys are plain projections, as in the cross-attention of Stable Diffusion's U-Nets.
     """
 
-    def __init__(self, inner: Any, name: str, sink: MapSink | RunningMaps) -> None:
+    def __init__(self, inner: Callable[..., Tensor], name: str, sink: MapSink | RunningMaps) -> None:
         self._inner, self._name, self._sink = inner, name, sink
         # `Attention.forward` looks at this signature to tell which keyword arguments the processor takes.
         self.__call__ = inner.__call__
 
     def __call__(
-        self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, *args: Any, **kwargs: Any
+        self,
+        attn: Module,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        *args: Any,
+        **kwargs: Any,
     ) -> Tensor:
         if encoder_hidden_states is not None and self._sink.wants(hidden_states.shape[1]):
             query, key = (
@@ -124,7 +130,7 @@ class CapturingProcessor:
 
 
 @contextmanager
-def capturing(unet: Any, sink: MapSink | RunningMaps) -> Iterator[None]:
+def capturing(unet: Model, sink: MapSink | RunningMaps) -> Iterator[None]:
     """Captures the maps of every cross-attention layer of the sink's size; the same processors are back afterwards.
 
     Raises:
@@ -151,7 +157,7 @@ def capturing(unet: Any, sink: MapSink | RunningMaps) -> Iterator[None]:
 
 
 @contextmanager
-def frozen(unet: Any, *, checkpointing: bool) -> Iterator[None]:
+def frozen(unet: Model, *, checkpointing: bool) -> Iterator[None]:
     """Weights take no gradient, so that the backward pass keeps less; gradient checkpointing if asked for."""
     learning = [weight for weight in unet.parameters() if weight.requires_grad]
     switch = checkpointing and not unet.is_gradient_checkpointing

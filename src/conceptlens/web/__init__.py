@@ -8,17 +8,24 @@ computes a map, and no text of a request ever becomes a path. Needs the extra `c
 
 from __future__ import annotations
 
+import webbrowser
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from conceptlens.web.errors import AppError
 from conceptlens.web.limits import Limits
 
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+    from conceptlens.session import Session
+
 DEFAULT_PORT = 8321
 
 
-def create_app(session: Any, *, limits: Limits | None = None, hosts: tuple[str, ...] | None = None) -> Any:
+def create_app(session: Session, *, limits: Limits | None = None, hosts: tuple[str, ...] | None = None) -> Starlette:
     """The page and its interface as an ASGI application, for a server of your own.
 
     Args:
@@ -32,8 +39,8 @@ def create_app(session: Any, *, limits: Limits | None = None, hosts: tuple[str, 
     return _part("app").build(session, limits or Limits(), hosts)
 
 
-def serve(
-    session: Any,
+def serve(  # noqa: PLR0913 - a public call: one keyword for each thing a server may vary
+    session: Session,
     host: str = "127.0.0.1",
     port: int = DEFAULT_PORT,
     open_browser: bool = True,
@@ -59,10 +66,17 @@ def serve(
         AppError: when the packages of `conceptlens[web]` are missing, the address cannot be had, or other computers can
             reach it and `allow_hosts` is empty.
     """
-    _part("server").run(session, host, port, open_browser, limits or Limits(), announce, allow_hosts)
+
+    def ready(url: str) -> None:
+        if announce is not None:
+            announce(url)
+        if open_browser:
+            webbrowser.open(url)
+
+    _part("server").run(session, host, port, limits or Limits(), allow_hosts, ready)
 
 
-def _part(name: str) -> Any:
+def _part(name: str) -> ModuleType:
     try:
         return import_module(f"conceptlens.web.{name}")
     except ModuleNotFoundError as error:

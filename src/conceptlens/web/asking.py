@@ -140,5 +140,5 @@ def opened(data: bytes, limits: Limits) -> Image.Image:
     return upright
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     return "nothing" if value is None else type(value).__name__

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -33,7 +32,7 @@ class Connection(H11Protocol):
     _deadline: asyncio.TimerHandle | None = None
     _refused = False
 
-    def connection_made(self, transport: Any) -> None:
+    def connection_made(self, transport: asyncio.Transport) -> None:
         """Waits for a first header."""
         super().connection_made(transport)
         self._expect()

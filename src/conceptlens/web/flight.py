@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from conceptlens.web.errors import RequestError
 from conceptlens.web.limits import Limits
@@ -172,7 +173,7 @@ class Answer(Response):
         super().__init__(data, media_type=media_type, headers=headers)
         self._data, self._room = data, room
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends it."""
         size = len(self._data)
         with self._room.share() as share:

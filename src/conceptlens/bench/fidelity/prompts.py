@@ -61,7 +61,7 @@ def read_prompts(file: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _row(file: Path, number: int, row: Any) -> dict[str, Any]:
+def _row(file: Path, number: int, row: object) -> dict[str, Any]:
     made = {"prompt": row} if isinstance(row, str) else dict(row) if isinstance(row, dict) else {}
     text = next((made[key] for key in ("prompt", "caption", "text") if made.get(key)), None)
     if not isinstance(text, str) or not text.strip():

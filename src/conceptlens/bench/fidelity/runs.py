@@ -79,7 +79,7 @@ def open_scorer(
     raise FidelityError(f"no metric {metric!r}. Known: {', '.join(METRICS)}.")
 
 
-def run(
+def run(  # noqa: PLR0913 - as `bench.runs.run`
     scorer: Scorer | Callable[[], Scorer],
     folder: Path | str,
     prompts: Path | str,

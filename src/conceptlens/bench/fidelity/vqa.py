@@ -8,8 +8,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from PIL import Image
+from torch import Tensor
 from transformers import (
     AutoModelForImageTextToText,
+    BatchFeature,
     Blip2ForConditionalGeneration,
     BlipForQuestionAnswering,
     GitForCausalLM,
@@ -37,7 +39,7 @@ class VQA(Protocol):
 class _OneByOne(ABC):
     """Asks one question at a time: with padding, some of these models would attend to it and answer otherwise."""
 
-    model_class: Any
+    model_class: type[Any]
 
     def __init__(self, source: str, device: str | torch.device | None = None) -> None:
         self._model = load(source, self.model_class, device)
@@ -53,12 +55,12 @@ class _OneByOne(ABC):
     @abstractmethod
     def answer(self, image: Image.Image, question: str, choices: Sequence[str]) -> str: ...
 
-    def inputs(self, **given: Any) -> Any:
+    def inputs(self, **given: Any) -> BatchFeature:
         """The processor's tensors, on the model's device and in its precision."""
         made = self._processor(**given, return_tensors="pt")
         return made.to(self._model.device, self._model.dtype)
 
-    def told(self, tokens: Any) -> str:
+    def text_of(self, tokens: Tensor) -> str:
         return self._processor.batch_decode(tokens, skip_special_tokens=True)[0]
 
 
@@ -71,7 +73,7 @@ class BlipVQA(_OneByOne):
         made = self.inputs(images=image, text=question)
         found = self._model.generate(**made, max_new_tokens=LONGEST_ANSWER)
         # The first token begins every answer; its number is none of the vocabulary's in some checkpoints.
-        return self.told(found[:, 1:])
+        return self.text_of(found[:, 1:])
 
 
 class GitVQA(_OneByOne):
@@ -85,7 +87,7 @@ class GitVQA(_OneByOne):
         ids = [tokenizer.cls_token_id, *tokenizer(question, add_special_tokens=False).input_ids]
         given = torch.tensor([ids], device=pixels.device)
         made = self._model.generate(pixel_values=pixels, input_ids=given, max_new_tokens=LONGEST_ANSWER)
-        return self.told(made[:, len(ids) :])
+        return self.text_of(made[:, len(ids) :])
 
 
 class ViltVQA(_OneByOne):
@@ -109,7 +111,7 @@ class Blip2VQA(_OneByOne):
         listed = ", ".join(choices)
         text = f"Answer the multiple-choice question. Question: {question} Choices: {listed} Answer:"
         made = self.inputs(images=image, text=text)
-        return self.told(self._model.generate(**made, max_new_tokens=LONGEST_ANSWER, do_sample=False))
+        return self.text_of(self._model.generate(**made, max_new_tokens=LONGEST_ANSWER, do_sample=False))
 
 
 class ChatVQA(_OneByOne):
@@ -128,7 +130,7 @@ class ChatVQA(_OneByOne):
             return_tensors="pt",
         ).to(self._model.device, self._model.dtype)
         found = self._model.generate(**made, max_new_tokens=LONGEST_ANSWER, do_sample=False)
-        return self.told(found[:, made.input_ids.shape[1] :]).strip().rstrip(".")
+        return self.text_of(found[:, made.input_ids.shape[1] :]).strip().rstrip(".")
 
 
 BACKENDS: dict[str, type[_OneByOne]] = {"blip": BlipVQA, "git": GitVQA, "vilt": ViltVQA, "blip-2": Blip2VQA}

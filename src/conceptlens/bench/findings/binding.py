@@ -10,17 +10,22 @@ that are side by side without being bound are a control, and for T5 what its rel
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import Tensor
 
 from conceptlens.bench.findings.finding import Finding, FindingError, estimate, histograms
 from conceptlens.bench.findings.pairs import KINDS, Values, auc, word_attention, word_cosines, word_pairs
 from conceptlens.bench.findings.reading import EncoderReading, read_prompt_with
 from conceptlens.bench.tables import Table
+from conceptlens.values.models import Pipeline
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
-def embeddings(model: str, pipeline: Any, prompts: Sequence[str]) -> Finding:
+def embeddings(model: str, pipeline: Pipeline, prompts: Sequence[str]) -> Finding:
     """Finding 2-1: similarity of embeddings, bound against unbound."""
     found: dict[str, Values] = {}
     for reading in _readings(pipeline, prompts):
@@ -30,7 +35,7 @@ def embeddings(model: str, pipeline: Any, prompts: Sequence[str]) -> Finding:
     return _finding("embeddings", "similarity of embeddings", model, prompts, found)
 
 
-def attention(model: str, pipeline: Any, prompts: Sequence[str]) -> Finding:
+def attention(model: str, pipeline: Pipeline, prompts: Sequence[str]) -> Finding:
     """Finding 2-2: text self-attention, bound against unbound; mean over heads and layers."""
     found: dict[str, Values] = {}
     for reading in _readings(pipeline, prompts):
@@ -45,11 +50,11 @@ def attention(model: str, pipeline: Any, prompts: Sequence[str]) -> Finding:
     return _finding("attention", "self-attention", model, prompts, found)
 
 
-def _readings(pipeline: Any, prompts: Sequence[str]) -> list[EncoderReading]:
+def _readings(pipeline: Pipeline, prompts: Sequence[str]) -> list[EncoderReading]:
     return [encoder for prompt in prompts for encoder in read_prompt_with(pipeline, prompt).encoders]
 
 
-def _values(matrix: Any, reading: EncoderReading, *, causal: bool) -> Mapping[str, list[float]]:
+def _values(matrix: Tensor, reading: EncoderReading, *, causal: bool) -> Mapping[str, list[float]]:
     pairs = word_pairs(reading.text, causal=causal)
     if not pairs["bound"]:
         raise FindingError(
@@ -72,7 +77,7 @@ def _finding(name: str, what: str, model: str, prompts: Sequence[str], found: Ma
                 numbers[encoder][kind] = {"mean": mean, "bound_against_it_auc": area, "values": np.round(pooled, 5)}
     head = ("encoder", "pairs", "count", "mean", "AUC, bound above")
 
-    def draw(axes: list[Any]) -> None:
+    def draw(axes: list[Axes]) -> None:
         for one, told in zip(axes, numbers.values(), strict=True):
             histograms(one, {kind: list(told[kind]["values"]) for kind in KINDS[:3] if kind in told}, what)
 

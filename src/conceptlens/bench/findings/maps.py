@@ -7,15 +7,20 @@ one pays to the earlier in the text encoder's self-attention, and the cosine sim
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from torch import Tensor
 
 from conceptlens.bench.findings.finding import Finding, estimate
 from conceptlens.bench.findings.painting import Painting, paint, word_similarity
 from conceptlens.bench.findings.pairs import with_interval, word_attention, word_cosines, word_pairs
 from conceptlens.bench.findings.reading import read_prompt_with
 from conceptlens.bench.tables import Table
+from conceptlens.values.models import Pipeline
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 BATCH = 4
 
@@ -42,7 +47,7 @@ def measure(painting: Painting, prompts: Sequence[str], *, seed: int = 0) -> Fin
     )
     together = {name: np.concatenate([t[name] for t in tables]) for name in tables[0]}
 
-    def draw(axes: list[Any]) -> None:
+    def draw(axes: list[Axes]) -> None:
         for one, name, label in zip(axes, ("embedding", "attention"), ("embeddings", "self-attention"), strict=True):
             for content, colour in ((False, "0.7"), (True, "tab:purple")):
                 shown = together["content"] == content
@@ -57,7 +62,7 @@ def measure(painting: Painting, prompts: Sequence[str], *, seed: int = 0) -> Fin
     return Finding("maps", table, settings, numbers, draw, ("maps against embeddings", "maps against self-attention"))
 
 
-def _columns(pipeline: Any, prompt: str, maps: Any) -> dict[str, np.ndarray]:
+def _columns(pipeline: Pipeline, prompt: str, maps: Tensor) -> dict[str, np.ndarray]:
     """For every two words of a prompt, the earlier one second."""
     reading = read_prompt_with(pipeline, prompt)
     own = reading.encoders[0]

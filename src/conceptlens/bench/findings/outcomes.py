@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -27,6 +27,9 @@ from conceptlens.bench.tables import Table
 from conceptlens.values.errors import one_line
 from conceptlens.values.files import into_folder
 from conceptlens.watch.prompt_text import PromptText
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 BATCH = 4
 QUESTIONS, PICTURES, SIMILARITIES = "questions.json", "pictures", "similarities"
@@ -112,6 +115,7 @@ def _similarities(
         todo = [pair for pair in numbered if _key(*pair) not in file.rows]
         pipeline = painting.open().pipeline if todo else None
         for first in range(0, len(todo), BATCH):
+            assert pipeline is not None
             part = todo[first : first + BATCH]
             maps, images = paint(pipeline, painting, [p for p, _ in part], [s for _, s in part], whole=whole)
             for place, (prompt, seed) in enumerate(part):
@@ -182,7 +186,7 @@ def _finding(painting: Painting, judged: Sequence[Row], found: Mapping[tuple[str
         numbers[what] = {"auc": area if np.isfinite(area[0]) else None, "values": pooled}
         shown.append(pooled)
 
-    def draw(axes: list[Any]) -> None:
+    def draw(axes: list[Axes]) -> None:
         for one, groups in zip(axes, shown, strict=True):
             histograms(one, groups, f"similarity of maps at step {painting.step}, C")
 

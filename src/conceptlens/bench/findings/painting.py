@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
 from conceptlens.bench.findings.reading import EncoderReading
@@ -19,6 +20,7 @@ from conceptlens.ops.alignment import cosine_matrix, smooth
 from conceptlens.readers.painting import refusals
 from conceptlens.readers.unets import LoadedUnet, load_unet
 from conceptlens.values.errors import RecipeError
+from conceptlens.values.models import Pipeline
 from conceptlens.watch.unet_attention import MapSink, capturing
 
 DEMO = "demo-unet"
@@ -70,8 +72,8 @@ class Painting:
 
 
 def paint(
-    pipeline: Any, painting: Painting, prompts: Sequence[str], seeds: Sequence[int], *, whole: bool
-) -> tuple[Float[Tensor, "image position rows cols"], list[Any]]:
+    pipeline: Pipeline, painting: Painting, prompts: Sequence[str], seeds: Sequence[int], *, whole: bool
+) -> tuple[Float[Tensor, "image position rows cols"], list[Image.Image]]:
     """Maps of the step with the prompt (not those without it), and the pictures; none unless `whole`.
 
     Each picture's noise is drawn on the CPU from its own seed, so that it is the one it would be alone.
@@ -88,12 +90,13 @@ def paint(
     sink = MapSink(size if painting.step == 0 else nowhere, early_exit=False)
     kept: list[Tensor] = []
 
-    def after(pipe: Any, step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+    def after(pipe: Pipeline, step: int, _timestep: object, tensors: dict[str, Any]) -> dict[str, Any]:
         if step == painting.step:
             # Under classifier-free guidance the prompt's half comes last.
             kept.append(sink.mean()[-len(prompts) :].float().cpu())
             sink.maps = {}
-            pipe._interrupt = not whole
+            running: Any = pipe
+            running._interrupt = not whole  # noqa: SLF001 - what diffusers has callbacks set; no public setter
         sink.size = size if step + 1 == painting.step else nowhere
         return tensors
 

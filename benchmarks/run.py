@@ -92,12 +92,11 @@ def wide_transformer(dtype: torch.dtype) -> FluxTransformer2DModel:
     return model.eval()
 
 
-def wide(side: int, runs: int) -> dict[str, Any]:
-    dtype = cpu_dtype()
-    adapter = adapter_for(wide_transformer(dtype))
+def wide_call(side: int, dtype: torch.dtype) -> dict[str, Any]:
+    """The transformer's arguments for a square picture of `side` x `side` tokens."""
     ids = torch.zeros(side, side, 3)
     ids[..., 1], ids[..., 2] = torch.arange(side)[:, None], torch.arange(side)
-    call = {
+    return {
         "hidden_states": torch.randn(1, side * side, 64, dtype=dtype),
         "encoder_hidden_states": torch.randn(1, 512, 4096, dtype=dtype),
         "pooled_projections": torch.randn(1, 768, dtype=dtype),
@@ -105,6 +104,12 @@ def wide(side: int, runs: int) -> dict[str, Any]:
         "img_ids": ids.flatten(0, 1),
         "txt_ids": torch.zeros(512, 3),
     }
+
+
+def wide(side: int, runs: int) -> dict[str, Any]:
+    dtype = cpu_dtype()
+    adapter = adapter_for(wide_transformer(dtype))
+    call = wide_call(side, dtype)
     concepts = Concepts(CONCEPTS, torch.randn(5, 4096, dtype=dtype), torch.zeros(768))
     recipe = Recipe().resolve(2)
     inside: list[float] = []

@@ -104,7 +104,7 @@ def presence(
     nulls: Sequence[str] | None = None,
     calibration: Calibration | None = None,
 ) -> tuple[Presence, ...]:
-    """How surely each concept is in a recorded picture, each judged by itself.
+    """How likely each concept is to be in a recorded picture, each judged on its own.
 
     Args:
         session: the model.
@@ -171,7 +171,7 @@ def add_presence(
     seen = calibrated_reading(session, maps.image, record, again=again)
     if seen is None:
         return maps
-    return replace(maps, presence={found.concept: found.chance for found in presence(session, seen, maps.asked)})
+    return replace(maps, presence={each.concept: each.chance for each in presence(session, seen, maps.asked)})
 
 
 def calibrated_reading(
@@ -187,13 +187,13 @@ def calibrated_reading(
     return session.read(image, noise=measured.noise, layers=measured.layers) if again else None
 
 
-def standing(own: Float[np.ndarray, "rows cols"], nulls: Float[np.ndarray, "null rows cols"]) -> float:
+def standing(scores: Float[np.ndarray, "rows cols"], nulls: Float[np.ndarray, "null rows cols"]) -> float:
     """Log odds of a raw map against the mean null map, averaged over its best patches.
 
     What all maps share at a patch, and the unit of the scores, cancel.
     """
     spread = max(float((nulls - nulls.mean(axis=0)).std()), np.finfo(np.float32).tiny)
-    gaps = (nulls - own) / spread
+    gaps = (nulls - scores) / spread
     highest = gaps.max(axis=0)
     odds = -(highest + np.log(np.exp(gaps - highest).mean(axis=0)))
     count = max(1, round(TOP * odds.size))

@@ -1,4 +1,4 @@
-"""Ablations and sweeps: one thing varies, all else stays. Each variant is a run of its own, so its rows are kept.
+"""Ablations and sweeps: one thing varies, all else stays. Each variant is a separate run with its own rows.
 
 Variants that need the same picture of the model share it: the image is read once, with all layers and queries, and
 probed once per variant.
@@ -114,7 +114,7 @@ def ablate(
     track: Track = lambda rows, total: rows,
     command: str = "",
 ) -> dict[str, Report]:
-    """Runs every variant of an ablation; the same call goes on where it was interrupted.
+    """Runs every variant of an ablation; the same call resumes where it was interrupted.
 
     Args:
         spec: the run that varies; its method must read a concept stream.
@@ -122,7 +122,7 @@ def ablate(
         out: a folder per variant is made in it.
         limit: only the first images of the dataset.
         track: wraps the images as they are done, for a progress bar.
-        command: what to tell about how to repeat it.
+        command: how to repeat it, for the report.
 
     Returns:
         Reports by the variant's name, in the order of the table.
@@ -138,7 +138,7 @@ def ablate(
     scorers = {v.name: _VariantScorer(spec, _VariantMethod(session, reader, v, options), data, v) for v in chosen}
     first = next(iter(scorers.values()))
     ids = first.ids(limit)
-    headers = {name: {**first.told(command), "variant": name} for name in scorers}
+    headers = {name: {**first.header(command), "variant": name} for name in scorers}
     with ExitStack() as stack:
         files = {
             name: stack.enter_context(RowFile(out / _folder(name), scorer.settings, headers[name]))

@@ -71,12 +71,12 @@ def refined(maps: Result, edges: bool, abstain: float) -> Result:
 
 
 def finish(maps: Result | list[Result], out: Path, json_: bool) -> None:
-    """Saves and shows one result, or each of several in a folder of its own."""
+    """Saves and shows one result, or each of several in its own folder."""
     if isinstance(maps, list):
         for number, each in enumerate(maps):
             finish(each, out / str(number), json_)
         return
-    from conceptlens.maps.image_maps import told_chance
+    from conceptlens.maps.image_maps import chance_text
     from conceptlens.maps.video_maps import VideoMaps
 
     maps.save(out)
@@ -92,8 +92,8 @@ def finish(maps: Result | list[Result], out: Path, json_: bool) -> None:
     there = [] if maps.presence is None else ["in the image?"]
     shown = table("concept", *there, "share of the image", "peak score")
     for name, place in maps.places().items():
-        told = [] if maps.presence is None else [told_chance(maps.presence[name])]
-        shown.add_row(name, *told, f"{place.area:.0%}", f"{float(maps[name].max()):.3f}")
+        chance = [] if maps.presence is None else [chance_text(maps.presence[name])]
+        shown.add_row(name, *chance, f"{place.area:.0%}", f"{float(maps[name].max()):.3f}")
     show(shown)
     say(f"{out / 'overlay.png'}, with heat maps, masks, report.html and maps.json beside it")
     if maps.run_info.caveat is not None:

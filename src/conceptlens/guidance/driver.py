@@ -62,7 +62,7 @@ def guide(
 
 
 class GuidedCall:
-    """One call of a pipeline, with guidance (or none) woven into its arguments; whoever makes it asks for `result`.
+    """One call of a pipeline, with guidance (or none) woven into its arguments; afterwards, ask it for `result`.
 
     Attributes:
         arguments: what to call the pipeline with, once.
@@ -94,9 +94,9 @@ class GuidedCall:
 
     def _begin(self, pipeline: Pipeline, prompts: list[str], guidance: Guidance, options: dict[str, Any]) -> _Run:
         first = _generators(self.seeds)
-        made = GuidedTransformer if is_transformer(pipeline) else GuidedUnet
+        kind = GuidedTransformer if is_transformer(pipeline) else GuidedUnet
         drawn = first if isinstance(first, list) else [first]
-        run = _Run(made(pipeline, prompts, guidance, drawn, options), guidance, pipeline.scheduler)
+        run = _Run(kind(pipeline, prompts, guidance, drawn, options), guidance, pipeline.scheduler)
         call = self.arguments
         if 0 in guidance.steps:
             # A diffusion pipeline multiplies given latents by this; its generators must stand after the draw.
@@ -138,8 +138,8 @@ def _seeds(seed: int | Sequence[int], count: int) -> tuple[int, ...]:
 
 
 def _generators(seeds: Sequence[int]) -> torch.Generator | list[torch.Generator]:
-    made = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-    return made if len(made) > 1 else made[0]
+    generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+    return generators if len(generators) > 1 else generators[0]
 
 
 class _Run:
@@ -157,15 +157,15 @@ class _Run:
         guidance, timestep = self.guidance, self.scheduler.timesteps[step]
         size = guidance.step_size(step, len(self.scheduler.timesteps))
         bound, moved, losses = guidance.bounds.get(step, -math.inf), latents, []
-        found = self.gradient(moved, timestep)
+        reading = self.gradient(moved, timestep)
         for _ in range(guidance.inner.get(step, 0)):
-            unfinished = found[0] > bound
+            unfinished = reading[0] > bound
             if not unfinished.any():
                 break
-            losses.append(found[0].masked_fill(~unfinished, math.nan))
-            moved = self.move(moved, found[1] * _per_image(unfinished, moved), size)
-            found = self.gradient(moved, timestep)
-        loss, gradient, maps = found
+            losses.append(reading[0].masked_fill(~unfinished, math.nan))
+            moved = self.move(moved, reading[1] * _per_image(unfinished, moved), size)
+            reading = self.gradient(moved, timestep)
+        loss, gradient, maps = reading
         losses.append(loss)
         moved = self.move(moved, gradient, size)
         self.record(step, torch.stack(losses), maps, (moved - latents).float().square().flatten(1).mean(1).sqrt())
@@ -180,7 +180,7 @@ class _Run:
             leaf = latents.detach().clone().requires_grad_(True)
             maps = self.model.maps(leaf, timestep)
             pairs = zip(self.objectives, maps, self.before, strict=True)
-            # One objective for each text encoder that has a say of its own; they weigh alike.
+            # One objective for each text encoder; all have the same weight.
             loss = torch.stack([torch.stack([o(own, before) for o in some]).mean() for some, own, before in pairs])
             (gradient,) = torch.autograd.grad(loss.sum() * scale, leaf)
         return loss.detach(), self.finite(at_least_float32(gradient) / scale), [own.detach() for own in maps]
@@ -203,15 +203,15 @@ class _Run:
         return (wide - size * gradient).to(latents.dtype)
 
     def record(self, step: int, losses: Tensor, maps: Sequence[Maps], moved: Tensor) -> None:
-        kept, similar = [], []
+        means, similar = [], []
         for (text, *_), own in zip(self.model.texts, maps, strict=True):
             places = self.guidance.similar_positions(text)
             chosen = torch.stack([own[list(p)].mean(0) for p in places])
-            kept.append(chosen.float().cpu())
+            means.append(chosen.float().cpu())
             similar.append(cosine_matrix(smooth(chosen)).float().cpu())
-        # A call that was begun again (to record fewer steps) is told once.
+        # A call that starts again (to record fewer steps) is reported once.
         self.steps = [before for before in self.steps if before.step < step]
-        self.steps.append(GuidedStep(step, losses.cpu(), tuple(similar), tuple(kept), moved.cpu()))
+        self.steps.append(GuidedStep(step, losses.cpu(), tuple(similar), tuple(means), moved.cpu()))
 
 
 def _rms(tensor: Tensor) -> Tensor:

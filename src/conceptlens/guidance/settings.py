@@ -21,7 +21,7 @@ def finite(value: object) -> TypeGuard[float]:
 
 
 def number(
-    name: str, value: object, told: str, fits: Callable[[float], bool] = lambda _: True, hint: str = ""
+    name: str, value: object, wanted: str, fits: Callable[[float], bool] = lambda _: True, hint: str = ""
 ) -> float:
     """A finite number.
 
@@ -29,7 +29,7 @@ def number(
         RecipeError: for what is none, or does not fit.
     """
     if not finite(value) or not fits(float(value)):
-        raise RecipeError(f"{name} must be {told}; got {shown(value)}.{hint}")
+        raise RecipeError(f"{name} must be {wanted}; got {shown(value)}.{hint}")
     return float(value)
 
 
@@ -45,14 +45,14 @@ def step_numbers(value: object) -> tuple[int, ...]:
     return tuple(int(step) for step in steps)
 
 
-def by_step(name: str, value: object, told: str, sound: Callable[[Any], bool]) -> None:
+def by_step(name: str, value: object, wanted: str, sound: Callable[[Any], bool]) -> None:
     """Checks what is given for single denoising steps.
 
     Raises:
         RecipeError: for no mapping from steps to what is sound.
     """
     if not isinstance(value, Mapping) or not all(whole(step, 0) and sound(one) for step, one in value.items()):
-        raise RecipeError(f"{name} must give {told} for each step; got {shown(value)}.")
+        raise RecipeError(f"{name} must give {wanted} for each step; got {shown(value)}.")
 
 
 def map_size(value: object) -> tuple[int, int]:

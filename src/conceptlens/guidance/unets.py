@@ -107,13 +107,13 @@ def layers_of_size(unet: Model, latents: Sequence[int], size: tuple[int, int]) -
     middle = () if config.mid_block_type is None else (config.mid_block_type,)
     if not {*config.down_block_types, *config.up_block_types, *middle} <= USUAL_BLOCKS:
         return None
-    deepest, found = len(config.down_block_types) - 1, 0
+    deepest, layers = len(config.down_block_types) - 1, 0
     for name, _ in unet.named_modules():
         side, number, *_ = [*name.split("."), "", ""]
         if name.split(".")[-1] == "attn2":
             level = deepest if side == "mid_block" else int(number) if side == "down_blocks" else deepest - int(number)
-            found += math.prod(math.ceil(length / 2**level) for length in latents) == math.prod(size)
-    return found or None
+            layers += math.prod(math.ceil(length / 2**level) for length in latents) == math.prod(size)
+    return layers or None
 
 
 @dataclass(frozen=True)
@@ -186,8 +186,8 @@ def _encode(
 ) -> tuple[list[PromptText], Tensor, Tensor | None]:
     second = hasattr(pipeline, "text_encoder_2")
     tokenizers, encoders = tokenizers_of(pipeline), [getattr(pipeline, f"text_encoder{s}", None) for s in ("", "_2")]
-    told = [pipeline.maybe_convert_prompt(prompt, tokenizers[0]) for prompt in prompts]
-    for prompt in told:
+    encoded = [pipeline.maybe_convert_prompt(prompt, tokenizers[0]) for prompt in prompts]
+    for prompt in encoded:
         warn_of_prompt(tokenizers, prompt)
     skip = options.get("clip_skip")
     with ExitStack() as stack:
@@ -204,7 +204,7 @@ def _encode(
         ids = readers[0].input_ids
     assert ids is not None
     texts = [
-        read_prompt(prompt, tokenizers[0], row, [a[n] for a in attentions], (skip or 0) + second, told[n])
+        read_prompt(prompt, tokenizers[0], row, [a[n] for a in attentions], (skip or 0) + second, encoded[n])
         for n, (prompt, row) in enumerate(zip(prompts, ids, strict=True))
     ]
     return texts, embeds, pooled[0] if pooled else None

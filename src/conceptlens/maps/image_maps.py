@@ -183,7 +183,7 @@ class ConceptMaps:
         return {name: place_of(mask) for name, mask in self._masks(threshold).items()}
 
     def relations(self, threshold: Threshold | None = None) -> tuple[Relation, ...]:
-        """How each pair of the asked concepts lies, by their centres; those with an empty mask are left out."""
+        """How the concepts of each pair are placed, by their centres; those with an empty mask are left out."""
         return relate(self.places(threshold), self.image.size)
 
     def _masks(
@@ -223,7 +223,7 @@ class ConceptMaps:
         rows = []
         for name, place in self.places().items():
             box = "" if place.box is None else "{} to {} x {} to {}".format(*(place.box[i] for i in (0, 2, 1, 3)))
-            there = [] if self.presence is None else [told_chance(self.presence.get(name))]
+            there = [] if self.presence is None else [chance_text(self.presence.get(name))]
             rows.append((name, *there, f"{place.area:.0%}", f"{float(self[name].max()):.3f}", box))
         there = [] if self.presence is None else ["in the image?"]
         return table(("concept", *there, "share of the image", "peak score", "box in pixels"), rows)
@@ -273,10 +273,10 @@ class ConceptMaps:
         """One line that says how these maps were made."""
         rows, cols = self.scores.shape[1:]
         versions = " ".join(f"{k} {v}" for k, v in (self.run_info.versions or {}).items())
-        parts = (f"model {self.model_id}", *self._told(), f"grid {rows}x{cols}", f"seed {self.seed}", versions)
+        parts = (f"model {self.model_id}", *self._facts(), f"grid {rows}x{cols}", f"seed {self.seed}", versions)
         return " · ".join(part for part in parts if part)
 
-    def _told(self) -> list[str]:
+    def _facts(self) -> list[str]:
         """The settings, in words."""
         recipe = self.recipe
         if recipe is None:
@@ -343,7 +343,7 @@ class ConceptMaps:
         return Path(folder)
 
 
-def told_chance(chance: float | None) -> str:
+def chance_text(chance: float | None) -> str:
     """The chance that a concept is in the picture, for a table."""
     if chance is None:
         return "cannot say"
@@ -354,7 +354,7 @@ def told_chance(chance: float | None) -> str:
 def reference_maps(given: object, scores: Sequence[Tensor], **settings: Any) -> tuple[ConceptMaps, ...]:
     """Maps over the pictures that a model was shown, one for each element of `scores`.
 
-    None where `given`, what the pipeline got as its image, is no picture or another number of them.
+    None where `given`, what the pipeline got as its image, is not pictures, or not as many.
     """
     offered = list(given) if isinstance(given, (list, tuple)) else [given]
     pictures = [picture for picture in offered if isinstance(picture, Image.Image)]

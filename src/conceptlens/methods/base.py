@@ -24,7 +24,7 @@ class MethodInfo:
         text_conditioned: maps differ from concept to concept; otherwise every concept gets the same map.
         class_conditioned: maps follow a class that the backbone itself predicts or is given.
         needs_grad: a backward pass is part of the method.
-        backbone: the checkpoint it is opened with unless told otherwise; None: the embedded demo model.
+        backbone: the checkpoint it is opened with by default; None: the embedded demo model.
     """
 
     text_conditioned: bool

@@ -146,8 +146,8 @@ class ClipAsRnn(SaliencyMethod):
         scores = torch.stack([maps[name] for name in names]).cpu()
         if options.crf:
             scores = dense_crf(F.interpolate(scores[None], square.shape[:2], mode="bilinear")[0], square)
-        told = {"kept": [list(kept) for kept in rounds]}
-        return maps_of(self, names, scores, image=picture, prompt=prompt, seed=seed, started=started, **told)
+        details = {"kept": [list(kept) for kept in rounds]}
+        return maps_of(self, names, scores, image=picture, prompt=prompt, seed=seed, started=started, **details)
 
 
 def recur(

@@ -36,8 +36,8 @@ class Clip:
         """Unit vectors of texts; what is too long is cut."""
         length = self.model.config.text_config.max_position_embeddings
         given = self.tokenizer(list(texts), padding=True, truncation=True, max_length=length, return_tensors="pt")
-        made = self.model.get_text_features(**given.to(self.model.device)).pooler_output
-        return F.normalize(made.float(), dim=-1)
+        vectors = self.model.get_text_features(**given.to(self.model.device)).pooler_output
+        return F.normalize(vectors.float(), dim=-1)
 
     def pixels(self, pictures: UInt8[Tensor, "image rows cols 3"], side: int) -> Float[Tensor, "image 3 side side"]:
         """Pictures as the vision tower takes them: squares (bicubic), CLIP's mean and deviation."""
@@ -52,8 +52,8 @@ class Clip:
         patches = vision.embeddings.patch_embedding(pixels)
         weight = vision.embeddings.position_embedding.weight
         side = math.isqrt(len(weight) - 1)
-        own = weight[1:].T.unflatten(1, (side, side))[None]
-        places = F.interpolate(own, patches.shape[-2:], mode="bilinear", align_corners=False)
+        grid = weight[1:].T.unflatten(1, (side, side))[None]
+        places = F.interpolate(grid, patches.shape[-2:], mode="bilinear", align_corners=False)
         first = (vision.embeddings.class_embedding + weight[0]).expand(len(patches), 1, -1)
         tokens = torch.cat([first, (patches + places).flatten(2).transpose(1, 2)], dim=1)
         return vision.pre_layrnorm(tokens)
@@ -119,8 +119,8 @@ class ProposalPass:
                 (gradient,) = torch.autograd.grad(chance, features, retain_graph=True)
                 weights = gradient[0, 1:].mean(dim=0)
                 maps.append((features[0, 1:].detach() @ weights).clamp(min=0))
-        made = torch.stack(maps).unflatten(1, (self.rows, self.rows))
-        return torch.stack([stretch(one) for one in made]).detach()
+        squares = torch.stack(maps).unflatten(1, (self.rows, self.rows))
+        return torch.stack([stretch(one) for one in squares]).detach()
 
 
 def stretch(values: Tensor) -> Tensor:

@@ -126,8 +126,8 @@ class PromptCrossAttention(SaliencyMethod):
         scores = rearrange(
             total[:, : record.grid.tokens], "concept (rows cols) -> concept rows cols", rows=record.grid.rows
         )
-        told = dict(zip(names, map(list, places), strict=True))
-        return maps_of(self, names, scores, image=record.image, prompt=text, seed=seed, started=started, tokens=told)
+        tokens = dict(zip(names, map(list, places), strict=True))
+        return maps_of(self, names, scores, image=record.image, prompt=text, seed=seed, started=started, tokens=tokens)
 
     def _stands_in(self, text: str, name: str) -> bool:
         try:

@@ -83,9 +83,9 @@ def check_prompts(prompt: str | Sequence[str] | None, embeds: Sequence[Any] | Te
         if prompt is not None:
             raise RecipeError("prompt and prompt_embeds were both given. Give prompt=None with prompt_embeds.")
         return [""] * len(embeds)
-    told: list[Any] = list(prompt) if isinstance(prompt, (list, tuple)) else [prompt]
-    prompts: list[str] = [each for each in told if isinstance(each, str) and each.strip()]
-    if not prompts or len(prompts) < len(told):
+    given: list[Any] = list(prompt) if isinstance(prompt, (list, tuple)) else [prompt]
+    prompts: list[str] = [each for each in given if isinstance(each, str) and each.strip()]
+    if not prompts or len(prompts) < len(given):
         raise RecipeError("the prompt is empty. Say what to paint, for example: a red house and a tree.")
     check_text(prompts, "prompt")
     return prompts
@@ -100,8 +100,8 @@ def check_text(given: object, what: str) -> None:
 
 def unreadable(text: str) -> str | None:
     """The first character that no tokenizer takes, NUL or half of a surrogate pair, as "U+0000"; None without one."""
-    found = re.search("[\x00\ud800-\udfff]", text)
-    return None if found is None else f"the character U+{ord(found[0]):04X}"
+    match = re.search("[\x00\ud800-\udfff]", text)
+    return None if match is None else f"the character U+{ord(match[0]):04X}"
 
 
 def mentions(text: str, phrase: str, *, any_case: bool = True) -> list[tuple[int, int]]:
@@ -116,8 +116,8 @@ def mentions(text: str, phrase: str, *, any_case: bool = True) -> list[tuple[int
     run = r"\s+".join("".join(map(_either_form, unicodedata.normalize("NFC", part))) for part in parts)
     before = rf"(?<!{_LETTER})" if parts[0][0].isalnum() else ""
     after = rf"(?!{_LETTER}|{_ACCENT})" if parts[-1][-1].isalnum() else rf"(?!{_ACCENT})"
-    found = re.finditer(rf"{before}(?=({run}){after})", text, re.IGNORECASE if any_case else 0)
-    return [match.span(1) for match in found]
+    matches = re.finditer(rf"{before}(?=({run}){after})", text, re.IGNORECASE if any_case else 0)
+    return [match.span(1) for match in matches]
 
 
 _LETTER, _ACCENT = r"[^\W_]", "[\u0300-\u036f]"

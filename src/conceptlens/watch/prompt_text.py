@@ -13,7 +13,7 @@ from torch import Tensor
 
 from conceptlens.families.kinds.tokens import lost_letters, text_tokens
 from conceptlens.values.errors import ConceptlensError, ModelError, RecipeError, shown
-from conceptlens.values.models import Model, Module, Tokenizer
+from conceptlens.values.models import Module, Tokenizer
 from conceptlens.values.words import mentions
 from conceptlens.watch.word_places import assigned, read_words
 
@@ -114,12 +114,12 @@ class PromptText:
 
 
 class TextAttentionReader:
-    """Records queries and keys of a CLIP text encoder while its context is open; the encoder computes as ever.
+    """Records queries and keys of a CLIP text encoder while its context is open; its results stay the same.
 
     Independent of the attention kernel, and right with LoRA, since the projections' own outputs are read.
     """
 
-    def __init__(self, text_encoder: Model) -> None:
+    def __init__(self, text_encoder: Module) -> None:
         root = getattr(text_encoder, "text_model", text_encoder)
         self._encoder = text_encoder
         try:
@@ -174,7 +174,7 @@ class TextAttentionReader:
 
 @torch.no_grad()
 def clip_text_attention(
-    text_encoder: Model, input_ids: Int[Tensor, "batch token"]
+    text_encoder: Module, input_ids: Int[Tensor, "batch token"]
 ) -> Float[Tensor, "batch layer token token"]:
     """Self-attention of a CLIP text encoder, averaged over heads: lower-triangular, rows sum to one."""
     with TextAttentionReader(text_encoder) as reader:
@@ -240,7 +240,7 @@ def merged(
 def warn_of_lost_words(tokenizer: Tokenizer, prompt: str, longest: int) -> None:
     """Warns when a text encoder that reads `longest` tokens does not read all of a prompt, or not all its letters.
 
-    It paints what is left, as ever.
+    The pipeline paints the rest, as it would anyway.
     """
     ids = tokenizer(prompt, verbose=False).input_ids
     if len(ids) > longest:

@@ -122,31 +122,31 @@ class Recorder:
 
     def _rows_of(self, context: str | None) -> slice | None:
         """The rows of this call that belong to the branch; None where there are none."""
-        own = not self._repeats_timestep() if context is None else CALLS.get(context)
-        if own is None:
+        conditional = not self._repeats_timestep() if context is None else CALLS.get(context)
+        if conditional is None:
             return None
-        if own:
+        if conditional:
             self._own_calls += 1
             if self._own_calls > 1 and self._branch == "negative":  # a whole step has passed
                 self.check_branch()
-        if self._adapter.is_perturbed(self._arguments) or (self._branch == "prompt" and not own):
+        if self._adapter.is_perturbed(self._arguments) or (self._branch == "prompt" and not conditional):
             return None
         if self._pipeline is None:
             return slice(None) if self._branch == "prompt" else None
-        parts = self._parts(own)
+        parts = self._parts(conditional)
         if self._branch not in parts:
             return None
         first = parts.index(self._branch) * self._pictures
         return slice(first, first + self._pictures)
 
-    def _parts(self, own: bool) -> tuple[str, ...]:
+    def _parts(self, conditional: bool) -> tuple[str, ...]:
         """What the batch of this call holds, each part with a row for each picture.
 
         Raises:
             ModelError: for a batch that is not known to be laid out so.
         """
         rows, pictures = len(self._arguments[self._adapter.latents]), self._pictures
-        known: list[tuple[str, ...]] = [("prompt",) if own else ("negative",)]
+        known: list[tuple[str, ...]] = [("prompt",) if conditional else ("negative",)]
         if self._adapter.guided_batch:
             known.append(self._adapter.guided_batch)
         if getattr(self._pipeline, "do_perturbed_attention_guidance", False):
@@ -156,8 +156,8 @@ class Recorder:
                 return parts
         raise ModelError(
             f"{type(self._pipeline).__name__} called its transformer with {rows} rows for {pictures} picture(s), where "
-            f"{' or '.join(str(len(parts) * pictures) for parts in known)} were expected: whose rows are whose is not "
-            "known. Turn that guidance off, or report the pipeline."
+            f"{' or '.join(str(len(parts) * pictures) for parts in known)} were expected: whose rows are whose "
+            "cannot be known. Turn that guidance off, or report the pipeline."
         )
 
     def check_branch(self) -> None:
@@ -251,7 +251,7 @@ def check_compiled(error: BaseException) -> None:
     """Raises a `ModelError` where an error says that hooks cannot be part of a compiled graph."""
     if type(error).__module__ == "torch._dynamo.exc" and type(error).__name__ == "Unsupported":
         raise ModelError(
-            "this model was compiled with fullgraph=True, which lets nobody look inside. Compile it without fullgraph."
+            "this model was compiled with fullgraph=True, which leaves hooks no place. Compile it without fullgraph."
         ) from error
 
 

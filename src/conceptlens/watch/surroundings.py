@@ -34,7 +34,7 @@ def usual_defaults() -> Iterator[None]:
 
 
 def execution_device(pipeline: Pipeline) -> torch.device:
-    """Where the pipeline computes: under offload not where its weights lie."""
+    """Where the pipeline computes: under offload, not where its weights are."""
     return pipeline._execution_device  # noqa: SLF001 - pipelines have no public name for it
 
 
@@ -45,8 +45,8 @@ def check_surroundings(pipeline: Pipeline) -> None:
             "torch.autocast is on, so that text, image and concepts would be computed in different precisions. Leave "
             "its block, and open the model with dtype=torch.bfloat16 instead."
         )
-    default, own = torch.get_default_device().type, execution_device(pipeline).type
-    if default not in ("cpu", own):
+    default, device = torch.get_default_device().type, execution_device(pipeline).type
+    if default not in ("cpu", device):
         raise ModelError(
-            f"torch's default device is {default}, the model is on {own}. Call torch.set_default_device(None) first."
+            f"torch's default device is {default}, the model is on {device}. Call torch.set_default_device(None) first."
         )

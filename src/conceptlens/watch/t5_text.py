@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from conceptlens.values.errors import ConceptlensError, ModelError
-from conceptlens.values.models import Model
+from conceptlens.values.models import Module
 from conceptlens.watch.prompt_text import at_least_float32
 
 
@@ -22,7 +22,7 @@ class T5AttentionReader:
             give none: their tokens attend to the padding).
     """
 
-    def __init__(self, text_encoder: Model) -> None:
+    def __init__(self, text_encoder: Module) -> None:
         self._encoder = text_encoder
         try:
             self._attentions = [block.layer[0].SelfAttention for block in text_encoder.encoder.block]
@@ -72,12 +72,13 @@ class T5AttentionReader:
         return torch.stack([self._layer(number, content) for number in range(len(self._attentions))], 1)
 
     def _layer(self, number: int, content: bool) -> Tensor:
-        own = self._attentions[number]
+        attention = self._attentions[number]
         query, key = (
-            at_least_float32(self._seen[number, side]).unflatten(-1, (own.n_heads, -1)).transpose(1, 2) for side in "qk"
+            at_least_float32(self._seen[number, side]).unflatten(-1, (attention.n_heads, -1)).transpose(1, 2)
+            for side in "qk"
         )
         # T5 has one bias for all layers, held by the first; UMT5 has one in each.
-        holder = own if own.has_relative_attention_bias else self._biased[0]
+        holder = attention if attention.has_relative_attention_bias else self._biased[0]
         tokens = query.shape[-2]
         scores = at_least_float32(holder.compute_bias(tokens, tokens, device=query.device))
         # T5 does not divide by the root of the head's width.
@@ -89,7 +90,7 @@ class T5AttentionReader:
 
 @torch.no_grad()
 def t5_text_attention(
-    text_encoder: Model, input_ids: Int[Tensor, "batch token"], mask: Bool[Tensor, "batch token"] | None = None
+    text_encoder: Module, input_ids: Int[Tensor, "batch token"], mask: Bool[Tensor, "batch token"] | None = None
 ) -> Float[Tensor, "batch token token"]:
     """Self-attention of a T5 encoder, averaged over heads and layers; rows are queries and sum to one.
 

@@ -1,4 +1,4 @@
-"""Cross-attention maps of one U-Net forward, with their gradient; the U-Net computes as ever."""
+"""Cross-attention maps of one U-Net forward, with their gradient; its output stays the same."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class MapSink:
         size: (rows, cols).
         maps: (batch, pixel, key) by layer, in float32 or better, with graph.
         seen: the numbers of image positions that were met.
-        expected: how many layers have this size, if that is known or once a whole forward has told; then forwards end
-            early.
+        expected: how many layers have this size, once known, in advance or from a whole forward; from then on
+            forwards end early.
     """
 
     def __init__(self, size: tuple[int, int], *, early_exit: bool = True, expected: int | None = None) -> None:
@@ -82,11 +82,11 @@ class RunningMaps:
         if len(probabilities) not in (self._images, 2 * self._images):
             raise ModelError(
                 f"the U-Net was called with {len(probabilities)} rows for {self._images} picture(s), where one of the "
-                "prompt and one of the negative prompt were expected for each: whose rows are whose is not known. Turn "
-                "that guidance off."
+                "prompt and one of the negative prompt were expected for each: whose rows are whose cannot be known. "
+                "Turn that guidance off."
             )
-        own = probabilities[-self._images :]
-        self._total = own if self._total is None else self._total + own
+        of_prompt = probabilities[-self._images :]
+        self._total = of_prompt if self._total is None else self._total + of_prompt
         self._count += 1
 
     def mean(self) -> Float[Tensor, "image key rows cols"]:
@@ -96,7 +96,9 @@ class RunningMaps:
             ModelError: when no layer has the wanted size, or the maps are NaN.
         """
         if self._total is None:
-            raise ModelError(f"no cross-attention layer has {self._size[0]}x{self._size[1]} positions, so no map is.")
+            raise ModelError(
+                f"no cross-attention layer has {self._size[0]}x{self._size[1]} positions, so there are no maps."
+            )
         return (self._total / self._count).transpose(1, 2).unflatten(2, self._size).float().cpu()
 
 
@@ -143,7 +145,7 @@ def capturing(unet: Model, sink: MapSink | RunningMaps) -> Iterator[None]:
             raise ModelError(f"{name} normalises its queries or keys; guidance reads plain cross-attention only.")
         if isinstance(layer.processor, torch.nn.Module) and any(True for _ in layer.processor.parameters()):
             raise ModelError(
-                f"{name} has a {type(layer.processor).__name__} with weights of its own, so its maps are not those of "
+                f"{name} has a {type(layer.processor).__name__} with additional weights, so its maps are not those of "
                 "plain cross-attention. Set another processor, or merge its weights."
             )
     before = {name: layer.processor for name, layer in layers.items()}

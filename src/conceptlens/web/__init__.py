@@ -26,7 +26,7 @@ DEFAULT_PORT = 8321
 
 
 def create_app(session: Session, *, limits: Limits | None = None, hosts: tuple[str, ...] | None = None) -> Starlette:
-    """The page and its interface as an ASGI application, for a server of your own.
+    """The page and its interface as an ASGI application, for any ASGI server.
 
     Args:
         session: an open `conceptlens.Session`. Only the application's one worker thread uses it; leave it alone.
@@ -53,8 +53,8 @@ def serve(  # noqa: PLR0913 - a public call: one keyword for each thing a server
 
     Args:
         session: an open `conceptlens.Session`.
-        host: the address to listen at. The page has no passwords: whoever reaches another address than 127.0.0.1 can
-            use the model.
+        host: the address to listen at. The page has no passwords: anyone who can
+            reach an address other than 127.0.0.1 can use the model.
         port: 0 for any free one.
         open_browser: show the page in the standard browser.
         limits: see `create_app`.
@@ -63,8 +63,8 @@ def serve(  # noqa: PLR0913 - a public call: one keyword for each thing a server
             for any. Needed where other computers can reach `host`.
 
     Raises:
-        AppError: when the packages of `conceptlens[web]` are missing, the address cannot be had, or other computers can
-            reach it and `allow_hosts` is empty.
+        AppError: when the packages of `conceptlens[web]` are missing, the address is not available, or other computers
+            can reach it and `allow_hosts` is empty.
     """
 
     def ready(url: str) -> None:

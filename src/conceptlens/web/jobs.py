@@ -102,14 +102,14 @@ class Jobs:
     def tell(self, tab: str, name: str) -> dict[str, Any]:
         """How far a job is, as plain JSON values."""
         job = self._job(tab, name)
-        told: dict[str, Any] = {"state": job.state, "step": job.step, "steps": job.steps}
+        status: dict[str, Any] = {"state": job.state, "step": job.step, "steps": job.steps}
         if job.state == "waiting":
-            told["ahead"] = self._worker.ahead_of(job.number)
+            status["ahead"] = self._worker.ahead_of(job.number)
         if job.picture is not None:
-            told["picture"] = job.picture
+            status["picture"] = job.picture
         if job.error is not None:
-            told |= {"error": job.error, "status": job.status}
-        return told
+            status |= {"error": job.error, "status": job.status}
+        return status
 
     def cancel(self, tab: str, name: str) -> None:
         """Ends a job before its next denoising step; one that waits never begins, one that cannot stop is not kept."""
@@ -206,7 +206,7 @@ def read(session: Session, job: Job, image: Image.Image, prompt: str) -> Picture
 
 
 def default_steps(session: Session) -> int:
-    """The denoising steps of a painting unless told otherwise."""
+    """The denoising steps of a painting by default."""
     given = inspect.signature(session.pipeline.__call__).parameters.get("num_inference_steps")
     usual = given.default if given is not None and isinstance(given.default, int) else 28
     return session.generate_defaults.get("num_inference_steps", usual)

@@ -30,7 +30,7 @@ FILE = "gtsegs_ijcv.mat"
 
 @register
 class ImageNetSegmentation(Dataset):
-    """One target per image, named by WordNet, or by a table of your own (`names=`)."""
+    """One target per image, named by WordNet, or by a table of names (`names=`)."""
 
     name = "imagenet-seg"
     summary = "ImageNet-Segmentation, 4,276 images, one foreground each (gtsegs_ijcv.mat)"

@@ -53,8 +53,8 @@ class Finding:
             OutputError: when the folder cannot be written.
             FigureError: when matplotlib is not installed.
         """
-        told = {"finding": self.name, "settings": self.settings, "numbers": self.numbers, "command": command}
-        told["versions"] = {name: package_version(name) for name in PACKAGES}
+        content = {"finding": self.name, "settings": self.settings, "numbers": self.numbers, "command": command}
+        content["versions"] = {name: package_version(name) for name in PACKAGES}
         figure = new_figure(4.2 * len(self.panels), 3.4)
         axes = [figure.add_subplot(1, len(self.panels), n + 1) for n in range(len(self.panels))]
         self.draw(axes)
@@ -64,7 +64,7 @@ class Finding:
             one.tick_params(labelsize=8)
         figure.supxlabel(f"{self.settings['model']} · {self.counted()}\n{command}", fontsize=6, color="0.4")
         with into_folder(folder) as stage:
-            (stage / f"{self.name}.json").write_text(json.dumps(told, indent=1, default=_plain) + "\n")
+            (stage / f"{self.name}.json").write_text(json.dumps(content, indent=1, default=_plain) + "\n")
             figure.savefig(stage / f"{self.name}.png", dpi=150)
 
     def counted(self) -> str:

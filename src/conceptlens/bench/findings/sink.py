@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 def measure(model: str, pipeline: Pipeline, prompts: Sequence[str]) -> Finding:
     """Shares by layer, the mean over prompts of the mean over their tokens."""
-    found: dict[str, list[np.ndarray]] = {}
+    by_encoder: dict[str, list[np.ndarray]] = {}
     for prompt in prompts:
         for reading in read_prompt_with(pipeline, prompt).encoders:
-            found.setdefault(reading.encoder, []).append(reading.shares.numpy())
-    means = {encoder: np.stack(shares).mean(0) for encoder, shares in found.items()}
+            by_encoder.setdefault(reading.encoder, []).append(reading.shares.numpy())
+    means = {encoder: np.stack(shares).mean(0) for encoder, shares in by_encoder.items()}
     body = [
         (encoder, str(layer), *(f"{value:.3f}" for value in row))
         for encoder, mean in means.items()

@@ -1,5 +1,8 @@
 """Tiny pipelines of families that are served through their own blocks, with random weights."""
 
+# pyright: reportArgumentType=false
+# Libraries annotate tuples of any length as tuples of one, and tokenizers as one class.
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -94,7 +97,13 @@ def hidream_pipeline() -> HiDreamImagePipeline:
     words.eos_token = "<|im_end|>"  # the pipeline pads with it
     clips = [_clip(CLIPTextModelWithProjection, width, len(clip)) for width in (8, 10)]
     torch.manual_seed(3)
-    config = {**_LLM, "hidden_size": 12, "head_dim": 6, "num_hidden_layers": 4, "attn_implementation": "eager"}
+    config: dict[str, Any] = {
+        **_LLM,
+        "hidden_size": 12,
+        "head_dim": 6,
+        "num_hidden_layers": 4,
+        "attn_implementation": "eager",
+    }
     llama = LlamaForCausalLM(LlamaConfig(**config, vocab_size=len(words))).eval()
     scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
     transformer = _transformer("HiDreamImageTransformer2DModel")

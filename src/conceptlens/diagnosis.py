@@ -34,6 +34,7 @@ from conceptlens.readers.reading import read
 from conceptlens.readers.weights import cause, damaged_file
 from conceptlens.values import listings
 from conceptlens.values.errors import ConceptlensError, ModelError, one_line, shown
+from conceptlens.values.models import Pipeline
 from conceptlens.values.recipe import Recipe
 
 SMALL = 2 * 2**30
@@ -68,7 +69,7 @@ class Diagnosis:
         own_text_error: how far the model's own text, sent through as concepts, came out from what the model made of it,
             relative to its largest value; None where that was not tried.
         text_length: tokens, padding included, at which concepts are encoded; None where unknown.
-        text_length_fixed: whether that holds of every call, not only of those that give no length of their own.
+        text_length_fixed: whether every call uses that length, even one that gives another.
         method: another method that makes maps of it, for `read --method`; None where there is none.
         lacking: parts of a folder that have a config.json and no weights; then only the configs are examined.
         captured: blocks that the dry run saw, of `expected`.
@@ -143,7 +144,7 @@ class Diagnosis:
 
 
 @torch.no_grad()
-def doctor(model: Any, *, height: int = 1024, width: int = 1024, frames: int = 1) -> Diagnosis:
+def doctor(model: object, *, height: int = 1024, width: int = 1024, frames: int = 1) -> Diagnosis:
     """Examines a model before anything is painted.
 
     Args:
@@ -172,26 +173,28 @@ def doctor(model: Any, *, height: int = 1024, width: int = 1024, frames: int = 1
     side = _TOKEN_SIDE if pipeline is None else adapter.side_multiple(pipeline)
     tokens = max(1, height // side) * max(1, width // side) * frames
     stated = subject.defaults.generate.get("max_sequence_length")
-    live, kept = _memory(adapter, recipe, tokens, 2 if pipeline is None else adapter.transformer.dtype.itemsize)
-    found = Diagnosis(
+    live_bytes, record_bytes = _memory(
+        adapter, recipe, tokens, 2 if pipeline is None else adapter.transformer.dtype.itemsize
+    )
+    diagnosis = Diagnosis(
         *(name, transformer_name, adapter.name, group.name, True, group.reason),
         blocks=depth,
         recipe=recipe,
         expected=recipe.layers[-1] + 1 if recipe.layers else 0,
         size=(height, width),
         tokens=tokens,
-        live_bytes=live,
-        record_bytes=kept,
+        live_bytes=live_bytes,
+        record_bytes=record_bytes,
         text_length=adapter.concept_length(pipeline, {}, stated),
         text_length_fixed=adapter.concept_length(None, {}, stated) is not None,
         tier="adapter" if isinstance(adapter, DiTAdapter) else "experimental" if adapter.caveat else "re-entry",
         lacking=subject.lacking,
     )
-    return _tested(found) if pipeline is None else _tried(found, adapter, pipeline)
+    return _tested(diagnosis) if pipeline is None else _tried(diagnosis, adapter, pipeline)
 
 
 def served() -> tuple[str, ...]:
-    """Names of all transformer classes that maps can be made of, those with an adapter of their own first."""
+    """Names of all transformer classes that maps can be made of, those with a hand-written adapter first."""
     known = registered()
     return tuple(sorted(known, key=lambda name: (not issubclass(known[name], DiTAdapter), name)))
 
@@ -217,7 +220,7 @@ class _Subject:
     lacking: tuple[str, ...] = ()
 
 
-def _identify(model: Any) -> _Subject:
+def _identify(model: object) -> _Subject:
     if isinstance(model, DiffusionPipeline):
         part = getattr(model, "transformer", None) or getattr(model, "unet", None)
         if part is None:
@@ -247,7 +250,7 @@ def _identify(model: Any) -> _Subject:
         raise ModelError(f"{str(model)!r} is no transformer class of diffusers, and no hub id: {error}") from error
 
 
-def _painter(index: Any) -> tuple[str, str]:
+def _painter(index: object) -> tuple[str, str]:
     """The part of a pipeline that paints, and its class, by the content of model_index.json."""
     for part in ("transformer", "unet"):
         entry = index.get(part) if isinstance(index, Mapping) else None
@@ -324,37 +327,37 @@ def _memory(adapter: ModelAdapter, recipe: Recipe, tokens: int, itemsize: int) -
     return vector * (reach + wanted), vector * (reach + wanted)
 
 
-def _tested(found: Diagnosis) -> Diagnosis:
+def _tested(diagnosis: Diagnosis) -> Diagnosis:
     """The diagnosis with the dry run of the tests, which examine every class on tiny random weights."""
-    tested = listings.tested(found.transformer)
+    tested = listings.tested(diagnosis.transformer)
     if tested is None:
         return replace(
-            found,
+            diagnosis,
             tried_on="nothing, since the class is not among those that the tests examine",
             instead="Load the pipeline and ask again with it.",
         )
     versions = listings.versions()
     return replace(
-        found,
+        diagnosis,
         tried_on=f"tiny random weights, in the tests of conceptlens {versions['conceptlens']} "
         f"(diffusers {versions['diffusers']})",
         **{name: tested[name] for name in ("captured", "expected", "own_text_error")},
     )
 
 
-def _tried(found: Diagnosis, adapter: ModelAdapter, pipeline: Any) -> Diagnosis:
+def _tried(diagnosis: Diagnosis, adapter: ModelAdapter, pipeline: Pipeline) -> Diagnosis:
     """The diagnosis after a dry run: a blank picture through the pipeline."""
-    recipe = found.recipe
+    recipe = diagnosis.recipe
     assert recipe is not None
-    found = replace(found, tried_on="the model itself")
+    diagnosis = replace(diagnosis, tried_on="the model itself")
     side = adapter.side_multiple(pipeline)
     blank = Image.new("RGB", (6 * side, 4 * side))
     options = {"max_sequence_length": 64}
     try:
         layers, _ = read(pipeline, adapter, blank, "", recipe, 0, 24 * side * side, options)
     except ConceptlensError as error:
-        return replace(found, reason=one_line(error), instead="Do what the line above says, then ask again.")
-    return replace(found, captured=len(layers))
+        return replace(diagnosis, reason=one_line(error), instead="Do what the line above says, then ask again.")
+    return replace(diagnosis, captured=len(layers))
 
 
 def _size(count: int) -> str:

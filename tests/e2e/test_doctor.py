@@ -7,10 +7,12 @@ import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import pytest
 import torch
+from PIL import Image
 
 import conceptlens as cl
 from conceptlens import diagnosis
@@ -65,7 +67,7 @@ def test_a_class_that_the_tests_do_not_examine_is_not_said_to_work(monkeypatch: 
 def found_blocks(name: str) -> list[str]:
     """The blocks of the class in its default depth, counted by their names."""
     with torch.device("meta"):
-        open_ = {"EasyAnimate": {"patch_size": 2, "in_channels": 16, "out_channels": 16}}
+        open_: dict[str, Any] = {"EasyAnimate": {"patch_size": 2, "in_channels": 16, "out_channels": 16}}
         open_["HiDreamImage"] = {"patch_size": 2, "caption_channels": [16, 16]}
         open_ = open_.get(name.partition("Transformer")[0], {})
         model = getattr(diffusers, name)(**open_)
@@ -90,9 +92,7 @@ def test_the_memory_of_a_reading_is_what_the_record_holds() -> None:
     assert found.recipe == session.recipe()
 
 
-def image_of(side: int) -> cl.ConceptMaps | object:
-    from PIL import Image
-
+def image_of(side: int) -> Image.Image:
     return Image.new("RGB", (side, side), "white")
 
 

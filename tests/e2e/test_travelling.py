@@ -56,6 +56,7 @@ def test_a_painting_runs_again_bit_for_bit(demo: Session, tmp_path: Path) -> Non
     again = rerun(tmp_path, session=demo)
     assert again.image.tobytes() == maps.image.tobytes()
     assert torch.equal(again.scores, maps.scores)
+    assert maps.record is not None
     demo.probe(maps.record, ["moon", "grass"]).save(tmp_path)
     assert difference(rerun(tmp_path, session=demo), tmp_path) == 0
 

@@ -114,7 +114,7 @@ def test_a_step_cache() -> None:
 
 
 def test_maps_of_another_shape() -> None:
-    options = {"num_inference_steps": 2, "height": 16, "width": 32}
+    options: dict[str, Any] = {"num_inference_steps": 2, "height": 16, "width": 32}
     with pytest.raises(
         cl.ModelError, match=r"no .* 8x4 \(rows x columns\), but .* 4x8 .* Give attention_size=\(4, 8\)"
     ):

@@ -123,7 +123,7 @@ def test_settings_from_json() -> None:
 
 
 def test_a_session_on_a_unet_paints_what_the_pipeline_paints(unet: Session) -> None:
-    options = {"num_inference_steps": 2, "guidance_scale": 3.0}
+    options: dict[str, Any] = {"num_inference_steps": 2, "guidance_scale": 3.0}
     maps = unet.generate(PROMPT, ["red house", "boat"], seed=3, **options)
     assert not isinstance(maps, GuidedMaps)
     plain = unet.pipeline(PROMPT, generator=torch.Generator().manual_seed(3), **options).images[0]
@@ -155,7 +155,7 @@ def test_several_pictures_of_a_unet(unet: Session) -> None:
 
 
 def test_words_with_marks_and_digits_are_mapped(unet: Session) -> None:
-    options = {"seed": 1, "num_inference_steps": 1}
+    options: dict[str, Any] = {"seed": 1, "num_inference_steps": 1}
     assert unet.generate("a 3D ship's red-brick sail", **options).asked == ("3D", "ship's", "red-brick", "sail")
     assert unet.generate("a ship's sail", ["ship's"], **options).asked == ("ship's",)
 
@@ -192,25 +192,26 @@ def test_what_is_loaded_as_what(tmp_path: Path, demo: Session) -> None:
 
 
 def test_guidance_in_a_session_on_a_transformer(demo: Session) -> None:
-    options = {"num_inference_steps": 2}
+    options: dict[str, Any] = {"num_inference_steps": 2}
     plain = demo.generate(PROMPT, ["red", "house", "blue", "boat"], seed=3, **options)
     off = demo.generate(PROMPT, seed=3, guide=TSAM(alpha=0, experimental=True), **options)
     assert off.image.tobytes() == plain.image.tobytes()
     assert torch.equal(off.scores, plain.scores)
-    named = demo.generate(PROMPT, seed=3, guide="tsam:transformer", **options)
+    named: Any = demo.generate(PROMPT, seed=3, guide="tsam:transformer", **options)
     assert (named.run.settings["alpha"], len(named.run.steps)) == (0.01, 2)
-    guided = demo.generate(PROMPT, seed=3, guide=DIT, compare=True, **options)
+    guided: Any = demo.generate(PROMPT, seed=3, guide=DIT, compare=True, **options)
     assert (guided.concepts, guided.seed, guided.model_id) == (plain.concepts, 3, "demo")
     assert torch.equal(guided.plain.scores, plain.scores)
     assert (guided.scores - plain.scores).abs().max() > 1e-2
     assert [step.step for step in guided.run.steps] == [0, 1]
     kept = demo.generate(PROMPT, seed=3, guide=DIT, record=True, **options)
+    assert kept.record is not None
     torch.testing.assert_close(demo.probe(kept.record, ["red", "house", "blue", "boat"]).scores, guided.scores)
 
 
 def test_guidance_in_a_session_on_stable_diffusion_3() -> None:
     session = cl.load(sd3_pipeline())
-    options = {"num_inference_steps": 2, "height": 16, "width": 24, "guidance_scale": 4.0}
+    options: dict[str, Any] = {"num_inference_steps": 2, "height": 16, "width": 24, "guidance_scale": 4.0}
     several = session.generate([PROMPT, "a sun"], ["sun", "boat"], seed=3, guide=DIT, **options)
     assert [maps.seed for maps in several] == [3, 4]
     alone = session.generate(PROMPT, ["sun", "boat"], seed=3, guide=DIT, **options)
@@ -236,7 +237,8 @@ def test_a_scheduler_that_only_paints() -> None:
 def test_the_size_of_the_maps() -> None:
     def size(*kinds: str) -> tuple[int, int]:
         config = type("Config", (), {"down_block_types": kinds})
-        return attention_size(type("Unet", (), {"config": config}), (60, 64))
+        unet: Any = type("Unet", (), {"config": config})
+        return attention_size(unet, (60, 64))
 
     cross, plain = "CrossAttnDownBlock2D", "DownBlock2D"
     assert size(cross, cross, cross, plain) == (15, 16)  # Stable Diffusion 1
@@ -261,7 +263,7 @@ def test_a_prompt_that_is_too_long_is_cut_as_ever(make: Any) -> None:
 
 
 def test_a_prompt_that_is_too_long_for_a_transformer() -> None:
-    options = {"num_inference_steps": 2, "output_type": "latent", "height": 16, "width": 24}
+    options: dict[str, Any] = {"num_inference_steps": 2, "output_type": "latent", "height": 16, "width": 24}
     with pytest.warns(UserWarning, match="a text encoder reads 77; lost"):
         result = guide(sd3_pipeline(), LONG, DIT, **options)
     assert result.texts[0].tokens[-2:] == ("blue", "boat")  # T5 reads it all

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,7 @@ from conceptlens.presence import Presence
 from conceptlens.session import Session
 
 
-def seen(session: Session, scene: Scene, **options: int) -> cl.ImageRecord:
+def seen(session: Session, scene: Scene, **options: Any) -> cl.ImageRecord:
     return session.read(Image.fromarray(scene.image), seed=scene.seed, **options)
 
 

@@ -61,6 +61,7 @@ def test_what_the_folder_says_comes_first_and_stands_in_every_result() -> None:
     live = session.generate("a house", WORDS, record=True, max_sequence_length=32, **SMALL)
     assert live.details["text_length"] == 24
     assert live.details["pipeline"]["max_sequence_length"] == 32
+    assert live.record is not None
     again = session.probe(live.record, WORDS)
     assert again.details["text_length"] == 24
     assert torch.equal(again.scores, live.scores)

@@ -11,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 
-from conceptlens.methods import method_named
 from conceptlens.methods.daam import Daam
 from conceptlens.methods.ovam import Ovam
 from conceptlens.ops.attention import text_probabilities
@@ -23,6 +22,7 @@ from conceptlens.values.errors import ConceptError, ModelError, RecipeError
 from conceptlens.values.records import TokenGrid
 from conceptlens.watch.unet_attention import cross_layers, keys, queries, watch_cross_attention
 from oracles.daam import layer_maps_by_loops, word_map_by_loops
+from tiny_methods import method_class
 from tiny_models import flux_pipeline, tokenizers
 from tiny_unets import METHODS_TINY_UNET, SIDE, sd2_pipeline, sdxl_pipeline
 
@@ -44,7 +44,7 @@ def call(pipeline: Any) -> dict[str, Any]:
     """Arguments of one U-Net call, without any of the package's own code."""
     random = torch.Generator().manual_seed(1)
     width = pipeline.unet.config.cross_attention_dim
-    arguments = {
+    arguments: dict[str, Any] = {
         "sample": torch.randn(1, 4, 8, 12, generator=random),
         "timestep": torch.tensor([21]),
         "encoder_hidden_states": torch.randn(1, 77, width, generator=random),
@@ -90,6 +90,10 @@ def test_down_and_up_blocks_are_watched_and_the_middle_is_not(pipeline: Any) -> 
 
 def test_the_output_is_the_same_bits(pipeline: Any) -> None:
     arguments = call(pipeline)
+
+    def look(name: str, attn: Any, hidden: torch.Tensor, context: torch.Tensor) -> None:
+        queries(attn, hidden)
+
     with torch.no_grad():
         plain = pipeline.unet(**arguments).sample
         with watch_cross_attention(layers_of(pipeline), lambda name, attn, hidden, context: queries(attn, hidden)):
@@ -339,7 +343,7 @@ def test_grids() -> None:
 @pytest.mark.parametrize("name", ["daam", "ovam"])
 def test_a_folder_opens_and_explains(name: str, tmp_path: Path, image: Image.Image) -> None:
     folder, options = METHODS_TINY_UNET[name](tmp_path)
-    method = method_named(name).load(folder, device="cpu", **options)
+    method = method_class(name).load(folder, device="cpu", **options)
     maps = method.explain(image, ["tree", "sun"], prompt="a tree")
     assert maps.scores.shape == (2, 16, 16)
     assert maps.scores.dtype == torch.float32
@@ -352,7 +356,7 @@ def test_a_folder_opens_and_explains(name: str, tmp_path: Path, image: Image.Ima
     assert maps.heatmap("sun").shape == (24, 40)
     maps.save(tmp_path / "saved")
     with pytest.raises(RecipeError, match="no option 'sice'"):
-        method_named(name).load(folder, sice=3)
+        method_class(name).load(folder, sice=3)
 
 
 @pytest.mark.parametrize(
@@ -380,7 +384,7 @@ def test_settings_that_only_the_model_can_refuse(image: Image.Image) -> None:
 
 def test_models_of_other_kinds_are_refused(demo: Session, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="daam runs on a U-Net pipeline; got a Session. Open it with load"):
-        method_named("daam")(demo)
+        method_class("daam")(demo)
     with pytest.raises(ModelError, match="this pipeline is a FluxPipeline; a U-Net with text is needed"):
         load_unet(flux_pipeline())
     with pytest.raises(ModelError, match=r"has no model_index\.json"):

@@ -55,11 +55,11 @@ app = typer.Typer(
 class _Bench(TyperGroup):
     """The commands of `bench`, built when one of them is asked for, since that takes as long as all the others."""
 
-    def list_commands(self, ctx: Any) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ANN401 - whose click, is a matter of typer's version
         self._fill()
         return super().list_commands(ctx)
 
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ANN401 - likewise
         self._fill()
         return super().get_command(ctx, cmd_name)
 
@@ -131,10 +131,10 @@ def generate(
     check_request(options, prompt=prompt, concepts=concept or None, seed=seed, out=out, preset=preset, abstain=abstain)
     options |= given(guide=guidance_of(guide, options), compare=compare or None, preset=preset)
     session = open_session(model, device, offload, single_stream, quiet=json_)
-    made = session.generate(prompt, concept or None, seed=seed, **options)
-    several = made if isinstance(made, list) else [made]
-    told = [refined(judged(session, maps), edges, abstain) for maps in several]
-    finish(told if isinstance(made, list) else told[0], out, json_)
+    painted: Any = session.generate(prompt, concept or None, seed=seed, **options)
+    several: list[Any] = painted if isinstance(painted, list) else [painted]
+    results = [refined(judged(session, maps), edges, abstain) for maps in several]
+    finish(results if isinstance(painted, list) else results[0], out, json_)
 
 
 @app.command()
@@ -233,10 +233,10 @@ def doctor(
     from conceptlens.diagnosis import doctor as examine
 
     with console().status("examining the model"):
-        found = examine(model, height=height, width=width, frames=frames)
-    told = {**asdict(found), "ok": found.ok}
-    say(json.dumps(told, default=str) if json_ else found.describe())
-    if not found.ok:
+        diagnosis = examine(model, height=height, width=width, frames=frames)
+    content = {**asdict(diagnosis), "ok": diagnosis.ok}
+    say(json.dumps(content, default=str) if json_ else diagnosis.describe())
+    if not diagnosis.ok:
         raise typer.Exit(2)
 
 

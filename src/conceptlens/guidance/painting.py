@@ -14,6 +14,7 @@ from conceptlens.guidance.result import GuidedMaps
 from conceptlens.maps.image_maps import ConceptMaps
 from conceptlens.readers.orders import Order, Painting
 from conceptlens.values.errors import RecipeError
+from conceptlens.values.models import Pipeline
 from conceptlens.values.words import check_prompts
 
 
@@ -29,7 +30,7 @@ def chosen_guidance(guide: Guidance | str | None, compare: bool) -> Guidance | N
 
 
 def check_guided(
-    pipeline: Any, guidance: Guidance, prompt: str | Sequence[str] | None, call: Mapping[str, Any]
+    pipeline: Pipeline, guidance: Guidance, prompt: str | Sequence[str] | None, call: Mapping[str, Any]
 ) -> None:
     """Raises a `ModelError` or `RecipeError` for what could be painted, but not with guidance."""
     check_pipeline(pipeline, guidance)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from conceptlens.families.base import DiTAdapter
 from conceptlens.values.errors import ModelError
+from conceptlens.values.models import Module
 
 _SIDES = ("query", "key")
 
@@ -54,8 +55,8 @@ def watch_text(adapter: DiTAdapter, layers: Sequence[int]) -> Iterator[TextSide]
             handle.remove()
 
 
-def _keep(adapter: DiTAdapter, block: Any, seen: TextSide, side: str, layer: int) -> Callable[..., None]:
-    def keep(module: Any, given: Any, output: Tensor) -> None:
+def _keep(adapter: DiTAdapter, block: Module, seen: TextSide, side: str, layer: int) -> Callable[..., None]:
+    def keep(module: Module, given: object, output: Tensor) -> None:
         getattr(seen, side)[layer] = adapter.heads(block, output)
 
     return keep

@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -86,7 +87,9 @@ class PromptCrossAttention(SaliencyMethod):
         self._recipe = session.recipe(**self._reading)
 
     @classmethod
-    def load(cls, model: Any = None, *, device: str | None = None, **options: Any) -> PromptCrossAttention:
+    def load(
+        cls, model: str | Path | None = None, *, device: str | None = None, **options: Any
+    ) -> PromptCrossAttention:
         return cls(load(model, device=device), **options)
 
     @property
@@ -126,8 +129,8 @@ class PromptCrossAttention(SaliencyMethod):
         scores = rearrange(
             total[:, : record.grid.tokens], "concept (rows cols) -> concept rows cols", rows=record.grid.rows
         )
-        told = dict(zip(names, map(list, places), strict=True))
-        return maps_of(self, names, scores, image=record.image, prompt=text, seed=seed, started=started, tokens=told)
+        tokens = dict(zip(names, map(list, places), strict=True))
+        return maps_of(self, names, scores, image=record.image, prompt=text, seed=seed, started=started, tokens=tokens)
 
     def _stands_in(self, text: str, name: str) -> bool:
         try:

@@ -12,7 +12,7 @@ Heads = Float[Tensor, "batch head concept head_dim"]
 ImageHeads = Float[Tensor, "batch head image head_dim"]
 
 
-def concept_attention(
+def concept_attention(  # noqa: PLR0913 - the five tensors of the equations and their three switches
     query: Heads,
     key: Heads,
     value: Heads,

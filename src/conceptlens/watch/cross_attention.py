@@ -8,7 +8,7 @@ them (norms before or after the heads are split, rotation, masks), and nothing o
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from conceptlens.families.kinds.cross_attention import CrossLayout
@@ -74,7 +74,9 @@ class _Look(TorchFunctionMode):
         self.layer: int | None = None
         self.seen: dict[int, list[LayerAttention]] = {}
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> object:
         kwargs = kwargs or {}
         if self.layer is not None and func is F.scaled_dot_product_attention:
             seen = _attention(self.layer, *args, **kwargs).parted(self._joint)
@@ -82,7 +84,7 @@ class _Look(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _attention(
+def _attention(  # noqa: PLR0913 - the signature of `scaled_dot_product_attention`
     layer: int,
     query: Tensor,
     key: Tensor,
@@ -102,7 +104,7 @@ def _attention(
 
 @contextmanager
 def watch_cross_layers(
-    layout: CrossLayout, transformer: Any, layers: Sequence[int], *, stop: bool = False
+    layout: CrossLayout, transformer: nn.Module, layers: Sequence[int], *, stop: bool = False
 ) -> Iterator[dict[int, list[LayerAttention]]]:
     """Inside it, every call of the transformer leaves what its cross attention computes with, by layer.
 
@@ -118,14 +120,14 @@ def watch_cross_layers(
     look, handles = _Look(layout), []
     modules = layout.layers(transformer)
 
-    def enter(number: int) -> Any:
-        def hook(module: Any, given: Any) -> None:
+    def enter(number: int) -> Callable[[object, object], None]:
+        def hook(module: object, given: object) -> None:
             look.layer = number
 
         return hook
 
-    def leave(number: int) -> Any:
-        def hook(module: Any, given: Any, output: Any) -> None:
+    def leave(number: int) -> Callable[[object, object, object], None]:
+        def hook(module: object, given: object, output: object) -> None:
             look.layer = None
             if stop and number == max(layers):
                 raise StopForward

@@ -12,8 +12,7 @@ from PIL import Image
 from conceptlens.bench.datasets import register
 from conceptlens.bench.datasets.base import DataError, Dataset, Sample
 from conceptlens.bench.datasets.scenes import CONCEPTS, SPLITS, make_scene
-
-SCENES = 10_000_000
+from conceptlens.bench.datasets.seeds import Seeds
 
 
 @register
@@ -38,23 +37,9 @@ class StorybookScenes(Dataset):
         return CONCEPTS
 
     def ids(self) -> Sequence[str]:
-        return _Seeds(SPLITS[self.split])
+        return Seeds(SPLITS[self.split])
 
     def sample(self, id_: str) -> Sample:
         scene = make_scene(int(id_))
         present = tuple(CONCEPTS.index(name) for name in scene.concepts)
         return Sample(id_, Image.fromarray(scene.image), np.array(present, np.int32)[scene.labels], present)
-
-
-class _Seeds(Sequence[str]):
-    """Ten million ids without ten million strings."""
-
-    def __init__(self, first: int) -> None:
-        self._seeds = range(first, first + SCENES)
-
-    def __len__(self) -> int:
-        return len(self._seeds)
-
-    def __getitem__(self, index: Any) -> Any:
-        found = self._seeds[index]
-        return [str(v) for v in found] if isinstance(found, range) else str(found)

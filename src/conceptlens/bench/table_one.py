@@ -41,7 +41,7 @@ class TableRow:
     method: str
     family: str
     folder: str
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def name(self) -> str:

@@ -51,8 +51,8 @@ a family has `preset="paper"`. *Real weights* were run for none of them here, sa
 FLUX.1 family. Blocks are the class's default.
 
 Classes under [plain cross attention](#plain-cross-attention) and [text as keys and values
-alone](#text-as-keys-and-values-alone) have no text stream, so concept attention refuses them; their attention is read
-by the method `concept-cross-attention` ([how](prompt-and-clip-methods.md)). Whole tiny pipelines of each are painted
+alone](#text-as-keys-and-values-alone) have no text stream, so concept attention refuses them; `read` and `probe` hold
+words against their cross attention ([how](prompt-and-clip-methods.md)). Whole tiny pipelines of each are painted
 and read in the tests; real weights were not run.
 
 """

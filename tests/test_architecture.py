@@ -31,7 +31,7 @@ HEAVY = {
     "diffusers": {"families", "watch", "readers", "guidance", "diagnosis"},
     "transformers": {"families", "watch", "readers", "methods", "bench"},
 }
-LARGEST_MODULE, LARGEST_FUNCTION = 400, 60
+LARGEST_MODULE, LARGEST_FUNCTION = 400, 50
 
 
 def layer_of(part: str) -> int:
@@ -111,6 +111,16 @@ def test_imports_form_no_circle(deferred: bool) -> None:
         visit(name, ())
 
 
+def test_exceptions_to_the_lint_rules_are_few_and_give_a_reason() -> None:
+    root = Path(__file__).parents[1]
+    paths = [path for folder in ("src", "tests", "training", "benchmarks") for path in (root / folder).rglob("*.py")]
+    single = [line for path in paths for line in path.read_text().splitlines() if "# " + "noqa" in line]
+    table = (root / "pyproject.toml").read_text().split("[tool.ruff.lint.per-file-ignores]\n")[1].split("\n\n")[0]
+    assert [line for line in single if " - " not in line.split("# " + "noqa")[1]] == []
+    assert [line for line in table.splitlines() if "] # " not in line] == []
+    assert len(single) + len(table.splitlines()) < 40
+
+
 def test_the_root_is_small() -> None:
     assert len(list(SOURCE.glob("*.py"))) <= 7
 
@@ -184,4 +194,4 @@ def test_public_names() -> None:
     for name in conceptlens.__all__:
         assert getattr(conceptlens, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'lod'"):
-        conceptlens.lod  # noqa: B018
+        _ = conceptlens.lod

@@ -14,7 +14,6 @@ import diffusers
 import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
-from torch import nn
 
 from conceptlens.families import adapter_for, group_of, known_classes, registered
 from conceptlens.families.base import DiTAdapter, ModelAdapter
@@ -24,6 +23,7 @@ from conceptlens.families.kinds.cross_attention import METHOD
 from conceptlens.readers.loading import (
     DEMO_UNET,
     Defaults,
+    LoadedModel,
     demo_folder,
     folder_defaults,
     is_demo,
@@ -34,7 +34,7 @@ from conceptlens.readers.reading import read
 from conceptlens.readers.weights import cause, damaged_file
 from conceptlens.values import listings
 from conceptlens.values.errors import ConceptlensError, ModelError, one_line, shown
-from conceptlens.values.models import Pipeline
+from conceptlens.values.models import Model, Pipeline
 from conceptlens.values.recipe import Recipe
 
 SMALL = 2 * 2**30
@@ -70,7 +70,7 @@ class Diagnosis:
             relative to its largest value; None where that was not tried.
         text_length: tokens, padding included, at which concepts are encoded; None where unknown.
         text_length_fixed: whether every call uses that length, even one that gives another.
-        method: another method that makes maps of it, for `read --method`; None where there is none.
+        method: where concept attention does not work, the method that reads it; None where there is none.
         lacking: parts of a folder that have a config.json and no weights; then only the configs are examined.
         captured: blocks that the dry run saw, of `expected`.
         expected: see `captured`.
@@ -139,8 +139,8 @@ class Diagnosis:
         if self.ok:
             return "maps work"
         if self.transformer in UNET.unserved:
-            return f"maps of the prompt's words as it paints, and of other words with the method {self.method}"
-        return "no maps" + (f" of concept attention, but of the method {self.method}" if self.method else "")
+            return "maps of the prompt's words as it paints, and of any words in a picture"
+        return "maps of any words in a picture, by its cross attention" if self.method else "no maps"
 
 
 @torch.no_grad()
@@ -300,7 +300,7 @@ def _weights(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.suffix in (".safetensors", ".bin") and path.is_file()]
 
 
-def _skeleton(subject: _Subject) -> nn.Module:
+def _skeleton(subject: _Subject) -> Model:
     """The transformer without weights, in its full depth; a class without defaults is given the tests' settings."""
     name, kind = subject.transformer, getattr(diffusers, subject.transformer)
     known = inspect.signature(kind.__init__).parameters
@@ -353,8 +353,10 @@ def _tried(diagnosis: Diagnosis, adapter: ModelAdapter, pipeline: Pipeline) -> D
     side = adapter.side_multiple(pipeline)
     blank = Image.new("RGB", (6 * side, 4 * side))
     options = {"max_sequence_length": 64}
+    small = Defaults(generate={"width": blank.width, "height": blank.height})
+    model = LoadedModel(pipeline, adapter, diagnosis.model, small)
     try:
-        layers, _ = read(pipeline, adapter, blank, "", recipe, 0, 24 * side * side, options)
+        layers, _ = read(model, blank, "", recipe, 0, options)
     except ConceptlensError as error:
         return replace(diagnosis, reason=one_line(error), instead="Do what the line above says, then ask again.")
     return replace(diagnosis, captured=len(layers))

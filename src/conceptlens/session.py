@@ -22,6 +22,7 @@ from conceptlens.readers.orders import Background, Request, note_unknown, with_b
 from conceptlens.readers.replay import check_origin
 from conceptlens.readers.text_streams import TextStreamReader
 from conceptlens.values.errors import RecipeError
+from conceptlens.values.models import Pipeline
 from conceptlens.values.recipe import RECIPE_FIELDS, Recipe, check_seed
 from conceptlens.values.record_files import load_record, save_record
 from conceptlens.values.records import ImageRecord
@@ -45,7 +46,7 @@ class Session:
         self.reader.require(verb)
 
     @property
-    def pipeline(self) -> Any:
+    def pipeline(self) -> Pipeline:
         """The untouched diffusers pipeline."""
         return self.reader.pipeline
 
@@ -155,7 +156,7 @@ class Session:
         compare: bool = False,
         **options: Any,
     ) -> list[ConceptMaps]: ...
-    def generate(
+    def generate(  # noqa: PLR0913 - the public call: one keyword for each thing that a painting may vary
         self,
         prompt: str | Sequence[str] | None,
         concepts: Sequence[str] | None = None,
@@ -174,18 +175,18 @@ class Session:
         """Paints the prompt and maps the concepts while at it. The image is the plain pipeline's, bit for bit.
 
         Args:
-            prompt: a text, or several for a batch; None with `prompt_embeds=` (and what else the pipeline takes in
-                place of a text). Concepts need the text encoders, unless they were asked before those were freed.
+            prompt: a text, or several for a batch; None with `prompt_embeds=` (and what else stands for a text).
+                Concepts need the text encoders, unless they were asked before those were freed.
             concepts: any words, in the prompt or not; with `guide`, None stands for the prompt's own words.
             seed: of the starting noise, drawn on the CPU; a random one (told in the result) when None.
             preset: "paper" for the settings of the official code.
             background: words that compete without being shown. True: the model's usual ones join a single concept,
                 whose softmax would be 1 everywhere; False: none; or words of your own, which always join.
             keep: also keep the scores of each step and layer, in `ConceptMaps.parts`.
-            record: also keep what `probe` needs to ask this very picture for other concepts, in `ConceptMaps.record`:
-                per wanted step (`steps=`) the keys and values of all blocks up to the last wanted one and the outputs
-                of the wanted ones. The embedded model takes 2 MB a step, FLUX.1 at 1024 x 1024 about 1 GB; `doctor`
-                says it for any. "fit": of as many steps, evenly spread, as the budget takes; maps are of those.
+            record: also keep what `probe` needs to ask this picture for other concepts, in `ConceptMaps.record`: per
+                wanted step (`steps=`) keys and values of all blocks up to the last wanted one, outputs of the wanted.
+                The embedded model takes 2 MB a step, FLUX.1 at 1024 x 1024 about 1 GB; `doctor` says it for any.
+                "fit": of as many steps, evenly spread, as the budget takes; maps are of those.
             record_budget: bytes that the record may take.
             record_store: "model", where the model is; "cpu"; or "disk", temporary files mapped into memory.
             guide: `TSAM(experimental=True, ...)`, or a name such as "tsam:transformer", moves the latents on the way.
@@ -204,23 +205,15 @@ class Session:
         """
         self.require("record" if record else "generate")
         guidance = chosen_guidance(guide, compare)
-        call = {**self.generate_defaults, **{k: v for k, v in options.items() if k not in RECIPE_FIELDS}}
+        settings, given = _parted(options, RECIPE_FIELDS)
+        call = {**self.generate_defaults, **given}
         painter = self.reader.painter()
         if guidance is not None:
             check_guided(self.pipeline, guidance, prompt, call)
             painter = GuidedPainter(painter, guidance, compare=compare)
-        request = Request(
-            prompt,
-            concepts,
-            background,
-            seed,
-            keep,
-            Keeping(record_budget, record == "fit", record_store) if record else None,
-            preset,
-            {name: value for name, value in options.items() if name in RECIPE_FIELDS},
-            call,
-            guidance is not None,
-        )
+        keeping = Keeping(record_budget, record == "fit", record_store) if record else None
+        guided = guidance is not None
+        request = Request(prompt, concepts, background, seed, keep, keeping, preset, settings, call, guided)
         painted = painter.paint(self.reader.order(request))
         return painted[0] if len(painted) == 1 and not isinstance(prompt, list | tuple) else painted
 
@@ -321,7 +314,7 @@ def _parted(options: Mapping[str, Any], names: frozenset[str]) -> tuple[dict[str
     return inside, {name: value for name, value in options.items() if name not in names}
 
 
-def load(model: Any = None, **options: Any) -> Session:
+def load(model: object = None, **options: Any) -> Session:
     """Opens a model.
 
     Args:

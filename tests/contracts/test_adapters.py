@@ -24,6 +24,7 @@ from conceptlens.readers.text_streams import reader_of
 from conceptlens.session import Session
 from conceptlens.values.early_exit import StopForward
 from conceptlens.values.errors import ModelError
+from conceptlens.values.models import Model
 from conceptlens.values.recipe import Recipe
 from conceptlens.values.records import StreamLayer
 from conceptlens.watch.recorder import HOOK, Recorder
@@ -64,7 +65,7 @@ def run(adapter: DiTAdapter, call: dict[str, Any], on_layer: Any, **options: Any
         return adapter.transformer(**call, return_dict=False)[0]
 
 
-def hooks_left(module: torch.nn.Module) -> list[str]:
+def hooks_left(module: Model) -> list[str]:
     return [
         name
         for name, part in module.named_modules()
@@ -163,9 +164,10 @@ def tap_errors(adapter: DiTAdapter, call: dict[str, Any]) -> list[float]:
 
     def compare(block: Any, record: StreamLayer) -> None:
         side = stream.step(block, record).projection
-        query = adapter.rotate(record.query, record.call)
+        query = adapter.rotate(record.part("query"), record.call)
         made = image_attention(query, record.key, record.value, side.key, side.value)
-        errors.append(((made - record.out).abs().max() / record.out.abs().max()).item())
+        out = record.part("out")
+        errors.append(((made - out).abs().max() / out.abs().max()).item())
 
     run(adapter, call, compare)
     return errors
@@ -183,7 +185,7 @@ def test_the_rotation_of_image_keys_can_be_taken_off(family: Family) -> None:
 
     def undo(block: Any, record: StreamLayer) -> None:
         assert record.query is not None
-        turned = adapter.rotate(record.query, record.call)
+        turned = adapter.rotate(record.part("query"), record.call)
         torch.testing.assert_close(adapter.unrotate(turned, record.call), record.query, rtol=1e-5, atol=1e-5)
 
     run(adapter, family.call(2, ROWS, COLS), undo)
@@ -344,7 +346,7 @@ def test_c9_orientation_of_a_read_image(family: Family) -> None:
         record = session.read(picture, noise=0.0)
     rows, cols = record.grid.rows, record.grid.cols
     assert cols == 3 * rows
-    out = record.layers[0].value[0].transpose(0, 1).reshape(rows, cols, -1)
+    out = record.layers[0].part("value")[0].transpose(0, 1).reshape(rows, cols, -1)
     # Away from the picture's border and from its middle, columns of one half look alike.
     left, right = out[1:-1, 1 : cols // 2 - 1].flatten(0, 1), out[1:-1, cols // 2 + 1 : -1].flatten(0, 1)
     assert (left.mean(0) - right.mean(0)).norm() > left.var(0).sum().sqrt()
@@ -440,9 +442,10 @@ def test_sequential_offload_hooks_give_the_same_maps(family: Family) -> None:
     from accelerate import cpu_offload
 
     call = family.call(1, ROWS, COLS)
-    adapter = adapter_for(family.transformer())
+    transformer = family.transformer()
+    adapter = adapter_for(transformer)
     kept = live(adapter, call, concepts_like(call), full_recipe(adapter))
-    cpu_offload(adapter.transformer, execution_device=torch.device("cpu"))
+    cpu_offload(transformer, execution_device=torch.device("cpu"))
     with torch.no_grad():
         assert torch.equal(kept, live(adapter, call, concepts_like(call), full_recipe(adapter)))
 

@@ -118,7 +118,7 @@ def test_the_maps_are_the_mean_over_own_tokens_heads_layers_and_draws(family: st
     (concept,) = encode_concepts(model, ["red house"], range(model.depth), noise=0.3, grid=stored.grid)
     shares = []
     for number in range(2):
-        for layer, text in zip((each.draw(number) for each in stored.layers), concept.layers, strict=True):
+        for layer, text in zip((each.draw(number) for each in model.layers_of(stored)), concept.layers, strict=True):
             scores = layer.query @ text.key.mT / math.sqrt(layer.query.shape[-1])
             scores = scores if text.bias is None else scores + text.bias
             if layer.image_key is not None:  # one softmax of text and image
@@ -133,7 +133,7 @@ def test_the_maps_are_the_mean_over_own_tokens_heads_layers_and_draws(family: st
         **dict.fromkeys(("kandinsky-5", "kandinsky-5-image", "kandinsky-6", "nucleus"), words),
     }
     assert maps.details["tokens"]["red house"] == told.get(family, pieces)
-    assert not stored.layers[0].query[0].equal(stored.layers[0].query[1])
+    assert not stored.layers[0].part("query")[0].equal(stored.layers[0].part("query")[1])
 
 
 def test_the_rows_of_a_concept_are_those_of_its_words(family: str, model: CrossReader) -> None:
@@ -163,7 +163,7 @@ def test_a_partial_forward_leaves_the_queries_of_the_whole_one(model: CrossReade
     chosen = sorted({1, model.depth - 2})
     assert [layer.layer for layer in part.layers] == chosen
     for layer in part.layers:
-        assert layer.query.equal(whole.layers[layer.layer].query)
+        assert layer.part("query").equal(whole.layers[layer.layer].part("query"))
 
 
 def test_the_picture_is_the_same_bit_for_bit(family: str, model: CrossReader) -> None:
@@ -194,7 +194,7 @@ def test_the_grid_is_that_of_the_picture_the_right_way_round(family: str, model:
     recipe = model.recipe(None, {"noise": 0.0, "layers": (0,)})
     one, other = (model.read(image, "", recipe, 0, {}) for image in (plain, marked))
     assert one.grid.rows * width == one.grid.cols * height
-    change = (one.layers[0].query - other.layers[0].query).norm(dim=-1).mean(dim=(0, 1))
+    change = (one.layers[0].part("query") - other.layers[0].part("query")).norm(dim=-1).mean(dim=(0, 1))
     row, col = divmod(int(change.argmax()), one.grid.cols)
     assert row < one.grid.rows / 2
     assert col >= one.grid.cols / 2
@@ -254,8 +254,12 @@ def test_wrong_use_is_one_clear_line(folder: Path, tmp_path: Path) -> None:
 
     wrong = [
         (ModelError, "FluxTransformer2DModel .dual stream.*concept-attention", flux),
-        (ModelError, "UNet2DConditionModel .*--method daam", lambda: method.load(str(tmp_path / "sd2"))),
-        (ModelError, "UNet2DConditionModel .*--method daam", lambda: load_cross(sd2_pipeline())),
+        (
+            ModelError,
+            "UNet2DConditionModel .*finds any words",
+            lambda: method.load(str(tmp_path / "sd2")),
+        ),
+        (ModelError, "UNet2DConditionModel .*finds any words", lambda: load_cross(sd2_pipeline())),
         (ModelError, "got a str. Open it with load", lambda: ConceptCrossAttention(str(folder))),
         (ModelError, "two transformers", lambda: load_cross(two)),
         (ModelError, "into blocks for sparse attention", lambda: load_cross(sparse)),
@@ -287,8 +291,8 @@ def test_a_template_that_ends_in_a_space_melts_into_the_concept() -> None:
     words = word_tokenizer()
 
     def read(*pieces: str) -> EncodedText:
-        ids = tuple(words.convert_tokens_to_ids(list(pieces)))
-        return EncodedText(torch.tensor([*ids, 1, 1]), ids, 0)
+        ids: Any = words.convert_tokens_to_ids(list(pieces))
+        return EncodedText(torch.tensor([*ids, 1, 1]), tuple(ids), 0)
 
     own = tokens_between(words, "house", read("describe", "house"), read("describe", "on"), 8)
     assert (own.positions, own.pieces) == ((1,), ("house",))
@@ -318,8 +322,8 @@ def test_doctor_names_the_method_for_the_classes_it_serves(folder: Path) -> None
     for name in cross_layouts():
         found = doctor(name)
         assert found.method == "concept-cross-attention"
-        assert "--method concept-cross-attention" in found.instead
-    assert "but of the method concept-cross-attention" in doctor(folder).describe()
+        assert "conceptlens read PHOTO -c WORD --model MODEL, which is the method" in found.instead
+    assert "maps of any words in a picture, by its cross attention" in doctor(folder).describe()
     assert doctor("UNet2DConditionModel").method == "daam"
     for name in ("ChronoEditTransformer3DModel", "QwenImage21Transformer2DModel"):
         assert doctor(name).method is None

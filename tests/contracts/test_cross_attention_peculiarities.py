@@ -40,7 +40,7 @@ def test_the_sound_of_a_video_model_is_not_heard() -> None:
 
         handle = loaded.pipeline.transformer.register_forward_pre_hook(louder, with_kwargs=True)
         recipe = loaded.recipe(None, {"noise": 0.4, "layers": (2,)})
-        queries.append(loaded.read(picture(), "", recipe, 0, {}).layers[0].query)
+        queries.append(loaded.read(picture(), "", recipe, 0, {}).layers[0].part("query"))
         handle.remove()
     assert queries[0].equal(queries[1])
 
@@ -84,7 +84,7 @@ def test_a_distilled_flow_model_is_read_like_its_teacher() -> None:
     for loaded in (teacher, student):
         loaded.defaults.generate.update(width=64, height=64)  # type: ignore[attr-defined]
         recipe = loaded.recipe(None, {"noise": 0.4, "layers": (2,)})
-        queries.append(loaded.read(picture(), "", recipe, 0, {}).layers[0].query)
+        queries.append(loaded.read(picture(), "", recipe, 0, {}).layers[0].part("query"))
     assert torch.allclose(queries[0], queries[1], atol=1e-4)
 
 

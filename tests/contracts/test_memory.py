@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_adapters import COLS, ROWS, concepts_like, session_of
+from test_adapters import COLS, ROWS, adapter_for, concepts_like, session_of
 
-from conceptlens.families import adapter_for
 from conceptlens.readers.stream import ConceptProbe
 from conceptlens.values.recipe import Recipe
 from conceptlens.values.records import StreamLayer

@@ -106,7 +106,7 @@ def test_the_image_is_untouched_and_replay_equals_live(kind: str) -> None:
     again = ReentryProbe(adapter, concepts, Recipe().resolve(DEPTH))
     with torch.no_grad():
         for record in record_call(adapter, call, Recipe().resolve(DEPTH)):
-            again(None, record)
+            again(adapter.transformer, record)  # which block it is plays no part
     assert torch.equal(shown, again.scores.mean())
 
 

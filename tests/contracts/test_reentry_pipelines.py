@@ -76,7 +76,10 @@ def test_prepare_equals_the_pipelines_first_call(tiny: Tiny) -> None:
     options = {**tiny.plain, **sized(pipeline)}
     noise = torch.randn(1, *tiny.latents)
     given = pipeline._pack_latents(noise, *noise.shape) if tiny.packed else noise
-    act = lambda: pipeline(prompt="a red house", latents=given, num_inference_steps=2, **options)  # noqa: E731
+
+    def act() -> Any:
+        return pipeline(prompt="a red house", latents=given, num_inference_steps=2, **options)
+
     first = captured_calls(pipeline.transformer, act)[0]
     with torch.no_grad():
         made = adapter.prepare(pipeline, noise, "a red house", 1.0, options)

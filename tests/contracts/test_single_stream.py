@@ -48,8 +48,8 @@ def built(kind: str, dtype: torch.dtype = torch.float32, batch: int = 1) -> tupl
 
 def probed(adapter: Any, call: dict[str, Any], concepts: Concepts, recipe: Recipe, **options: Any) -> Any:
     assert recipe.layers is not None
-    kind = ConceptProbe if isinstance(adapter, DiTAdapter) else ReentryProbe
-    probe: Any = kind(adapter, concepts, recipe)
+    kind: Any = ConceptProbe if isinstance(adapter, DiTAdapter) else ReentryProbe
+    probe = kind(adapter, concepts, recipe)
     settings = {"last": recipe.layers[-1], "outputs": frozenset(recipe.layers), **options}
     with torch.no_grad(), Recorder(adapter, probe, **settings):
         probe.image = stacked(adapter.transformer(**call, return_dict=False)[0])  # type: ignore[union-attr]
@@ -80,7 +80,7 @@ def test_the_image_is_untouched_and_replay_equals_live(kind: str) -> None:
     again = ReentryProbe(adapter, concepts, recipe)
     with torch.no_grad():
         for record in record_call(adapter, call, recipe):
-            again(None, record)
+            again(adapter.transformer, record)  # which block it is plays no part
     assert torch.equal(shown, again.scores.mean())
 
 

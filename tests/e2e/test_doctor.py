@@ -162,8 +162,9 @@ def test_where_the_method_cannot_apply_the_doctor_says_why(monkeypatch: pytest.M
     unet = doctor("demo-unet")
     assert unet.group == "cross attention of a U-Net"
     assert unet.method == "daam"
-    says = "demo-unet: maps of the prompt's words as it paints, and of other words with the method daam"
+    says = "demo-unet: maps of the prompt's words as it paints, and of any words in a picture"
     assert unet.describe().splitlines()[0] == says
+    assert "conceptlens read PHOTO -c WORD --model MODEL finds any words" in unet.instead
     assert method_named("daam").load("demo-unet", device="cpu").model_id == "demo-unet"
 
 

@@ -51,7 +51,7 @@ def test_the_results_tables_come_from_the_stored_reports() -> None:
         assert table in path.read_text(), f"{path}: run benchmarks/scenes.py --render"
     for name in scenes.SWEEPS:
         assert scenes.render_ablation(name) in scenes.PAGE.read_text(), f"{name}: run benchmarks/scenes.py --render"
-    assert scenes.protocol_line() in scenes.PAGE.read_text()
+    assert scenes.protocol_of_the_table() in scenes.PAGE.read_text()
 
 
 def test_the_table_of_guidance_comes_from_the_stored_report() -> None:

@@ -75,9 +75,8 @@ def test_unets_that_cannot_be_guided() -> None:
     pipeline = sd_pipeline()
     layer = pipeline.unet.mid_block.attentions[0].transformer_blocks[0].attn2
     layer.set_processor(CustomDiffusionAttnProcessor(hidden_size=16, cross_attention_dim=12))
-    with pytest.raises(
-        cl.ModelError, match=r"mid_block.*attn2 has a CustomDiffusionAttnProcessor with additional weights"
-    ):
+    says = r"mid_block.*attn2 has a CustomDiffusionAttnProcessor with additional weights"
+    with pytest.raises(cl.ModelError, match=says):
         guide(pipeline, PROMPT, TSAM(attention_size=(8, 8)))
 
 

@@ -81,7 +81,7 @@ def test_a_probe_of_a_transformer_is_the_method(photo: Image.Image) -> None:
 
 def test_noise_counts_along_the_schedule(photo: Image.Image) -> None:
     session = cl.load(sd2_pipeline())
-    half, told = (session.read(photo, size=SIDE, **said) for said in ({"noise": 0.5}, {"timestep": 500}))
+    half, told = session.read(photo, size=SIDE, noise=0.5), session.read(photo, size=SIDE, timestep=500)
     assert session.probe(half, ["sun"]).run_info.timestep == 500  # round(0.5 * 999)
     assert torch.equal(half.layers[0].tensors["query"], told.layers[0].tensors["query"])
     assert session.probe(session.read(photo, size=SIDE), ["sun"]).run_info.timestep == 21  # as in the official code

@@ -11,7 +11,8 @@ import torch
 import conceptlens as cl
 from conceptlens.guidance import TSAM, GuidedMaps, GuidedPainter
 from conceptlens.maps.image_maps import ConceptMaps
-from conceptlens.readers.orders import Order
+from conceptlens.readers.orders import Order, Request
+from conceptlens.readers.text_streams import StreamReader
 from conceptlens.session import Session
 
 PROMPT, WORDS = "a red house and a blue boat", ["house", "boat"]
@@ -19,7 +20,8 @@ PROMPT, WORDS = "a red house and a blue boat", ["house", "boat"]
 
 def ordered(demo: Session, prompt: Any = PROMPT, **options: Any) -> Order:
     pipeline = {**demo.generate_defaults, "num_inference_steps": 2, **options.pop("pipeline", {})}
-    return Order.of(demo.reader.model, prompt, WORDS, demo.recipe(), pipeline, **options)
+    assert isinstance(demo.reader, StreamReader)
+    return Order.of(demo.reader.model, Request(prompt, WORDS, pipeline=pipeline, **options), WORDS, demo.recipe())
 
 
 def test_an_order_is_whole_and_frozen(demo: Session) -> None:

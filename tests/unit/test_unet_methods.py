@@ -19,7 +19,7 @@ from conceptlens.readers.unet_inputs import NoisedImage, UnetOptions, layer_grid
 from conceptlens.readers.unets import load_unet
 from conceptlens.session import Session
 from conceptlens.values.errors import ConceptError, ModelError, RecipeError
-from conceptlens.values.records import TokenGrid
+from conceptlens.values.records import CrossLayer, TokenGrid
 from conceptlens.watch.unet_attention import cross_layers, keys, queries, watch_cross_attention
 from oracles.daam import layer_maps_by_loops, word_map_by_loops
 from tiny_methods import method_class
@@ -96,7 +96,7 @@ def test_the_output_is_the_same_bits(pipeline: Any) -> None:
 
     with torch.no_grad():
         plain = pipeline.unet(**arguments).sample
-        with watch_cross_attention(layers_of(pipeline), lambda name, attn, hidden, context: queries(attn, hidden)):
+        with watch_cross_attention(layers_of(pipeline), look):
             assert torch.equal(pipeline.unet(**arguments).sample, plain)
     assert not watched(pipeline)
 
@@ -253,6 +253,7 @@ def test_ovam_with_the_prompt_itself_is_daam(pipeline: Any, image: Image.Image) 
             NoisedImage(pipeline, image, SMALL, 2).show(prompt)
         assert len(stored.layers) == len(seen) == 6
         for layer, (name, attn) in zip(stored.layers, layers_of(pipeline).items(), strict=True):
+            assert isinstance(layer, CrossLayer)
             assert torch.equal(text_probabilities(layer.query, keys(attn, padded), layer.scale), seen[name])
 
 
@@ -289,7 +290,7 @@ def test_ovam_sums_over_heads_layers_and_calls(image: Image.Image) -> None:
     pipeline = sd2_pipeline()
     method = Ovam(load_unet(pipeline), size=SIDE, samples=2)
     stored = method.store(image)
-    assert [len(layer.query) for layer in stored.layers] == [2] * 6
+    assert [len(layer.part("query")) for layer in stored.layers] == [2] * 6
     modules = layers_of(pipeline).values()
     for module in modules:
         module.to_k.weight.data.zero_()

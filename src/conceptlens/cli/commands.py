@@ -165,7 +165,7 @@ def read(
     """Map concepts in an existing IMAGE."""
     if method is not None:
         if record is not None or space is not None:
-            raise RecipeError("--record and --space are of concept attention alone. Drop them, or --method.")
+            raise RecipeError("--record and --space are of what a model reads by itself. Drop them, or --method.")
         check_method(method)
         options = recipe_options(None, raw, layers, isolate) | given(noise=noise, samples=samples) | settings(set_)
         check_request({}, concepts=concept, seed=seed, out=out, abstain=abstain)

@@ -9,12 +9,11 @@ from __future__ import annotations
 from importlib.metadata import entry_points
 from typing import TypeVar
 
-from torch import nn
-
 from conceptlens.families.base import ModelAdapter, PromptEncoders
 from conceptlens.families.cross import cross_layouts
 from conceptlens.families.groups import GROUPS, UNKNOWN, Group
 from conceptlens.values.errors import ModelError
+from conceptlens.values.models import Model
 from conceptlens.values.registry import Registry
 
 Kind = TypeVar("Kind", bound=ModelAdapter)
@@ -60,7 +59,7 @@ def group_of(name: str) -> Group:
     return known_classes().get(name, UNKNOWN)
 
 
-def adapter_for(transformer: nn.Module) -> ModelAdapter:
+def adapter_for(transformer: Model) -> ModelAdapter:
     """The adapter that serves a transformer.
 
     Raises:

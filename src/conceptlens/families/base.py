@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from conceptlens.families.groups import Group
 from conceptlens.families.kinds.layouts import AllBlocks
 from conceptlens.values.errors import RecipeError
+from conceptlens.values.models import Model, Module, Pipeline
 from conceptlens.values.recipe import Branch, Recipe
 from conceptlens.values.records import CallRecord, R, StreamLayer
 
@@ -52,7 +53,7 @@ class Tap:
     `argument` names the input where it is not the first; `select` takes what is wanted of an output.
     """
 
-    module: nn.Module
+    module: Module
     side: str = "output"
     select: Callable[[Tensor], Tensor] | None = None
     argument: str | None = None
@@ -123,7 +124,7 @@ class ModelAdapter(ABC, Generic[R]):
     one_area: bool = False
     """Whether the area that the pipeline paints is the most that the transformer takes."""
 
-    def __init__(self, transformer: Any) -> None:
+    def __init__(self, transformer: Model) -> None:
         self.transformer = transformer  # diffusers modules are read by attribute; they carry no types
 
     @abstractmethod
@@ -147,11 +148,11 @@ class ModelAdapter(ABC, Generic[R]):
         """The blocks that carry a text stream, in order."""
 
     @abstractmethod
-    def taps(self, block: Any) -> Mapping[str, Tap]:
+    def taps(self, block: Module) -> Mapping[str, Tap]:
         """Where the parts of a `LayerRecord` pass by in this block."""
 
     @abstractmethod
-    def record(self, block: Any, layer: int, call: CallRecord, tapped: Mapping[str, Tensor], rows: slice) -> R:
+    def record(self, block: Module, layer: int, call: CallRecord, tapped: Mapping[str, Tensor], rows: slice) -> R:
         """The record of one block out of what was tapped, for the given rows of the batch."""
 
     @abstractmethod
@@ -166,7 +167,7 @@ class ModelAdapter(ABC, Generic[R]):
         return False
 
     @abstractmethod
-    def embed(self, pipeline: Any, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
+    def embed(self, pipeline: Pipeline, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
         """Concepts through the pipeline's own text encoders; `options` are the pipeline's call keywords."""
 
     def trained_text_length(self) -> int | None:
@@ -176,7 +177,7 @@ class ModelAdapter(ABC, Generic[R]):
         """
         return None
 
-    def text_length(self, pipeline: Any, options: Mapping[str, Any]) -> int:
+    def text_length(self, pipeline: Pipeline, options: Mapping[str, Any]) -> int:
         """Tokens, padding included, at which a pipeline with the keyword `max_sequence_length` encodes a text.
 
         That of the call, or else the checkpoint's own, or else the pipeline's default.
@@ -184,7 +185,9 @@ class ModelAdapter(ABC, Generic[R]):
         given = options.get("max_sequence_length") or self.trained_text_length()
         return given or inspect.signature(pipeline.__call__).parameters["max_sequence_length"].default
 
-    def concept_length(self, pipeline: Any, options: Mapping[str, Any], stated: int | None = None) -> int | None:
+    def concept_length(
+        self, pipeline: Pipeline | None, options: Mapping[str, Any], stated: int | None = None
+    ) -> int | None:
         """Tokens, padding included, at which concepts are encoded; None where the pipeline has no say in it.
 
         The checkpoint's own where it is known, or else that of the call's prompt.
@@ -200,7 +203,7 @@ class ModelAdapter(ABC, Generic[R]):
         return self.text_length(pipeline, options)
 
     def encode(
-        self, pipeline: Any, pixels: Float[Tensor, "batch 3 height width"]
+        self, pipeline: Pipeline, pixels: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch channel rows cols"]:
         """Clean latents as the transformer was trained on them: the autoencoder's mode, shifted and scaled.
 
@@ -212,22 +215,22 @@ class ModelAdapter(ABC, Generic[R]):
         latents = vae.encode(pixels).latent_dist.mode()
         return (latents - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
 
-    def add_noise(self, pipeline: Any, clean: Tensor, noise: Tensor, sigma: float) -> Tensor:
+    def add_noise(self, pipeline: Pipeline, clean: Tensor, noise: Tensor, sigma: float) -> Tensor:
         """Latents at a noise level in 0..1; on the straight path of flow matching: (1 - sigma) clean + sigma noise."""
         return torch.lerp(clean, noise, sigma)
 
-    def native_area(self, pipeline: Any) -> int:
+    def native_area(self, pipeline: Pipeline) -> int:
         """Pixels of a picture in the size that the pipeline paints unless told otherwise."""
         return (getattr(pipeline, "default_sample_size", 128) * pipeline.vae_scale_factor) ** 2
 
     @abstractmethod
-    def side_multiple(self, pipeline: Any) -> int:
+    def side_multiple(self, pipeline: Pipeline) -> int:
         """Image sides must be a multiple of this many pixels."""
 
     @abstractmethod
     def prepare(
         self,
-        pipeline: Any,
+        pipeline: Pipeline,
         latents: Float[Tensor, "batch channel rows cols"],
         prompt: str,
         sigma: float,
@@ -239,7 +242,7 @@ class ModelAdapter(ABC, Generic[R]):
 class DiTAdapter(ModelAdapter[StreamLayer]):
     """A family whose text half of a block is written out here, so that concepts need no image rows: the fast way."""
 
-    def text_taps(self, block: Any) -> Mapping[str, Tap]:
+    def text_taps(self, block: Module) -> Mapping[str, Tap]:
         """Where the "query", "key" and "out" of the prompt pass by in this block; a family with `prompts` has them all.
 
         Queries and keys are after QK-norm and before rotation, `out` before its projection. A block that passes no
@@ -248,7 +251,7 @@ class DiTAdapter(ModelAdapter[StreamLayer]):
         return {}
 
     @abstractmethod
-    def heads(self, block: Any, tensor: Tensor) -> Float[Tensor, "batch head image head_dim"]:
+    def heads(self, block: Module, tensor: Tensor) -> Float[Tensor, "batch head image head_dim"]:
         """A tapped query, key or value with its head axis, whatever layout the model computes in."""
 
     def image_rows(self, tensor: Tensor, call: CallRecord) -> Tensor:
@@ -271,7 +274,7 @@ class DiTAdapter(ModelAdapter[StreamLayer]):
         return transposed(precise)[0]
 
     def record(
-        self, block: Any, layer: int, call: CallRecord, tapped: Mapping[str, Tensor], rows: slice
+        self, block: Module, layer: int, call: CallRecord, tapped: Mapping[str, Tensor], rows: slice
     ) -> StreamLayer:
         image = {name: self.image_rows(tensor, call) for name, tensor in tapped.items()}
         heads = {name: self.heads(block, tensor)[rows] for name, tensor in image.items() if name != "out"}
@@ -298,11 +301,11 @@ class DiTAdapter(ModelAdapter[StreamLayer]):
         return 0
 
     @abstractmethod
-    def project(self, block: Any, hidden: Tensor, conditioning: Any) -> Projection:
+    def project(self, block: Module, hidden: Tensor, conditioning: Any) -> Projection:  # noqa: ANN401 - opaque: what `begin` of the same family returned
         """The block's text-side norm, modulation, q/k/v, QK-norm and rotation."""
 
     @abstractmethod
     def advance(
-        self, block: Any, hidden: Tensor, out: Float[Tensor, "batch concept dim"], modulation: tuple[Tensor, ...]
+        self, block: Module, hidden: Tensor, out: Float[Tensor, "batch concept dim"], modulation: tuple[Tensor, ...]
     ) -> Tensor | None:
         """The block's text-side residual update; None where the text stream ends with this block."""

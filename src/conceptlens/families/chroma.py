@@ -16,6 +16,7 @@ from conceptlens.families.kinds.layouts import FLUX_SINGLE, AllBlocks, Packed
 from conceptlens.families.kinds.rows import repeat_rows, take
 from conceptlens.families.kinds.text_side import project_at_origin
 from conceptlens.families.kinds.tokens import embed_alone
+from conceptlens.values.models import Module, Pipeline
 from conceptlens.values.recipe import Recipe
 from conceptlens.values.records import CallRecord
 
@@ -46,7 +47,7 @@ class ChromaAdapter(DualStreamAdapter):
         table = model.distilled_guidance_layer(model.time_text_embed(timestep.to(hidden.dtype) * 1000))
         return hidden, table
 
-    def project(self, block: Any, hidden: Tensor, conditioning: Tensor) -> Projection:
+    def project(self, block: Module, hidden: Tensor, conditioning: Tensor) -> Projection:
         model = self.transformer
         number = next(i for i, other in enumerate(model.transformer_blocks) if other is block)
         # The table: 3 rows for each single block, 6 for the image half of each dual block, then 6 for each text half.
@@ -54,7 +55,7 @@ class ChromaAdapter(DualStreamAdapter):
         normed, *modulation = block.norm1_context(hidden, emb=conditioning[:, first : first + 6])
         return project_at_origin(block.attn, normed, modulation, fused=self.is_fused(block.attn))
 
-    def embed(self, pipeline: Any, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
+    def embed(self, pipeline: Pipeline, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
         length = self.text_length(pipeline, options)
 
         def encode(text: str) -> Tensor:
@@ -63,7 +64,7 @@ class ChromaAdapter(DualStreamAdapter):
         return embed_alone(pipeline.tokenizer, encode, names, length, recipe.pooling)
 
     def prepare(
-        self, pipeline: Any, latents: Tensor, prompt: str, sigma: float, options: Mapping[str, Any]
+        self, pipeline: Pipeline, latents: Tensor, prompt: str, sigma: float, options: Mapping[str, Any]
     ) -> dict[str, Any]:
         batch, channels, rows, cols = latents.shape
         length = self.text_length(pipeline, options)

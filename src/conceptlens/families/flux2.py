@@ -18,6 +18,7 @@ from conceptlens.families.kinds.rows import pool_tokens, repeat_rows, rotate_pai
 from conceptlens.families.kinds.text_side import project_text
 from conceptlens.families.kinds.tokens import encode_watched, own_tokens
 from conceptlens.values.errors import ModelError
+from conceptlens.values.models import Module, Pipeline
 from conceptlens.values.recipe import Recipe
 from conceptlens.values.records import CallRecord
 
@@ -62,7 +63,7 @@ class Flux2Adapter(DualStreamAdapter):
             ids[:, -1] = torch.tensor(concepts.positions, device=hidden.device)
         return hidden, (model.double_stream_modulation_txt(temb), *model.pos_embed(ids))
 
-    def project(self, block: Any, hidden: Tensor, conditioning: tuple[Tensor, ...]) -> Projection:
+    def project(self, block: Module, hidden: Tensor, conditioning: tuple[Tensor, ...]) -> Projection:
         vector, cos, sin = conditioning
         shift, scale, *modulation = vector.chunk(6, dim=-1)
         normed = block.norm1_context(hidden) * (1 + scale[:, None]) + shift[:, None]
@@ -70,7 +71,7 @@ class Flux2Adapter(DualStreamAdapter):
         query, key = (rotate_pairs(t, cos, sin) for t in (side.query, side.key))
         return replace(side, query=query, key=key, unrotated=side)
 
-    def embed(self, pipeline: Any, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
+    def embed(self, pipeline: Pipeline, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
         length = self.text_length(pipeline, options)
 
         def encode(text: str) -> Tensor:
@@ -83,11 +84,11 @@ class Flux2Adapter(DualStreamAdapter):
         positions = tuple(o.positions[-1] for o in own)
         return Concepts(names, torch.stack(tokens), None, pieces=tuple(o.pieces for o in own), positions=positions)
 
-    def encode(self, pipeline: Any, pixels: Tensor) -> Tensor:
+    def encode(self, pipeline: Pipeline, pixels: Tensor) -> Tensor:
         return pipeline._encode_vae_image(pixels, None)
 
     def prepare(
-        self, pipeline: Any, latents: Tensor, prompt: str, sigma: float, options: Mapping[str, Any]
+        self, pipeline: Pipeline, latents: Tensor, prompt: str, sigma: float, options: Mapping[str, Any]
     ) -> dict[str, Any]:
         batch = len(latents)
         embeds, text_ids = pipeline.encode_prompt(prompt, max_sequence_length=self.text_length(pipeline, options))

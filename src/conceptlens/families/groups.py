@@ -31,13 +31,13 @@ class Group:
 _ADD = "Add a file to families/entered (CONTRIBUTING.md), or use a family of the same kind that has one."
 _FLOW = "Use FLUX.1, FLUX.2, Stable Diffusion 3, Qwen-Image or another family with an adapter (docs/models.md)."
 _CROSS = (
-    "Use the method concept-cross-attention, which holds words against the image queries of its cross attention: "
-    "conceptlens read PHOTO -c WORD --method concept-cross-attention --model MODEL."
+    "Hold words against the image queries of its cross attention: conceptlens read PHOTO -c WORD --model MODEL, which "
+    "is the method concept-cross-attention."
 )
 _OTHER = "Use a class that the method concept-cross-attention reads (PixArt, Sana, Wan, ...)."
 _UNETS = (
-    "Use maps of its cross attention: conceptlens generate PROMPT --model MODEL paints with maps of the prompt's words "
-    "(Stable Diffusion 1, 2 and XL), conceptlens read PHOTO -c WORD --method daam --model MODEL reads pictures."
+    "Use maps of its cross attention: conceptlens generate PROMPT --model MODEL maps the prompt's words as it paints, "
+    "conceptlens read PHOTO -c WORD --model MODEL finds any words in a picture."
 )
 UNET_METHOD = "daam"
 """The method that reads pictures with a U-Net; `ovam` does as well."""

@@ -16,6 +16,7 @@ from conceptlens.families.kinds.dual_stream import DualStreamAdapter
 from conceptlens.families.kinds.layouts import Unpacked
 from conceptlens.families.kinds.rows import repeat_rows, take
 from conceptlens.families.kinds.text_side import project_text
+from conceptlens.values.models import Module, Pipeline
 from conceptlens.values.records import CallRecord
 
 
@@ -31,7 +32,7 @@ class HunyuanVideo15Adapter(ByPipeline, DualStreamAdapter):
     group = DUAL
     layout = Unpacked(frames=1)
 
-    def is_fused(self, attn: Any) -> bool:
+    def is_fused(self, attn: Module) -> bool:
         return False  # the processor of this family calls the separate layers even where fused ones exist
 
     def observe(self, arguments: Mapping[str, Any], rows: slice, step: int, previous: CallRecord | None) -> CallRecord:
@@ -50,9 +51,9 @@ class HunyuanVideo15Adapter(ByPipeline, DualStreamAdapter):
         hidden = model.context_embedder(tokens, timestep, None) + model.cond_type_embed(kind)
         return hidden, model.time_embed(timestep, timestep_r=call.arguments.get("timestep_r"))
 
-    def project(self, block: Any, hidden: Tensor, conditioning: Tensor) -> Projection:
+    def project(self, block: Module, hidden: Tensor, conditioning: Tensor) -> Projection:
         normed, *modulation = block.norm1_context(hidden, emb=conditioning)
         return project_text(block.attn, normed, modulation, fused=False)
 
-    def native_area(self, pipeline: Any) -> int:
+    def native_area(self, pipeline: Pipeline) -> int:
         return pipeline.target_size**2

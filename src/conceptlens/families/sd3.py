@@ -18,6 +18,7 @@ from conceptlens.families.kinds.rows import repeat_rows, take
 from conceptlens.families.kinds.text_side import advance_text, project_text, text_taps
 from conceptlens.families.kinds.tokens import embed_side_by_side
 from conceptlens.values.errors import ModelError
+from conceptlens.values.models import Module, Pipeline
 from conceptlens.values.recipe import Recipe
 from conceptlens.values.records import CallRecord, TokenGrid
 
@@ -45,7 +46,7 @@ class SD3Adapter(DiTAdapter):
     def blocks(self) -> nn.ModuleList:
         return self.transformer.transformer_blocks
 
-    def taps(self, block: Any) -> Mapping[str, Tap]:
+    def taps(self, block: Module) -> Mapping[str, Tap]:
         attn = block.attn
         fused = _is_fused(attn)
         if fused and attn.norm_q is not None:
@@ -64,10 +65,10 @@ class SD3Adapter(DiTAdapter):
             "out": Tap(attn.to_out[0], "input"),
         }
 
-    def text_taps(self, block: Any) -> Mapping[str, Tap]:
+    def text_taps(self, block: Module) -> Mapping[str, Tap]:
         return text_taps(block.attn)
 
-    def heads(self, block: Any, tensor: Tensor) -> Tensor:
+    def heads(self, block: Module, tensor: Tensor) -> Tensor:
         return tensor if tensor.ndim == 4 else rearrange(tensor, "b n (h d) -> b h n d", h=block.attn.heads)
 
     def rotate(self, heads: Tensor, call: CallRecord) -> Tensor:
@@ -89,19 +90,17 @@ class SD3Adapter(DiTAdapter):
         conditioning = self.transformer.time_text_embed(call.arguments["timestep"], pooled)
         return self.transformer.context_embedder(repeat_rows(concepts.tokens, len(pooled)).to(pooled)), conditioning
 
-    def project(self, block: Any, hidden: Tensor, conditioning: Tensor) -> Projection:
+    def project(self, block: Module, hidden: Tensor, conditioning: Tensor) -> Projection:
         if block.context_pre_only:
             normed, modulation = block.norm1_context(hidden, conditioning), []
         else:
             normed, *modulation = block.norm1_context(hidden, emb=conditioning)
         return project_text(block.attn, normed, modulation, fused=_is_fused(block.attn))
 
-    def advance(self, block: Any, hidden: Tensor, out: Tensor, modulation: tuple[Tensor, ...]) -> Tensor | None:
-        if block.context_pre_only:
-            return None
-        return advance_text(block, hidden, out, modulation)
+    def advance(self, block: Module, hidden: Tensor, out: Tensor, modulation: tuple[Tensor, ...]) -> Tensor | None:
+        return None if block.context_pre_only else advance_text(block, hidden, out, modulation)
 
-    def embed(self, pipeline: Any, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
+    def embed(self, pipeline: Pipeline, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
         def encode(text: str) -> list[Tensor]:
             return [pipeline._get_clip_prompt_embeds(text, clip_model_index=i)[0][0] for i in (0, 1)]
 
@@ -119,14 +118,14 @@ class SD3Adapter(DiTAdapter):
         tokens = torch.nn.functional.pad(tokens, (0, width - tokens.shape[-1]))
         return replace(found, tokens=tokens, pooled=pooled, extra=extra)
 
-    def concept_length(self, pipeline: Any, options: Mapping[str, Any], stated: int | None = None) -> int:
+    def concept_length(self, pipeline: Pipeline | None, options: Mapping[str, Any], stated: int | None = None) -> int:
         return _CLIP_LENGTH  # T5 reads the prompt alone
 
-    def side_multiple(self, pipeline: Any) -> int:
+    def side_multiple(self, pipeline: Pipeline) -> int:
         return pipeline.vae_scale_factor * self.transformer.config.patch_size
 
     def prepare(
-        self, pipeline: Any, latents: Tensor, prompt: str, sigma: float, options: Mapping[str, Any]
+        self, pipeline: Pipeline, latents: Tensor, prompt: str, sigma: float, options: Mapping[str, Any]
     ) -> dict[str, Any]:
         batch = len(latents)
         embeds, _, pooled, _ = pipeline.encode_prompt(
@@ -144,6 +143,6 @@ class SD3Adapter(DiTAdapter):
         }
 
 
-def _is_fused(attn: Any) -> bool:
+def _is_fused(attn: Module) -> bool:
     """By the processor: diffusers' `unfuse_qkv_projections` leaves the flag and the fused weights behind."""
     return isinstance(attn.processor, FusedJointAttnProcessor2_0)

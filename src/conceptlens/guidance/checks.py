@@ -11,6 +11,7 @@ from conceptlens.guidance.base import Guidance
 from conceptlens.guidance.settings import whole
 from conceptlens.readers.call_settings import check_call
 from conceptlens.values.errors import ModelError, RecipeError, shown
+from conceptlens.values.models import Model, Pipeline, Scheduler
 
 UNETS = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 OWN_OPTIONS = {
@@ -27,7 +28,7 @@ DIFFUSION = "DDIMScheduler, EulerDiscreteScheduler or DPMSolverMultistepSchedule
 FLOW = "FlowMatchEulerDiscreteScheduler"
 
 
-def check_pipeline(pipeline: Any, guidance: Guidance) -> None:
+def check_pipeline(pipeline: Pipeline, guidance: Guidance) -> None:
     """Raises a `ModelError` for a pipeline, scheduler or state in which guidance would be wrong."""
     name = type(pipeline).__name__
     if getattr(pipeline, "controlnet", None) is not None:
@@ -57,7 +58,7 @@ def _check_experiment(name: str, guidance: Guidance) -> None:
         raise ModelError(f"attention_size is of U-Nets; {name} reads blocks of one size. Use blocks=.")
 
 
-def _check_additions(pipeline: Any) -> None:
+def _check_additions(pipeline: Pipeline) -> None:
     """Refuses what adds to the image model's input out of guidance's sight."""
     model = _image_model(pipeline)
     if getattr(model, "encoder_hid_proj", None) is not None or getattr(pipeline, "is_ip_adapter_active", False):
@@ -66,7 +67,7 @@ def _check_additions(pipeline: Any) -> None:
         raise ModelError("this U-Net takes the guidance scale as an input (LCM); guidance needs one that does not.")
 
 
-def _check_memory(pipeline: Any) -> None:
+def _check_memory(pipeline: Pipeline) -> None:
     """Refuses what takes away weights that the backward pass needs, or skips blocks that are read."""
     model = _image_model(pipeline)
     if any(getattr(getattr(m, "_hf_hook", None), "offload", False) is True for m in model.modules()):
@@ -84,16 +85,16 @@ def _check_memory(pipeline: Any) -> None:
         )
 
 
-def _image_model(pipeline: Any) -> Any:
+def _image_model(pipeline: Pipeline) -> Model:
     return pipeline.transformer if is_transformer(pipeline) else pipeline.unet
 
 
-def is_transformer(pipeline: Any) -> bool:
+def is_transformer(pipeline: Pipeline) -> bool:
     """Whether a pipeline's image model is a diffusion transformer, not a U-Net."""
     return getattr(pipeline, "transformer", None) is not None
 
 
-def _check_scheduler(scheduler: Any, good: str) -> None:
+def _check_scheduler(scheduler: Scheduler, good: str) -> None:
     kind = type(scheduler).__name__
     if getattr(scheduler, "order", 1) != 1:
         raise ModelError(f"{kind} is of order {scheduler.order}: it steps between noise levels. Use {good}.")
@@ -105,7 +106,7 @@ def _check_scheduler(scheduler: Any, good: str) -> None:
         raise ModelError(f"{kind} computes steps from its own history, which guidance does not change. Use {good}.")
 
 
-def check_options(pipeline: Any, prompts: Sequence[str], options: Mapping[str, Any]) -> None:
+def check_options(pipeline: Pipeline, prompts: Sequence[str], options: Mapping[str, Any]) -> None:
     """Raises a `RecipeError` for a prompt or an option that guidance cannot follow."""
     if not prompts or not all(isinstance(p, str) and p.strip() for p in prompts):
         raise RecipeError(f"the prompt must be a text or a list of texts; got {shown(prompts)}. Say what to paint.")
@@ -123,7 +124,7 @@ def check_options(pipeline: Any, prompts: Sequence[str], options: Mapping[str, A
     check_call(pipeline, options)
 
 
-def _check_names(pipeline: Any, options: Mapping[str, Any]) -> None:
+def _check_names(pipeline: Pipeline, options: Mapping[str, Any]) -> None:
     """Refuses options that guidance sets itself, and those that the pipeline does not know."""
     for name, instead in OWN_OPTIONS.items():
         if name in options:

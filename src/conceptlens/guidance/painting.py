@@ -45,7 +45,7 @@ class GuidedPainter:
         self._painter, self._guidance, self._compare = painter, guidance, compare
 
     @property
-    def pipeline(self) -> Any:
+    def pipeline(self) -> Pipeline:
         """The diffusers pipeline."""
         return self._painter.pipeline
 

@@ -17,6 +17,7 @@ from conceptlens.guidance.base import Maps
 from conceptlens.guidance.joint_maps import JointMaps
 from conceptlens.values.early_exit import StopForward
 from conceptlens.values.errors import RecipeError, shown
+from conceptlens.values.models import Pipeline, Tokenizer
 from conceptlens.watch.prompt_readings import by_words, read_t5_prompt
 from conceptlens.watch.prompt_text import PromptText, TextAttentionReader, read_prompt, warn_of_lost_words
 from conceptlens.watch.t5_text import T5AttentionReader
@@ -34,9 +35,9 @@ class GuidedTransformer:
 
     def __init__(
         self,
-        pipeline: Any,
+        pipeline: Pipeline,
         prompts: list[str],
-        guidance: Any,  # a method that reads transformers, with settings for it that others do not have
+        guidance: Any,  # noqa: ANN401 - a method that reads transformers, with settings for it that others do not have
         generators: list[torch.Generator],
         options: Mapping[str, Any],
     ) -> None:
@@ -89,7 +90,7 @@ Places = tuple[tuple[tuple[int, ...], ...], ...]
 
 
 def _started(
-    pipeline: Any,
+    pipeline: Pipeline,
     encoders: PromptEncoders,
     prompts: list[str],
     generators: list[torch.Generator],
@@ -116,7 +117,7 @@ def _started(
 
 
 def _read(
-    pipeline: Any, encoders: PromptEncoders, readers: Mapping[str, Any], row: int, prompt: str
+    pipeline: Pipeline, encoders: PromptEncoders, readers: Mapping[str, Any], row: int, prompt: str
 ) -> tuple[PromptText | None, PromptText | None]:
     """A prompt as CLIP and as T5 read it; None for an encoder that the pipeline lacks."""
     clip = t5 = None
@@ -138,7 +139,7 @@ def _read(
 
 
 def _placed(
-    pipeline: Any, encoders: PromptEncoders, texts: tuple[PromptText | None, PromptText | None]
+    pipeline: Pipeline, encoders: PromptEncoders, texts: tuple[PromptText | None, PromptText | None]
 ) -> tuple[Places, tuple[PromptText, ...]]:
     """Text rows of a prompt's words in each segment, and its readings by words, T5's first."""
     clip, t5 = texts
@@ -157,7 +158,7 @@ def _placed(
     return tuple(segments), tuple(reversed(readings))
 
 
-def _spelt_out(pipeline: Any, prompt: str, tokenizer: Any) -> str:
+def _spelt_out(pipeline: Pipeline, prompt: str, tokenizer: Tokenizer) -> str:
     """The prompt with the names of all vectors of a textual inversion, in pipelines that can load one."""
     convert = getattr(pipeline, "maybe_convert_prompt", None)
     return prompt if convert is None else convert(prompt, tokenizer)

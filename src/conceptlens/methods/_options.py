@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float
 from PIL import Image
@@ -15,13 +15,16 @@ from conceptlens.maps.image_maps import ConceptMaps
 from conceptlens.methods.base import SaliencyMethod
 from conceptlens.values.provenance import RunInfo, versions_of
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
-def plain(options: Any) -> dict[str, Any]:
+
+def plain(options: DataclassInstance) -> dict[str, Any]:
     """A settings dataclass as plain JSON values."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(options).items()}
 
 
-def maps_of(
+def maps_of(  # noqa: PLR0913 - what a result says of itself: one keyword for each field
     method: SaliencyMethod,
     concepts: Sequence[str],
     scores: Float[Tensor, "concept rows cols"],

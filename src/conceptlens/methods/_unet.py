@@ -15,6 +15,7 @@ from conceptlens.methods.base import MethodInfo, SaliencyMethod
 from conceptlens.readers.unet_inputs import UnetOptions
 from conceptlens.readers.unets import UnetReader, load_unet
 from conceptlens.values.errors import ModelError
+from conceptlens.values.models import Pipeline
 from conceptlens.values.options import options_of
 from conceptlens.values.records import ImageRecord
 
@@ -39,7 +40,7 @@ class UnetMethod(SaliencyMethod):
     @classmethod
     def load(
         cls,
-        model: Any = None,
+        model: str | Path | Pipeline | None = None,
         *,
         device: str | None = None,
         dtype: torch.dtype | None = None,

@@ -36,6 +36,7 @@ from conceptlens.methods._options import maps_of, plain
 from conceptlens.methods.base import MethodInfo, SaliencyMethod
 from conceptlens.readers.cross import CrossReader, check_fit, load_cross
 from conceptlens.values.errors import ModelError, RecipeError, shown
+from conceptlens.values.models import Pipeline
 from conceptlens.values.options import check_range, options_of
 from conceptlens.values.records import ImageRecord
 from conceptlens.values.words import check_concepts
@@ -89,7 +90,12 @@ class ConceptCrossAttention(SaliencyMethod):
 
     @classmethod
     def load(
-        cls, model: Any = None, *, device: str | None = None, dtype: torch.dtype | None = None, **options: Any
+        cls,
+        model: str | Path | Pipeline | None = None,
+        *,
+        device: str | None = None,
+        dtype: torch.dtype | None = None,
+        **options: Any,
     ) -> ConceptCrossAttention:
         _parted(options)  # before any weight is fetched
         return cls(load_cross(model or cls.info.backbone, device=device, dtype=dtype), **options)

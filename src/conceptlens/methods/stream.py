@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 from PIL import Image
@@ -10,6 +11,7 @@ from PIL import Image
 from conceptlens.maps.image_maps import ConceptMaps
 from conceptlens.methods.base import MethodInfo, SaliencyMethod
 from conceptlens.session import Session, load
+from conceptlens.values.models import Pipeline
 from conceptlens.values.recipe import Space
 
 
@@ -28,7 +30,12 @@ class StreamMethod(SaliencyMethod):
 
     @classmethod
     def load(
-        cls, model: Any = None, *, device: str | None = None, single_stream: bool = False, **options: Any
+        cls,
+        model: str | Path | Pipeline | None = None,
+        *,
+        device: str | None = None,
+        single_stream: bool = False,
+        **options: Any,
     ) -> StreamMethod:
         return cls(load(model, device=device, single_stream=single_stream), **options)
 

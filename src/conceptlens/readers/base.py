@@ -15,9 +15,11 @@ from torch import Tensor
 from conceptlens.readers.loading import Defaults
 from conceptlens.readers.orders import Order, Painting, Request
 from conceptlens.values.errors import ModelError
+from conceptlens.values.models import Pipeline
 from conceptlens.values.provenance import RunInfo
 from conceptlens.values.recipe import Recipe
 from conceptlens.values.records import ImageRecord, LayerRecord, R
+from conceptlens.watch.surroundings import execution_device
 
 Verb = Literal["generate", "record", "read", "probe", "follow", "vectors"]
 """What a kind of model may be able to do; see `_PHRASES`."""
@@ -67,7 +69,7 @@ class Reader(ABC, Generic[R]):
     read_options: ClassVar[frozenset[str]] = frozenset()
     probe_options: ClassVar[frozenset[str]] = frozenset()
 
-    def __init__(self, pipeline: Any, model_id: str, defaults: Defaults) -> None:
+    def __init__(self, pipeline: Pipeline, model_id: str, defaults: Defaults) -> None:
         self.pipeline, self.model_id, self.defaults = pipeline, model_id, defaults
 
     @property
@@ -88,7 +90,7 @@ class Reader(ABC, Generic[R]):
     @property
     def device(self) -> torch.device:
         """Where the model runs."""
-        return self.pipeline._execution_device
+        return execution_device(self.pipeline)
 
     def require(self, verb: Verb) -> None:
         """Raises a `ModelError` for what this kind of model cannot do."""

@@ -12,7 +12,7 @@ from conceptlens.readers.text_streams import reader_of
 from conceptlens.readers.unets import SUPPORTED, load_unet
 
 
-def open_reader(model: Any, **options: Any) -> Reader[Any]:
+def open_reader(model: object, **options: Any) -> Reader[Any]:
     """Opens a model by its kind.
 
     Args:

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
-from diffusers import DiffusionPipeline
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
@@ -39,10 +38,19 @@ from conceptlens.families.kinds.latents import noised
 from conceptlens.ops.attention import text_probabilities
 from conceptlens.readers.base import Answer, Verb
 from conceptlens.readers.cross_attention import CrossAttentionReader
-from conceptlens.readers.loading import Defaults, folder_defaults, open_pipeline, pipeline_name
+from conceptlens.readers.loading import (
+    Defaults,
+    adopted,
+    classes_of,
+    folder_defaults,
+    location_of,
+    open_pipeline,
+    pipeline_name,
+)
 from conceptlens.readers.reading import working_size
 from conceptlens.values.early_exit import StopForward
 from conceptlens.values.errors import ModelError
+from conceptlens.values.models import Pipeline
 from conceptlens.values.recipe import Recipe
 from conceptlens.values.records import CallRecord, CrossLayer, ImageRecord, TokenGrid
 from conceptlens.watch.cross_attention import LayerAttention, watch_cross_layers
@@ -83,7 +91,7 @@ class CrossReader(CrossAttentionReader):
     method = METHOD
     settable: ClassVar[frozenset[str]] = frozenset({"layers", "noise", "samples"})
 
-    def __init__(self, pipeline: Any, layout: CrossLayout, model_id: str, defaults: Defaults) -> None:
+    def __init__(self, pipeline: Pipeline, layout: CrossLayout, model_id: str, defaults: Defaults) -> None:
         super().__init__(pipeline, model_id, defaults)
         self.layout = layout
         why = refusal(pipeline)
@@ -183,7 +191,7 @@ def layout_of(name: str) -> CrossLayout | None:
 
 
 def load_cross(
-    model: Any,
+    model: object,
     *,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
@@ -204,16 +212,15 @@ def load_cross(
     """
     if single_stream:
         raise ModelError("a model whose text is only read has no single-stream blocks. Leave single_stream out.")
-    if isinstance(model, DiffusionPipeline):
-        part = getattr(model, "transformer", None) or getattr(model, "unet", None)
-        name = type(getattr(part, "_orig_mod", part)).__name__
-        return CrossReader(model, _layout(name, type(model).__name__), pipeline_name(model), Defaults())
+    if (given := adopted(model)) is not None:
+        pipeline_class, name = classes_of(given)
+        return CrossReader(given, _layout(name, pipeline_class), pipeline_name(given), Defaults())
 
-    def check(source: str, index: Any) -> None:
+    def check(source: str, index: Mapping[str, Any]) -> None:
         parts = [index[part][1] for part in ("transformer", "unet") if index.get(part)]
         _layout((parts or [None])[0] or str(index.get("_class_name")), source)
 
-    opened = open_pipeline(model, check, device=device, dtype=dtype, offload=offload)
+    opened = open_pipeline(location_of(model), check, device=device, dtype=dtype, offload=offload)
     layout = _layout(type(opened.pipeline.transformer).__name__, opened.model_id)
     return CrossReader(opened.pipeline, layout, opened.model_id, folder_defaults(opened.folder))
 

@@ -6,7 +6,7 @@ import re
 import secrets
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -17,6 +17,7 @@ from conceptlens.readers.call_settings import check_call
 from conceptlens.readers.keeping import Keeping
 from conceptlens.readers.loading import Defaults, LoadedModel
 from conceptlens.values.errors import ConceptError, RecipeError
+from conceptlens.values.models import Pipeline
 from conceptlens.values.recipe import Recipe, check_seed
 from conceptlens.values.words import check_concepts, check_prompts
 from conceptlens.watch.prompt_text import FUNCTION_WORDS
@@ -49,14 +50,14 @@ class Request:
 
     prompt: str | Sequence[str] | None
     concepts: Sequence[str] | None
-    background: Background
-    seed: int | None
-    keep: bool
-    keeping: Keeping | None
-    preset: str | None
-    settings: Mapping[str, Any]
-    pipeline: Mapping[str, Any]
-    guided: bool
+    background: Background = True
+    seed: int | None = None
+    keep: bool = False
+    keeping: Keeping | None = None
+    preset: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    pipeline: Mapping[str, Any] = field(default_factory=dict)
+    guided: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,25 +89,20 @@ class Order:
     map_size: tuple[int, int] | None = None
 
     @classmethod
-    def of(
-        cls,
-        model: LoadedModel,
-        prompt: str | Sequence[str] | None,
-        concepts: Sequence[str],
-        recipe: Recipe,
-        pipeline: Mapping[str, Any],
-        *,
-        background: Background = True,
-        seed: int | None = None,
-        keep: bool = False,
-        keeping: Keeping | None = None,
-    ) -> Order:
+    def of(cls, model: LoadedModel, request: Request, concepts: Sequence[str], recipe: Recipe) -> Order:
         """An order for `model`; a random seed is drawn where neither a seed nor a generator is given.
+
+        Args:
+            model: that will paint.
+            request: what was asked for.
+            concepts: those of the request, or what stands for them.
+            recipe: likewise.
 
         Raises:
             ConceptError: for an unusable list of concepts.
             RecipeError: for no prompt, or a keyword that cannot be.
         """
+        prompt, pipeline, seed = request.prompt, request.pipeline, request.seed
         prompts = check_prompts(prompt, pipeline.get("prompt_embeds"))
         for name in ("output_type", "return_dict"):
             if name in pipeline:
@@ -115,12 +111,12 @@ class Order:
         negative = pipeline.get("negative_prompt")
         if not isinstance(prompt, str) and isinstance(negative, str):
             pipeline = {**pipeline, "negative_prompt": [negative] * len(prompts)}
-        asked, added = with_background(model.defaults, concepts, background, recipe)
+        asked, added = with_background(model.defaults, concepts, request.background, recipe)
         if "generator" not in pipeline:
             seed = secrets.randbelow(2**31) if seed is None else check_seed(seed)
         elif seed is not None:
             raise RecipeError("both seed and generator were given. Give one of them.")
-        return cls(prompt, tuple(prompts), asked, added, recipe, pipeline, seed, keep, keeping)
+        return cls(prompt, tuple(prompts), asked, added, recipe, pipeline, seed, request.keep, request.keeping)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -140,7 +136,7 @@ class Painting(Protocol):
     """What turns orders into pictures with their maps."""
 
     @property
-    def pipeline(self) -> Any:
+    def pipeline(self) -> Pipeline:
         """The diffusers pipeline."""
         ...
 

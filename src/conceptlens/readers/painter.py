@@ -15,9 +15,11 @@ from conceptlens.readers.loading import LoadedModel
 from conceptlens.readers.orders import Order, note_unknown
 from conceptlens.readers.painting import Generation, generate
 from conceptlens.readers.stream import Probe
+from conceptlens.values.models import Pipeline
 from conceptlens.values.provenance import RunInfo, Task, plain_values, versions_of
 from conceptlens.values.recipe import Recipe
 from conceptlens.values.records import ImageRecord
+from conceptlens.watch.surroundings import execution_device
 
 
 class Painter:
@@ -30,7 +32,7 @@ class Painter:
         self._model, self._embed, self._begin = model, embed, begin
 
     @property
-    def pipeline(self) -> Any:
+    def pipeline(self) -> Pipeline:
         """The diffusers pipeline."""
         return self._model.pipeline
 
@@ -107,7 +109,7 @@ def run_info(model: LoadedModel, task: Task, concepts: Concepts, started: float)
         tokens={name: list(pieces) for name, pieces in zip(concepts.names, concepts.pieces, strict=False)},
         text_length=concepts.length,
         dtype=str(model.pipeline.transformer.dtype).removeprefix("torch."),
-        device=str(model.pipeline._execution_device),
+        device=str(execution_device(model.pipeline)),
         seconds=round(time.perf_counter() - started, 3),
         versions=versions_of("diffusers", "torch"),
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from conceptlens.families.base import ModelAdapter
 from conceptlens.ops.accumulate import ScoreAccumulator
@@ -19,6 +19,7 @@ from conceptlens.readers.keeping import Keeping, restore, spread, states
 from conceptlens.readers.stream import Probe, needs_queries
 from conceptlens.readers.text_side import text_encoders
 from conceptlens.values.errors import BudgetError, ConceptlensError, ModelError, RecipeError, one_line
+from conceptlens.values.models import Module, Pipeline
 from conceptlens.values.recipe import RECIPE_FIELDS, Recipe, resolve_steps
 from conceptlens.values.records import LayerRecord, R, TokenGrid
 from conceptlens.watch.recorder import Recorder
@@ -49,7 +50,7 @@ class Generation:
 
 
 def generate(
-    pipeline: Any,
+    pipeline: Pipeline,
     adapter: ModelAdapter[R],
     begin: Callable[[Recipe], Probe[R]],
     recipe: Recipe,
@@ -90,7 +91,7 @@ def generate(
 
 
 def _generate(
-    pipeline: Any,
+    pipeline: Pipeline,
     adapter: ModelAdapter[R],
     probe: Probe[R],
     recipe: Recipe,
@@ -109,7 +110,7 @@ def _generate(
 
     kept: list[R] = []
 
-    def finish(block: nn.Module, record: R) -> None:
+    def finish(block: Module, record: R) -> None:
         probe(block, record)
         if keeping is not None:
             kept.append(keeping.kept(record))
@@ -137,6 +138,13 @@ def _generate(
             f"{pipeline.num_timesteps} steps; maps would be partial. Remove what skips or repeats calls (caches, "
             "interrupts, second-order schedulers), or report the model."
         )
+    return _generation(images, probe, recorder.calls, tuple(kept), recipe)
+
+
+def _generation(
+    images: list[Any], probe: Probe[Any], steps: int, layers: tuple[LayerRecord, ...], recipe: Recipe
+) -> Generation:
+    """What a whole run left in its probe."""
     assert probe.grid is not None
     scores, first, references = probe.scores.mean(), probe.grid.tokens, []
     for grid in probe.references:
@@ -146,8 +154,8 @@ def _generate(
         images=images,
         scores=on_grid(scores, probe.grid),
         parts=stack_parts(probe.scores, probe.grid) if probe.scores.parts else None,
-        steps=recorder.calls,
-        layers=tuple(kept),
+        steps=steps,
+        layers=layers,
         recipe=recipe,
         references=tuple(references),
     )
@@ -161,7 +169,7 @@ def _at_once(options: Mapping[str, Any]) -> int:
     return (1 if texts is None else len(texts)) * each
 
 
-def check_known(pipeline: Any, options: Mapping[str, Any]) -> None:
+def check_known(pipeline: Pipeline, options: Mapping[str, Any]) -> None:
     """Raises a `RecipeError` for a keyword that the pipeline's call does not take."""
     known = inspect.signature(pipeline.__call__).parameters
     unknown = sorted(set(options) - set(known))
@@ -172,7 +180,7 @@ def check_known(pipeline: Any, options: Mapping[str, Any]) -> None:
         )
 
 
-def _run(pipeline: Any, options: Mapping[str, Any]) -> list[Any]:
+def _run(pipeline: Pipeline, options: Mapping[str, Any]) -> list[Any]:
     check_known(pipeline, options)
     known = inspect.signature(pipeline.__call__).parameters
     with refusals(pipeline, "offload=True"), _own_processors(pipeline), text_encoders(pipeline):
@@ -182,7 +190,7 @@ def _run(pipeline: Any, options: Mapping[str, Any]) -> list[Any]:
 
 
 @contextmanager
-def _own_processors(pipeline: Any) -> Iterator[None]:
+def _own_processors(pipeline: Pipeline) -> Iterator[None]:
     """Pipelines of perturbed-attention guidance put their attention processors back only where nothing went wrong."""
     transformer = pipeline.transformer
     own = dict(transformer.attn_processors) if hasattr(pipeline, "pag_attn_processors") else None
@@ -195,7 +203,7 @@ def _own_processors(pipeline: Any) -> Iterator[None]:
 
 
 @contextmanager
-def refusals(pipeline: Any, remedy: str) -> Iterator[None]:
+def refusals(pipeline: Pipeline, remedy: str) -> Iterator[None]:
     """Errors of a pipeline's own checks as one clear line; `remedy` is a setting that takes less memory."""
     try:
         yield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from diffusers.hooks import HookRegistry
@@ -17,9 +17,12 @@ from conceptlens.ops.spaces import accumulator, normalize_concepts, scores_of, v
 from conceptlens.readers.stream import Probe
 from conceptlens.values.early_exit import StopForward
 from conceptlens.values.errors import ModelError
+from conceptlens.values.models import Module
 from conceptlens.values.recipe import Recipe
 from conceptlens.values.records import EnteredLayer
 from conceptlens.watch.recorder import HOOK, NamedHook, check_compiled, input_of, unhook, with_input
+
+T = TypeVar("T")
 
 BLOCK_TEXT = "encoder_hidden_states"
 """What blocks call their text where it is an argument of its own."""
@@ -45,7 +48,7 @@ class ReentryProbe(Probe[EnteredLayer]):
         self._records: list[EnteredLayer] = []
 
     @torch.no_grad()
-    def __call__(self, block: Any, record: EnteredLayer) -> None:
+    def __call__(self, block: Module, record: EnteredLayer) -> None:
         if record.layer > self._last:
             return
         self._records.append(record)
@@ -90,11 +93,11 @@ def concept_outputs(
         ModelError: when not all of them were passed; a partial map is never returned.
     """
     found: dict[int, Tensor] = {}
-    hooked: list[tuple[nn.Module, str]] = []
+    hooked: list[tuple[Module, str]] = []
     blocks = adapter.blocks()
 
-    def hook(module: nn.Module, made: NamedHook) -> None:
-        registry = HookRegistry.check_if_exists_or_initialize(module)
+    def hook(module: Module, made: NamedHook) -> None:
+        registry = HookRegistry.check_if_exists_or_initialize(cast("nn.Module", module))
         registry.register_hook(made, made.name)
         hooked.append((module, made.name))
 
@@ -139,7 +142,7 @@ class _EnterHook(NamedHook):
             args, kwargs = with_input(module, BLOCK_TEXT, text[:, : self._cut], args, kwargs)
         return args, kwargs
 
-    def post_forward(self, module: nn.Module, output: Any) -> Any:
+    def post_forward(self, module: nn.Module, output: T) -> T:
         if self._last:
             raise StopForward
         return output

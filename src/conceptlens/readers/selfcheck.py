@@ -13,6 +13,7 @@ from conceptlens.families.kinds.reentry import ReentryAdapter
 from conceptlens.ops.attention import image_attention
 from conceptlens.readers.reentry import concept_outputs
 from conceptlens.readers.stream import ConceptStream
+from conceptlens.values.models import Module
 from conceptlens.values.recipe import Recipe
 from conceptlens.values.records import EnteredLayer, StreamLayer
 from conceptlens.watch.recorder import Recorder
@@ -42,7 +43,7 @@ def _stream_errors(adapter: DiTAdapter, call: Mapping[str, Any]) -> list[float]:
     stream = ConceptStream(adapter, own_text(call["encoder_hidden_states"][0]), Recipe().resolve(depth))
     errors: list[float] = []
 
-    def compare(block: Any, record: StreamLayer) -> None:
+    def compare(block: Module, record: StreamLayer) -> None:
         side = stream.step(block, record).projection
         query = adapter.rotate(record.part("query"), record.call)
         made = image_attention(query, record.key, record.value, side.key, side.value)

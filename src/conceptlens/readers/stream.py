@@ -14,6 +14,7 @@ from conceptlens.families.base import Concepts, DiTAdapter, Projection
 from conceptlens.ops.accumulate import ScoreAccumulator
 from conceptlens.ops.attention import concept_attention, image_attention
 from conceptlens.ops.spaces import accumulator, cross_similarity, normalize_concepts, scores_of, vector_similarity
+from conceptlens.values.models import Module
 from conceptlens.values.recipe import Recipe
 from conceptlens.values.records import R, StreamLayer, TokenGrid
 
@@ -38,7 +39,7 @@ class ConceptStream:
         self._hidden: Tensor | None = None
         self._conditioning: Any = None
 
-    def step(self, block: Any, record: StreamLayer) -> StepVectors:
+    def step(self, block: Module, record: StreamLayer) -> StepVectors:
         """One block: attention of the concepts over [concepts; image], then the text-side residual update."""
         if record.layer == 0:
             self._hidden, self._conditioning = self._adapter.begin(self._concepts, record.call)
@@ -74,7 +75,7 @@ class Probe(ABC, Generic[R]):
         self.references: tuple[TokenGrid, ...] = ()
 
     @abstractmethod
-    def __call__(self, block: Any, record: R) -> None:
+    def __call__(self, block: Module, record: R) -> None:
         """Takes the record of one block; within a call they come in order."""
 
 
@@ -97,7 +98,7 @@ class ConceptProbe(Probe[StreamLayer]):
         self._wanted = frozenset(recipe.layers)
 
     @torch.no_grad()
-    def __call__(self, block: Any, record: StreamLayer) -> None:
+    def __call__(self, block: Module, record: StreamLayer) -> None:
         vectors = self._stream.step(block, record)
         if record.layer in self._wanted:
             self.grid, self.references = record.call.grid, record.call.references

@@ -74,17 +74,7 @@ class TextStreamReader(Reader[R]):
         concepts = request.concepts
         if concepts is None:
             concepts = prompt_words(check_prompts(request.prompt)) if request.guided else ()
-        return Order.of(
-            self.model,
-            request.prompt,
-            concepts,
-            self.recipe(request.preset, request.settings),
-            request.pipeline,
-            background=request.background,
-            seed=request.seed,
-            keep=request.keep,
-            keeping=request.keeping,
-        )
+        return Order.of(self.model, request, concepts, self.recipe(request.preset, request.settings))
 
     def painter(self) -> Painter:
         return Painter(self.model, self.embed, self.begin)
@@ -95,7 +85,7 @@ class TextStreamReader(Reader[R]):
         check_call(self.pipeline, options)
         self.embed.renew()
         call = {**self.defaults.generate, **options}
-        layers, grid = read(self.pipeline, self.model.adapter, image, prompt, recipe, seed, self._working_area(), call)
+        layers, grid = read(self.model, image, prompt, recipe, seed, call)
         return ImageRecord(layers, grid, image, prompt, self.model_id, recipe, seed, options=options)
 
     def probe(
@@ -136,12 +126,6 @@ class TextStreamReader(Reader[R]):
             + ("" if entered else "out")
             + " it. Open the model as it was opened for the record."
         )
-
-    def _working_area(self) -> int:
-        given = self.defaults.generate
-        if "width" in given and "height" in given:
-            return given["width"] * given["height"]
-        return self.model.adapter.native_area(self.pipeline)
 
 
 class StreamReader(TextStreamReader[StreamLayer]):

@@ -16,10 +16,12 @@ from PIL import Image
 from torch import Tensor
 
 from conceptlens.values.errors import ModelError, RecipeError
+from conceptlens.values.models import Model, Pipeline, Scheduler
 from conceptlens.values.options import check_range
 from conceptlens.values.records import TokenGrid
 from conceptlens.values.words import check_text
 from conceptlens.watch.prompt_text import warn_of_cuts
+from conceptlens.watch.surroundings import execution_device
 
 SCHEDULE_STEPS, SCHEDULE_INDEX = 50, 49
 """The noise level of the official code: step 49 of a schedule of 50 (t = 1 for SDXL, t = 21 for Stable Diffusion 2)."""
@@ -46,7 +48,7 @@ class UnetOptions:
             check_range("timestep", self.timestep, 0, 100_000)
 
 
-def attention_size(unet: Any, latents: Sequence[int], wanted: tuple[int, int] | None = None) -> tuple[int, int]:
+def attention_size(unet: Model, latents: Sequence[int], wanted: tuple[int, int] | None = None) -> tuple[int, int]:
     """(rows, cols) of the cross-attention to read: as wanted, or else that at a quarter of the latents' size.
 
     In a U-Net that has none of that size it is that of the finest.
@@ -69,7 +71,7 @@ def attention_size(unet: Any, latents: Sequence[int], wanted: tuple[int, int] | 
     return rows, cols
 
 
-def image_size(pipeline: Any, options: Mapping[str, Any]) -> tuple[int, int]:
+def image_size(pipeline: Pipeline, options: Mapping[str, Any]) -> tuple[int, int]:
     """Height and width in pixels, as the pipeline reads its options."""
     sample, factor = pipeline.unet.config.sample_size, pipeline.vae_scale_factor
     rows, cols = (sample, sample) if isinstance(sample, int) else sample
@@ -79,7 +81,7 @@ def image_size(pipeline: Any, options: Mapping[str, Any]) -> tuple[int, int]:
     return (height, width) if height and width else (rows * factor, cols * factor)
 
 
-def tokenizers_of(pipeline: Any) -> list[Any]:
+def tokenizers_of(pipeline: Pipeline) -> list[Any]:
     """Those whose text encoders are there: SDXL's refiner has only the second."""
     endings = [ending for ending in ("", "_2") if getattr(pipeline, f"text_encoder{ending}", None) is not None]
     return [getattr(pipeline, f"tokenizer{ending}") for ending in endings]
@@ -105,7 +107,7 @@ class NoisedImage:
         seed: draws the VAE's sample and then the noise of each sample, on the CPU.
     """
 
-    def __init__(self, pipeline: Any, image: Image.Image, options: UnetOptions, seed: int) -> None:
+    def __init__(self, pipeline: Pipeline, image: Image.Image, options: UnetOptions, seed: int) -> None:
         self._pipeline, self._size = pipeline, options.size
         self.timestep = official_timestep(pipeline.scheduler) if options.timestep is None else options.timestep
         levels = pipeline.scheduler.alphas_cumprod
@@ -119,7 +121,7 @@ class NoisedImage:
         square = image.resize((options.size, options.size), Image.Resampling.BICUBIC)
         pixels = pipeline.image_processor.preprocess(square)
         with _in_float32(vae):
-            pixels = pixels.to(device=pipeline._execution_device, dtype=vae.dtype)
+            pixels = pixels.to(device=execution_device(pipeline), dtype=vae.dtype)
             latents = vae.encode(pixels).latent_dist.sample(self._generator)
         self._clean = (latents - (vae.config.get("shift_factor") or 0.0)) * vae.config.scaling_factor
         self.grid = TokenGrid(*self._clean.shape[-2:])
@@ -136,7 +138,7 @@ class NoisedImage:
 
     def show(self, prompt: str) -> None:
         """One U-Net call on a new noise draw, with the prompt alone (no guidance)."""
-        pipeline, unet, device = self._pipeline, plain_unet(self._pipeline), self._pipeline._execution_device
+        pipeline, unet, device = self._pipeline, plain_unet(self._pipeline), execution_device(self._pipeline)
         check_text(prompt, "prompt")
         warn_of_cuts(tokenizers_of(pipeline), prompt)
         states, pooled = encode_prompt(pipeline, prompt)
@@ -152,7 +154,7 @@ class NoisedImage:
 
 
 @contextmanager
-def _in_float32(vae: Any) -> Iterator[None]:
+def _in_float32(vae: Model) -> Iterator[None]:
     """Inside it an autoencoder in float16 is in float32, since that of Stable Diffusion XL overflows otherwise."""
     half = vae.dtype == torch.float16
     try:
@@ -164,21 +166,23 @@ def _in_float32(vae: Any) -> Iterator[None]:
             vae.to(dtype=torch.float16)
 
 
-def plain_unet(pipeline: Any) -> Any:
+def plain_unet(pipeline: Pipeline) -> Model:
     """The U-Net, also where `torch.compile` wraps it: what is watched layer by layer is no graph."""
     return getattr(pipeline.unet, "_orig_mod", pipeline.unet)
 
 
-def encode_prompt(pipeline: Any, prompt: str) -> tuple[Float[Tensor, "1 token dim"], Float[Tensor, "1 pooled"] | None]:
+def encode_prompt(
+    pipeline: Pipeline, prompt: str
+) -> tuple[Float[Tensor, "1 token dim"], Float[Tensor, "1 pooled"] | None]:
     """What the pipeline makes of a prompt, padded, without guidance: the states, and of SDXL the pooled vector."""
-    device = pipeline._execution_device
+    device = execution_device(pipeline)
     states, _, *pooled = pipeline.encode_prompt(
         prompt, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False
     )
     return states, pooled[0] if pooled else None
 
 
-def official_timestep(scheduler: Any) -> int:
+def official_timestep(scheduler: Scheduler) -> int:
     """The timestep of the official code in a scheduler's own schedule."""
     fresh = copy.deepcopy(scheduler)
     with warnings.catch_warnings():

@@ -20,18 +20,19 @@ from conceptlens.readers.orders import Order, Request, prompt_words
 from conceptlens.readers.painting import check_known, refusals
 from conceptlens.readers.unet_inputs import attention_size, image_size, plain_unet, tokenizers_of
 from conceptlens.values.errors import ConceptError, RecipeError, shown
+from conceptlens.values.models import Pipeline
 from conceptlens.values.provenance import RunInfo, plain_values, versions_of
 from conceptlens.values.recipe import Recipe, check_seed
 from conceptlens.values.words import check_concepts, check_prompts
 from conceptlens.watch.prompt_text import PromptText, read_prompt, warn_of_prompt
-from conceptlens.watch.surroundings import check_surroundings
+from conceptlens.watch.surroundings import check_surroundings, execution_device
 from conceptlens.watch.unet_attention import RunningMaps, capturing
 
 _TEXTS = ("prompt_embeds", "pooled_prompt_embeds")
 _OTHER_PROMPTS = ("prompt_2",)
 
 
-def unet_order(pipeline: Any, request: Request) -> Order:
+def unet_order(pipeline: Pipeline, request: Request) -> Order:
     """An order for a U-Net: no concepts stand for each prompt's own words.
 
     Raises:
@@ -73,7 +74,7 @@ class UnetPainter:
         model_id: its name, for results.
     """
 
-    def __init__(self, pipeline: Any, model_id: str) -> None:
+    def __init__(self, pipeline: Pipeline, model_id: str) -> None:
         self.pipeline, self._model_id = pipeline, model_id
 
     def paint(self, order: Order) -> list[ConceptMaps]:
@@ -139,7 +140,7 @@ class UnetPainter:
             settings={"attention_size": list(size)},
             guidance={},
             dtype=str(pipeline.unet.dtype).removeprefix("torch."),
-            device=str(pipeline._execution_device),
+            device=str(execution_device(pipeline)),
             seconds=round(time.perf_counter() - started, 3),
             versions=versions_of("diffusers", "torch"),
             steps=pipeline.num_timesteps,

@@ -18,7 +18,6 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from diffusers import DiffusionPipeline
 from einops import rearrange
 from jaxtyping import Float
 from PIL import Image
@@ -30,9 +29,11 @@ from conceptlens.readers.cross_attention import CrossAttentionReader
 from conceptlens.readers.loading import (
     DEMO_UNET,
     Defaults,
+    adopted,
     classes_of,
     folder_defaults,
     folder_of,
+    location_of,
     open_pipeline,
     pipeline_name,
     resident,
@@ -256,7 +257,7 @@ def _layer(number: int, call: CallRecord, draws: Sequence[Tensor]) -> CrossLayer
 
 
 def load_unet(
-    model: Any,
+    model: object,
     *,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
@@ -278,16 +279,17 @@ def load_unet(
     """
     if single_stream:
         raise ModelError("a U-Net has no single-stream blocks. Leave single_stream out.")
-    if isinstance(model, DiffusionPipeline):
-        _check_class(type(model).__name__, "this pipeline")
-        return UnetReader(model, pipeline_name(model), Defaults())
+    if (given := adopted(model)) is not None:
+        _check_class(type(given).__name__, "this pipeline")
+        return UnetReader(given, pipeline_name(given), Defaults())
 
-    def check(source: str, index: Any) -> None:
+    def check(source: str, index: Mapping[str, Any]) -> None:
         _check_class(str(index.get("_class_name")), source)
 
-    folder = folder_of(model)
+    source = location_of(model)
+    folder = folder_of(source)
     opened = open_pipeline(folder, check, device=device, dtype=dtype, offload=offload, half=torch.float16)
-    name = opened.model_id if folder is model else DEMO_UNET
+    name = opened.model_id if folder is source else DEMO_UNET
     return UnetReader(opened.pipeline, name, folder_defaults(opened.folder))
 
 

@@ -23,7 +23,7 @@ def options_of(kind: type[Options], given: Mapping[str, Any]) -> Options:
     return kind(**{name: _of_kind(name, value, hints[name]) for name, value in given.items()})
 
 
-def _of_kind(name: str, value: Any, hint: Any) -> Any:
+def _of_kind(name: str, value: object, hint: object) -> object:
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
             raise RecipeError(f"{name} must be one of {', '.join(map(str, get_args(hint)))}; got {shown(value)}.")

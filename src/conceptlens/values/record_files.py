@@ -152,12 +152,12 @@ def _record(header: Mapping[str, Any], tensors: dict[str, Tensor]) -> ImageRecor
     return ImageRecord(layers, grid, image, header["prompt"], header["model"], recipe, seed, steps, options)
 
 
-def _check_whole(name: str, value: Any, low: int, high: int) -> None:
+def _check_whole(name: str, value: object, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise ValueError(f"{name} {value!r:.40} is no whole number from {low} to {high}")
 
 
-def _check_sizes(name: str, value: Any) -> None:
+def _check_sizes(name: str, value: object) -> None:
     """Raises a ValueError for a number that nothing in a record can have."""
     for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
         _check_sizes(name, part)

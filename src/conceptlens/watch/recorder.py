@@ -16,7 +16,7 @@ from conceptlens.families.base import ModelAdapter, Tap
 from conceptlens.families.kinds.calls import named_arguments, replaced_forward
 from conceptlens.values.early_exit import StopForward
 from conceptlens.values.errors import ModelError, RecipeError
-from conceptlens.values.models import Pipeline
+from conceptlens.values.models import Module, Pipeline
 from conceptlens.values.recipe import Branch
 from conceptlens.values.records import CallRecord, R
 
@@ -55,7 +55,7 @@ class Recorder(Generic[R]):
     def __init__(  # noqa: PLR0913 - what is watched, how far, and for whom: keywords with defaults
         self,
         adapter: ModelAdapter[R],
-        on_layer: Callable[[nn.Module, R], None],
+        on_layer: Callable[[Module, R], None],
         *,
         last: int,
         outputs: frozenset[int],
@@ -189,7 +189,7 @@ class Recorder(Generic[R]):
             self._tapped.setdefault(name, tensor)
 
     @_opaque
-    def finish_block(self, layer: int, block: nn.Module) -> None:
+    def finish_block(self, layer: int, block: Module) -> None:
         """Turns the taps of one block into a record and reports it."""
         if self._call is None:
             return
@@ -219,8 +219,8 @@ class Recorder(Generic[R]):
             return self._queries and layer in self._outputs
         return True
 
-    def _hook(self, module: nn.Module, hook: NamedHook) -> None:
-        registry = HookRegistry.check_if_exists_or_initialize(module)
+    def _hook(self, module: Module, hook: NamedHook) -> None:
+        registry = HookRegistry.check_if_exists_or_initialize(cast("nn.Module", module))
         if registry.get_hook(hook.name) is not None:
             raise ModelError("this model is being read already. Finish (or close) the other reading first.")
         registry.register_hook(hook, hook.name)
@@ -235,9 +235,9 @@ class Recorder(Generic[R]):
         self.end_call()
 
 
-def unhook(module: nn.Module, name: str) -> None:
+def unhook(module: Module, name: str) -> None:
     """Takes a hook off, and with the last one all traces of the registry."""
-    registry = HookRegistry.check_if_exists_or_initialize(module)
+    registry = HookRegistry.check_if_exists_or_initialize(cast("nn.Module", module))
     registry.remove_hook(name, recurse=False)
     registry.invalidate_child_registries_cache()
     if not registry.hooks:

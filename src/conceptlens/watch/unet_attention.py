@@ -182,7 +182,7 @@ def capturing(unet: Model, sink: MapSink | RunningMaps) -> Iterator[None]:
                 "plain cross-attention. Set another processor, or merge its weights."
             )
 
-    def capture(name: str, attn: Any, hidden: Tensor, text: Tensor) -> None:
+    def capture(name: str, attn: Module, hidden: Tensor, text: Tensor) -> None:
         if sink.wants(hidden.shape[1]):
             query, key = (
                 at_least_float32(side).unflatten(-1, (attn.heads, -1)).transpose(1, 2)

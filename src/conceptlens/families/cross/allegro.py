@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from conceptlens.families.cross import register
 from conceptlens.families.kinds.cross_attention import CrossLayout
 from conceptlens.families.kinds.latents import normalized
+from conceptlens.values.models import Model
 
 
 @register
@@ -17,7 +16,7 @@ class Allegro(CrossLayout):
     classes = ("AllegroTransformer3DModel",)
     multiple = 8
 
-    def clean_latents(self, vae: Any, pixels: Tensor) -> Tensor:
+    def clean_latents(self, vae: Model, pixels: Tensor) -> Tensor:
         """The mode of the frame in the middle of a still, in one piece."""
         moments = vae.encoder(pixels[:, :, None].expand(-1, -1, vae.kernel[0], -1, -1))
         mode = vae.quant_conv(moments[:, :, moments.shape[2] // 2]).chunk(2, dim=1)[0][:, :, None]

@@ -6,6 +6,7 @@ from typing import Any
 
 from conceptlens.families.cross import register
 from conceptlens.families.kinds.cross_attention import CrossLayout
+from conceptlens.values.models import Pipeline
 
 
 @register
@@ -25,6 +26,6 @@ class AnyFlowFAR(AnyFlow):
     name = "AnyFlow FAR"
     classes = ("AnyFlowFARTransformer3DModel",)
 
-    def call_options(self, pipeline: Any) -> dict[str, Any]:
+    def call_options(self, pipeline: Pipeline) -> dict[str, Any]:
         # One chunk of one frame; the pipeline cannot lay out its cache for fewer chunks than it keeps in full.
         return {"chunk_partition": [1, *[0] * (pipeline.transformer.config.full_chunk_limit - 1)]}

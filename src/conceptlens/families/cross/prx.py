@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from conceptlens.families.cross import register
 from conceptlens.families.groups import KEYS_ONLY
 from conceptlens.families.kinds.cross_attention import CrossLayout
+from conceptlens.values.models import Pipeline
 
 
 @register
@@ -18,5 +17,5 @@ class PRX(CrossLayout):
     attention = "attention"
     joint = "text first"
 
-    def default_side(self, pipeline: Any) -> int:
+    def default_side(self, pipeline: Pipeline) -> int:
         return pipeline.default_sample_size

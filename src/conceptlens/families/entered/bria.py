@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from conceptlens.families import register
 from conceptlens.families.groups import DUAL, LAYERED_TEXT
 from conceptlens.families.kinds.by_pipeline import EnteredAdapter, latent_side
 from conceptlens.families.kinds.layouts import FLUX_SINGLE, AllBlocks, LayeredText, Packed
+from conceptlens.values.models import Pipeline
 
 
 @register
@@ -22,7 +22,7 @@ class Bria(EnteredAdapter):
     layout = Packed()
     all_blocks = AllBlocks(layout, FLUX_SINGLE)
 
-    def side_multiple(self, pipeline: Any) -> int:
+    def side_multiple(self, pipeline: Pipeline) -> int:
         return latent_side(pipeline)
 
 

@@ -12,13 +12,14 @@ from conceptlens.families import register
 from conceptlens.families.groups import SHARED
 from conceptlens.families.kinds.by_pipeline import EnteredAdapter
 from conceptlens.families.kinds.layouts import Blocks, Unpacked
+from conceptlens.values.models import Model
 from conceptlens.values.records import CallRecord
 
 
 class _ConsisIDLayout(Unpacked):
     length = "max_text_seq_length"
 
-    def enter(self, tokens: Tensor, places: Sequence[int], call: CallRecord, model: Any) -> dict[str, Any]:
+    def enter(self, tokens: Tensor, places: Sequence[int], call: CallRecord, model: Model) -> dict[str, Any]:
         surplus = max(0, model.config.max_text_seq_length - len(tokens))
         return super().enter(torch.cat([tokens, tokens.new_zeros(surplus, *tokens.shape[1:])]), places, call, model)
 

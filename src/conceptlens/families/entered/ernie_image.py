@@ -13,6 +13,7 @@ from conceptlens.families.groups import SINGLE
 from conceptlens.families.kinds.by_pipeline import EnteredAdapter
 from conceptlens.families.kinds.layouts import Blocks, Unpacked
 from conceptlens.families.kinds.reentry import EXPERIMENTAL
+from conceptlens.values.models import Model
 from conceptlens.values.records import CallRecord
 
 
@@ -25,7 +26,7 @@ class _ErnieLayout(Unpacked):
     def replaced(self) -> tuple[str, ...]:
         return (*super().replaced(), "text_lens")
 
-    def enter(self, tokens: Tensor, places: Sequence[int], call: CallRecord, model: Any) -> dict[str, Any]:
+    def enter(self, tokens: Tensor, places: Sequence[int], call: CallRecord, model: Model) -> dict[str, Any]:
         entry = super().enter(tokens, places, call, model)
         return {**entry, "text_lens": torch.full((len(entry[self.text]),), len(tokens), device=tokens.device)}
 

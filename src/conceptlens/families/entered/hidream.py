@@ -15,6 +15,7 @@ from conceptlens.families.kinds.by_pipeline import EnteredAdapter, latent_side, 
 from conceptlens.families.kinds.first_call import prompt_call
 from conceptlens.families.kinds.layouts import AllBlocks, Blocks, LayeredText, Unpacked
 from conceptlens.values.errors import ModelError
+from conceptlens.values.models import Config, Pipeline
 from conceptlens.values.records import TokenGrid
 
 
@@ -22,7 +23,7 @@ class _HiDreamLayout(LayeredText, Unpacked):
     layered = "encoder_hidden_states_llama3"
     encoders = ("_3", "_4")
 
-    def image_rows(self, config: Any, arguments: Mapping[str, Any], grid: TokenGrid) -> int:
+    def image_rows(self, config: Config, arguments: Mapping[str, Any], grid: TokenGrid) -> int:
         # A grid that is not square is padded to the largest one.
         return grid.tokens if grid.rows == grid.cols else math.prod(config.max_resolution) // config.patch_size**2
 
@@ -46,7 +47,7 @@ class HiDream(EnteredAdapter):
     all_blocks = AllBlocks(layout, _SINGLE_STREAM)
 
     def prepare(
-        self, pipeline: Any, latents: Tensor, prompt: str, sigma: float, options: Mapping[str, Any]
+        self, pipeline: Pipeline, latents: Tensor, prompt: str, sigma: float, options: Mapping[str, Any]
     ) -> dict[str, Any]:
         with one_noise_level(pipeline, sigma):
             call = prompt_call(pipeline, prompt, {**options, "num_images_per_prompt": len(latents)})

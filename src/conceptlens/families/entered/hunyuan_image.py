@@ -13,11 +13,12 @@ from conceptlens.families import register
 from conceptlens.families.groups import DUAL
 from conceptlens.families.kinds.by_pipeline import EnteredAdapter
 from conceptlens.families.kinds.layouts import FLUX_SINGLE, AllBlocks, Unpacked
+from conceptlens.values.models import Model
 from conceptlens.values.records import CallRecord
 
 
 class _HunyuanImageLayout(Unpacked):
-    def enter(self, tokens: Tensor, places: Sequence[int], call: CallRecord, model: Any) -> dict[str, Any]:
+    def enter(self, tokens: Tensor, places: Sequence[int], call: CallRecord, model: Model) -> dict[str, Any]:
         entry = super().enter(tokens, places, call, model)
         second = entry.get("encoder_attention_mask_2")  # whose text says nothing while concepts are followed
         return entry if second is None else {**entry, "encoder_attention_mask_2": torch.zeros_like(second)}

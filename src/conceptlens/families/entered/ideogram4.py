@@ -14,26 +14,27 @@ from conceptlens.families.kinds.by_pipeline import EnteredAdapter
 from conceptlens.families.kinds.layouts import Blocks, Layout
 from conceptlens.families.kinds.reentry import EXPERIMENTAL
 from conceptlens.families.kinds.rows import grid_of, rows_at
+from conceptlens.values.models import Config, Model
 from conceptlens.values.records import CallRecord, TokenGrid
 
 _TEXT, _IMAGE = 3, 2
 
 
 class _Ideogram4Layout(Layout):
-    def grid(self, config: Any, arguments: Mapping[str, Any]) -> TokenGrid:
+    def grid(self, config: Config, arguments: Mapping[str, Any]) -> TokenGrid:
         return grid_of(arguments["position_ids"][0][arguments["indicator"][0] == _IMAGE])
 
     def encoded_rows(self, arguments: Mapping[str, Any]) -> list[list[Tensor]]:
         pictures = zip(arguments[self.text], arguments["indicator"], strict=True)
         return [[rows[role == _TEXT] for rows, role in pictures]]
 
-    def image_rows(self, config: Any, arguments: Mapping[str, Any], grid: TokenGrid) -> int:
+    def image_rows(self, config: Config, arguments: Mapping[str, Any], grid: TokenGrid) -> int:
         return grid.tokens
 
     def first_concept(self, call: CallRecord, rows: int, count: int) -> int:
         return rows - count  # padding stands in front of the text
 
-    def enter(self, tokens: Tensor, places: Sequence[int], call: CallRecord, model: Any) -> dict[str, Any]:
+    def enter(self, tokens: Tensor, places: Sequence[int], call: CallRecord, model: Model) -> dict[str, Any]:
         """The concepts, then the image, and no padding."""
         entry, images = super().enter(tokens, places, call, model), call.settings["images"]
         text, latents, count = entry[self.text], entry[self.latents], len(places)

@@ -9,13 +9,14 @@ from conceptlens.families import register
 from conceptlens.families.groups import DUAL
 from conceptlens.families.kinds.by_pipeline import EnteredAdapter
 from conceptlens.families.kinds.layouts import Blocks, Layout
+from conceptlens.values.models import Config
 from conceptlens.values.records import TokenGrid
 
 _BLOCKS = Blocks("double_blocks", out="img_attn_proj", text_out="txt_attn_proj")
 
 
 class _JoyLayout(Layout):
-    def grid(self, config: Any, arguments: Mapping[str, Any]) -> TokenGrid:
+    def grid(self, config: Config, arguments: Mapping[str, Any]) -> TokenGrid:
         """A picture; the pictures it is made from follow it as further frames."""
         *_, frames, height, width = arguments[self.latents].shape
         deep, rows, cols = config.patch_size
@@ -31,7 +32,7 @@ class JoyImageEdit(EnteredAdapter):
 
 
 class _JoyPlusLayout(Layout):
-    def grid(self, config: Any, arguments: Mapping[str, Any]) -> TokenGrid:
+    def grid(self, config: Config, arguments: Mapping[str, Any]) -> TokenGrid:
         frames, rows, cols = arguments["shape_list"][0][0]
         return TokenGrid(rows, cols, frames if frames > 1 else None)
 

@@ -12,14 +12,15 @@ from conceptlens.families.groups import SINGLE
 from conceptlens.families.kinds.by_pipeline import EnteredAdapter
 from conceptlens.families.kinds.layouts import Blocks, Unpacked
 from conceptlens.families.kinds.reentry import EXPERIMENTAL
+from conceptlens.values.models import Config, Model
 from conceptlens.values.records import CallRecord, TokenGrid
 
 
 class _ZImageLayout(Unpacked):
-    def image_rows(self, config: Any, arguments: Mapping[str, Any], grid: TokenGrid) -> int:
+    def image_rows(self, config: Config, arguments: Mapping[str, Any], grid: TokenGrid) -> int:
         return -(-grid.tokens // 32) * 32  # padded
 
-    def enter(self, tokens: Tensor, places: Sequence[int], call: CallRecord, model: Any) -> dict[str, Any]:
+    def enter(self, tokens: Tensor, places: Sequence[int], call: CallRecord, model: Model) -> dict[str, Any]:
         entry = super().enter(tokens, places, call, model)
         return {**entry, **{name: list(entry[name].unbind(dim=0)) for name in (self.latents, self.text)}}
 

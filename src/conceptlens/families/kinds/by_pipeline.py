@@ -15,6 +15,7 @@ from conceptlens.families.kinds.first_call import concepts_of, prompt_call
 from conceptlens.families.kinds.latents import clean_latents, is_flow, noised, timestep_of
 from conceptlens.families.kinds.layouts import Layout
 from conceptlens.families.kinds.reentry import ReentryAdapter
+from conceptlens.values.models import Pipeline
 from conceptlens.values.recipe import Recipe
 
 
@@ -23,25 +24,25 @@ class ByPipeline(ModelAdapter):
 
     layout: Layout
 
-    def embed(self, pipeline: Any, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
+    def embed(self, pipeline: Pipeline, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
         return concepts_of(pipeline, self.layout, names, recipe, options)
 
-    def encode(self, pipeline: Any, pixels: Tensor) -> Tensor:
+    def encode(self, pipeline: Pipeline, pixels: Tensor) -> Tensor:
         latents = clean_latents(pipeline.vae, pixels, shifted=True)
         return latents[:, :, 0] if latents.ndim == 5 else latents
 
-    def add_noise(self, pipeline: Any, clean: Tensor, noise: Tensor, sigma: float) -> Tensor:
+    def add_noise(self, pipeline: Pipeline, clean: Tensor, noise: Tensor, sigma: float) -> Tensor:
         scheduler = pipeline.scheduler
         if is_flow(scheduler):
             return noised(scheduler, clean, noise, sigma)
         # As the scheduler itself rounds; `noised` agrees with it but for the last bit.
         return scheduler.add_noise(clean, noise, torch.full((len(clean),), int(timestep_of(scheduler, sigma))))
 
-    def side_multiple(self, pipeline: Any) -> int:
+    def side_multiple(self, pipeline: Pipeline) -> int:
         return latent_side(pipeline) * self.layout.patch_side(pipeline.transformer.config)
 
     def prepare(
-        self, pipeline: Any, latents: Tensor, prompt: str, sigma: float, options: Mapping[str, Any]
+        self, pipeline: Pipeline, latents: Tensor, prompt: str, sigma: float, options: Mapping[str, Any]
     ) -> dict[str, Any]:
         batch, channels, rows, cols = latents.shape
         patch, side = self.layout.patch_side(pipeline.transformer.config), self.side_multiple(pipeline)
@@ -59,28 +60,28 @@ class ByPipeline(ModelAdapter):
 class EnteredAdapter(ByPipeline, ReentryAdapter):
     """A class that is served by its own blocks and its own pipeline alone."""
 
-    def embed(self, pipeline: Any, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
+    def embed(self, pipeline: Pipeline, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
         self.check_pooled(recipe)
         return super().embed(pipeline, names, recipe, options)
 
 
-def latent_side(pipeline: Any) -> int:
+def latent_side(pipeline: Pipeline) -> int:
     """Pixels of a latent's side, or whatever the pipeline says instead."""
     return getattr(pipeline, "vae_scale_factor", None) or pipeline.vae_scale_factor_spatial
 
 
 @contextmanager
-def one_noise_level(pipeline: Any, sigma: float) -> Iterator[None]:
+def one_noise_level(pipeline: Pipeline, sigma: float) -> Iterator[None]:
     """Inside it, a scheduler whose only step is at `sigma`, whatever the pipeline asks of it."""
     scheduler = pipeline.scheduler
     fixed = type(scheduler).from_config(scheduler.config)  # of the same type: some pipelines ask for it
 
     def set_timesteps(
-        num_inference_steps: Any = None,
-        device: Any = None,
-        sigmas: Any = None,
-        mu: Any = None,
-        timesteps: Any = None,
+        num_inference_steps: int | None = None,
+        device: torch.device | str | None = None,
+        sigmas: object = None,
+        mu: object = None,
+        timesteps: object = None,
     ) -> None:
         level = timestep_of(scheduler, sigma)
         fixed.num_inference_steps = 1

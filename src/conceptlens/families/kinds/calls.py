@@ -6,12 +6,11 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
-
 from conceptlens.values.errors import ModelError
+from conceptlens.values.models import Module
 
 
-def named_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def named_arguments(module: Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a module's call by name, those of a forward that takes `**kwargs` among them.
 
     Raises:
@@ -28,7 +27,7 @@ def named_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[st
     return given
 
 
-def replaced_forward(module: nn.Module) -> ModelError:
+def replaced_forward(module: Module) -> ModelError:
     """The error for a forward that no longer names its arguments."""
     return ModelError(
         f"the forward of {type(module).__name__} was replaced by one that does not name its arguments (by a cache or a "

@@ -25,6 +25,7 @@ from conceptlens.families.kinds.latents import clean_latents, is_flow, timestep_
 from conceptlens.families.kinds.layouts import Order
 from conceptlens.families.kinds.tokens import OwnTokens, check_length, tokens_between
 from conceptlens.values.errors import LibraryError, ModelError
+from conceptlens.values.models import Model, Pipeline
 from conceptlens.values.records import TokenGrid
 
 METHOD = "concept-cross-attention"
@@ -66,7 +67,7 @@ class CrossLayout:
         """The cross-attention modules, first block first."""
         return [block.get_submodule(self.attention) for block in transformer.get_submodule(self.blocks).children()]
 
-    def call_options(self, pipeline: Any) -> dict[str, Any]:
+    def call_options(self, pipeline: Pipeline) -> dict[str, Any]:
         """Further keywords of a pipeline call for a single picture; those that it does not know are left out."""
         return {}
 
@@ -74,12 +75,12 @@ class CrossLayout:
         """What `times` say of a noise level in 0..1; None for the pipeline's own timestep, scaled."""
         return None
 
-    def default_side(self, pipeline: Any) -> int | None:
+    def default_side(self, pipeline: Pipeline) -> int | None:
         """The side in pixels of what the pipeline paints; None where its call or its configuration tells."""
         return None
 
     def clean_latents(
-        self, vae: Any, pixels: Float[Tensor, "batch 3 height width"]
+        self, vae: Model, pixels: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch channel ..."]:
         """A photo as latents in the transformer's units."""
         return clean_latents(vae, pixels, shifted=False)  # none of these pipelines minds a `shift_factor`
@@ -103,7 +104,7 @@ _ONE_FRAME = {"num_frames": 1, "frames": 1, "video_length": 1, "num_latent_frame
 
 
 def text_call(
-    pipeline: Any, layout: CrossLayout, text: str, size: tuple[int, int], options: Mapping[str, Any]
+    pipeline: Pipeline, layout: CrossLayout, text: str, size: tuple[int, int], options: Mapping[str, Any]
 ) -> PromptCall:
     """What the pipeline would ask of its transformer for a text, without guidance.
 
@@ -134,7 +135,7 @@ def text_call(
     return replace(call, arguments=layout.for_photo(call.arguments))
 
 
-def missing_package(pipeline: Any, error: NameError) -> LibraryError:
+def missing_package(pipeline: Pipeline, error: NameError) -> LibraryError:
     """The error for a name that diffusers leaves undefined where an import is not installed."""
     name = str(error.name)
     package = {"transforms": "torchvision"}.get(name, name)
@@ -144,7 +145,7 @@ def missing_package(pipeline: Any, error: NameError) -> LibraryError:
 
 
 @contextmanager
-def _any_size(pipeline: Any, size: tuple[int, int]) -> Iterator[None]:
+def _any_size(pipeline: Pipeline, size: tuple[int, int]) -> Iterator[None]:
     """Inside it, a pipeline that moves other sizes to one of its `resolutions` takes this one as it is."""
     own = getattr(pipeline, "resolutions", None)
     try:
@@ -157,7 +158,7 @@ def _any_size(pipeline: Any, size: tuple[int, int]) -> Iterator[None]:
 
 
 def own_rows(
-    pipeline: Any, layout: CrossLayout, name: str, text: PromptCall, empty: PromptCall, rows: int
+    pipeline: Pipeline, layout: CrossLayout, name: str, text: PromptCall, empty: PromptCall, rows: int
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """Which of the text's `rows`, as cross attention gets them, are a concept's own, and the pieces they stand for.
 
@@ -177,7 +178,7 @@ def own_rows(
     return tuple(positions), tuple(pieces)
 
 
-def check_room(pipeline: Any, name: str, options: Mapping[str, Any]) -> None:
+def check_room(pipeline: Pipeline, name: str, options: Mapping[str, Any]) -> None:
     """Refuses, before anything is run, a concept that the pipeline's own length cannot hold. Raises `ConceptError`."""
     known = inspect.signature(pipeline.__call__).parameters
     length = options.get("max_sequence_length") or getattr(known.get("max_sequence_length"), "default", None)
@@ -185,24 +186,24 @@ def check_room(pipeline: Any, name: str, options: Mapping[str, Any]) -> None:
         check_length(tokenizer_of(pipeline), name, length)
 
 
-def vae_side(pipeline: Any) -> int:
+def vae_side(pipeline: Pipeline) -> int:
     """Pixels of a latent's side."""
     names = ("vae_scale_factor_spatial", "vae_spatial_compression_ratio", "vae_scale_factor")
     return next(getattr(pipeline, name) for name in names if hasattr(pipeline, name))
 
 
-def token_side(pipeline: Any) -> int:
+def token_side(pipeline: Pipeline) -> int:
     """Pixels of a token's side."""
     patch = pipeline.transformer.config.patch_size
     return vae_side(pipeline) * (patch if isinstance(patch, int) else patch[-1])
 
 
-def side_multiple(pipeline: Any, layout: CrossLayout) -> int:
+def side_multiple(pipeline: Pipeline, layout: CrossLayout) -> int:
     """Sides of a picture must be a multiple of this many pixels."""
     return math.lcm(token_side(pipeline), layout.multiple)
 
 
-def painted_area(pipeline: Any, layout: CrossLayout) -> int:
+def painted_area(pipeline: Pipeline, layout: CrossLayout) -> int:
     """Pixels of the picture that the pipeline paints unless told otherwise."""
     side = layout.default_side(pipeline)
     if side is not None:
@@ -216,7 +217,7 @@ def painted_area(pipeline: Any, layout: CrossLayout) -> int:
     return math.prod(sides) * vae_side(pipeline) ** 2
 
 
-def refusal(pipeline: Any) -> str | None:
+def refusal(pipeline: Pipeline) -> str | None:
     """Why a pipeline of such a class cannot be read, as the end of a sentence on it; None if it can."""
     scheduler = pipeline.scheduler
     if getattr(pipeline, "transformer_2", None) is not None:
@@ -237,7 +238,7 @@ def refusal(pipeline: Any) -> str | None:
     return None
 
 
-def at_noise(pipeline: Any, layout: CrossLayout, arguments: Mapping[str, Any], noise: float) -> dict[str, Any]:
+def at_noise(pipeline: Pipeline, layout: CrossLayout, arguments: Mapping[str, Any], noise: float) -> dict[str, Any]:
     """The arguments of the pipeline's first call at another noise level in 0..1.
 
     The call's own value is scaled, since pipelines multiply the scheduler's timestep before they hand it on.
@@ -252,7 +253,9 @@ def at_noise(pipeline: Any, layout: CrossLayout, arguments: Mapping[str, Any], n
     return {**arguments, **moved}
 
 
-def with_latents(pipeline: Any, layout: CrossLayout, arguments: Mapping[str, Any], latents: Tensor) -> dict[str, Any]:
+def with_latents(
+    pipeline: Pipeline, layout: CrossLayout, arguments: Mapping[str, Any], latents: Tensor
+) -> dict[str, Any]:
     """The arguments with other latents, laid out as the call's own; conditions behind their channels stay."""
     own = arguments["hidden_states"]
     if layout.axes:
@@ -268,7 +271,7 @@ def with_latents(pipeline: Any, layout: CrossLayout, arguments: Mapping[str, Any
     return {**arguments, "hidden_states": latents.reshape(own.shape).to(own)}
 
 
-def grid_of_size(pipeline: Any, size: tuple[int, int]) -> TokenGrid:
+def grid_of_size(pipeline: Pipeline, size: tuple[int, int]) -> TokenGrid:
     """The token grid of a picture of (width, height) pixels."""
     side = token_side(pipeline)
     return TokenGrid(size[1] // side, size[0] // side)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from conceptlens.families.base import Concepts
 from conceptlens.families.kinds.calls import named_arguments
@@ -22,6 +23,7 @@ from conceptlens.families.kinds.rows import pool_tokens
 from conceptlens.families.kinds.tokens import EncodedText, OwnTokens, check_length, own_tokens
 from conceptlens.values.early_exit import StopForward
 from conceptlens.values.errors import ConceptlensError, ModelError, one_line
+from conceptlens.values.models import Pipeline, Tokenizer
 from conceptlens.values.recipe import Recipe
 from conceptlens.values.words import check_text
 
@@ -32,7 +34,7 @@ _UNGUIDED = {"guidance_scale": 1.0, "true_cfg_scale": 1.0, "pag_scale": 0.0}
 
 
 @torch.no_grad()
-def first_call(pipeline: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+def first_call(pipeline: Pipeline, options: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments, by name, of the first call of a pipeline's transformer; the call itself does not happen.
 
     Whatever the pipeline does to timesteps, latents and texts is done by itself. Nothing is drawn as progress.
@@ -80,7 +82,7 @@ class PromptCall:
 
 
 def prompt_call(
-    pipeline: Any, prompt: str, options: Mapping[str, Any], encoders: tuple[str, ...] = ("",)
+    pipeline: Pipeline, prompt: str, options: Mapping[str, Any], encoders: tuple[str, ...] = ("",)
 ) -> PromptCall:
     """What the pipeline would ask of its transformer for a prompt without guidance.
 
@@ -121,7 +123,7 @@ def _is_text(option: str) -> bool:
 
 
 @contextmanager
-def _watched_encoders(pipeline: Any, encoders: tuple[str, ...]) -> Iterator[dict[str, dict[str, Any]]]:
+def _watched_encoders(pipeline: Pipeline, encoders: tuple[str, ...]) -> Iterator[dict[str, dict[str, Any]]]:
     """Inside it, what each text encoder is given in its first call, by the ending of its name.
 
     Raises:
@@ -130,7 +132,7 @@ def _watched_encoders(pipeline: Any, encoders: tuple[str, ...]) -> Iterator[dict
     inputs: dict[str, dict[str, Any]] = {}
     modules = {ending: getattr(pipeline, f"text_encoder{ending}", None) for ending in encoders}
 
-    def watch(ending: str, module: nn.Module) -> Any:
+    def watch(ending: str, module: nn.Module) -> RemovableHandle:
         def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             inputs.setdefault(ending, {**dict(zip(("input_ids", "attention_mask"), args, strict=False)), **kwargs})
 
@@ -149,7 +151,7 @@ def _watched_encoders(pipeline: Any, encoders: tuple[str, ...]) -> Iterator[dict
             handle.remove()
 
 
-def encoded_text(given: Mapping[str, Int[Tensor, "batch token"] | None], tokenizer: Any) -> EncodedText:
+def encoded_text(given: Mapping[str, Int[Tensor, "batch token"] | None], tokenizer: Tokenizer) -> EncodedText:
     """The tokens of a text encoder's call, of the first text in it; `states` are all ids with their padding."""
     assert given["input_ids"] is not None
     ids, mask = given["input_ids"][0], given.get("attention_mask")
@@ -162,7 +164,7 @@ def encoded_text(given: Mapping[str, Int[Tensor, "batch token"] | None], tokeniz
 
 
 def concepts_of(
-    pipeline: Any, layout: Layout, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]
+    pipeline: Pipeline, layout: Layout, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]
 ) -> Concepts:
     """Concepts as text rows of the transformer, each read alone as if it were the prompt.
 
@@ -191,7 +193,9 @@ def concepts_of(
     return Concepts(names, torch.stack(tokens), None, pieces=tuple(own.pieces for own in found), positions=ends)
 
 
-def _text_rows(pipeline: Any, ending: str, name: str, rows: int, texts: tuple[EncodedText, EncodedText]) -> OwnTokens:
+def _text_rows(
+    pipeline: Pipeline, ending: str, name: str, rows: int, texts: tuple[EncodedText, EncodedText]
+) -> OwnTokens:
     """A concept's own tokens by their text rows of the transformer, out of its text and the empty one."""
     tokenizer = tokenizer_of(pipeline, ending)
     check_length(tokenizer, name, rows)
@@ -200,7 +204,7 @@ def _text_rows(pipeline: Any, ending: str, name: str, rows: int, texts: tuple[En
     return OwnTokens(tuple(place - first for place in found.positions), found.pieces)
 
 
-def first_row(pipeline: Any, rows: int, text: EncodedText) -> int:
+def first_row(pipeline: Pipeline, rows: int, text: EncodedText) -> int:
     """The token, as the encoder counts them, that is the first text row of the transformer."""
     if rows == len(text.ids):
         return text.start
@@ -208,7 +212,7 @@ def first_row(pipeline: Any, rows: int, text: EncodedText) -> int:
     return dropped if dropped is not None else max(0, len(text.states) - rows)
 
 
-def tokenizer_of(pipeline: Any, ending: str = "") -> Any:
+def tokenizer_of(pipeline: Pipeline, ending: str = "") -> Tokenizer:
     """The tokenizer of a text encoder; a processor's own."""
     tokenizer = getattr(pipeline, f"tokenizer{ending}", None) or getattr(pipeline, f"processor{ending}")
     return getattr(tokenizer, "tokenizer", tokenizer)

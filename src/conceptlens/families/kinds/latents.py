@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from conceptlens.values.models import Model, Scheduler
 
-def is_flow(scheduler: Any) -> bool:
+
+def is_flow(scheduler: Scheduler) -> bool:
     """Whether a scheduler goes along the straight path of flow matching."""
     config = scheduler.config
     named = type(scheduler).__name__.startswith(("FlowMatch", "FlowMap", "Piflow"))
@@ -17,14 +17,17 @@ def is_flow(scheduler: Any) -> bool:
     return named or getattr(config, "prediction_type", "") == "flow_prediction" or bool(flow_steps)
 
 
-def timestep_of(scheduler: Any, noise: float) -> float:
+def timestep_of(scheduler: Scheduler, noise: float) -> float:
     """The training timestep of a noise level in 0..1."""
     last = scheduler.config.num_train_timesteps
     return noise * last if is_flow(scheduler) else float(round(noise * (last - 1)))
 
 
 def noised(
-    scheduler: Any, clean: Float[Tensor, "batch channel ..."], noise: Float[Tensor, "batch channel ..."], sigma: float
+    scheduler: Scheduler,
+    clean: Float[Tensor, "batch channel ..."],
+    noise: Float[Tensor, "batch channel ..."],
+    sigma: float,
 ) -> Tensor:
     """Latents at a noise level in 0..1.
 
@@ -36,13 +39,13 @@ def noised(
     return signal**0.5 * clean + (1 - signal) ** 0.5 * noise
 
 
-def is_video(vae: Any) -> bool:
+def is_video(vae: Model) -> bool:
     """Whether an autoencoder takes (batch, channel, frame, row, col)."""
     return any(isinstance(module, nn.Conv3d) for module in vae.encoder.modules())
 
 
 def clean_latents(
-    vae: Any, pixels: Float[Tensor, "batch 3 height width"], *, shifted: bool
+    vae: Model, pixels: Float[Tensor, "batch 3 height width"], *, shifted: bool
 ) -> Float[Tensor, "batch channel ..."]:
     """The autoencoder's mode in the transformer's units; (batch, channel, 1, rows, cols) for a video model.
 
@@ -56,7 +59,7 @@ def clean_latents(
     return normalized(vae, latents, shifted=shifted)
 
 
-def normalized(vae: Any, latents: Float[Tensor, "batch channel ..."], *, shifted: bool) -> Tensor:
+def normalized(vae: Model, latents: Float[Tensor, "batch channel ..."], *, shifted: bool) -> Tensor:
     """An autoencoder's output in the transformer's units: by the statistics that it keeps, or shifted and scaled."""
     # LTX-Video keeps its statistics as buffers, Wan in its configuration.
     kept = {**vae.config, **dict(vae.named_buffers(recurse=False))}

@@ -6,16 +6,17 @@ The classes here serve most families. What one family alone has is a subclass wi
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from conceptlens.families.kinds.rows import grid_of, repeat_rows, rows_at, take
 from conceptlens.values.errors import ModelError
+from conceptlens.values.models import Config, Model, Module
 from conceptlens.values.records import CallRecord, TokenGrid
 
 Order = Literal["text first", "image first"]
@@ -52,11 +53,11 @@ class Blocks:
     shared: Order = "text first"
     fused: bool = False
 
-    def part(self, block: nn.Module, name: str) -> Any:
+    def part(self, block: Module, name: str) -> Module:
         """A module of a block's attention."""
         return block.get_submodule(self.attention).get_submodule(name)
 
-    def attended(self, block: nn.Module, rows: Tensor) -> Tensor:
+    def attended(self, block: Module, rows: Tensor) -> Tensor:
         """The attention's part of what enters a block's output projection, which is as wide as what leaves it."""
         return rows[..., : self.part(block, self.out).out_features].clone() if self.fused else rows
 
@@ -103,10 +104,10 @@ class Layout(ABC):
     """The setting of a model that takes texts of one length only; surplus rows are cut off before block 0."""
 
     @abstractmethod
-    def grid(self, config: Any, arguments: Arguments) -> TokenGrid:
+    def grid(self, config: Config, arguments: Arguments) -> TokenGrid:
         """The patch grid of a call."""
 
-    def patch_side(self, config: Any) -> int:
+    def patch_side(self, config: Config) -> int:
         """Latent pixels of a token's side."""
         side = self.patch or config.patch_size
         return side if isinstance(side, int) else side[-1]
@@ -124,7 +125,7 @@ class Layout(ABC):
         first, *more = self.encoded_rows(arguments)
         return first if not more else [torch.cat(parts, -1) for parts in zip(first, *more, strict=True)]
 
-    def observe(self, model: Any, arguments: Arguments, rows: slice, step: int) -> CallRecord:
+    def observe(self, model: Model, arguments: Arguments, rows: slice, step: int) -> CallRecord:
         """What is kept of a call: all but image and text, for the given rows of the batch.
 
         Raises:
@@ -161,7 +162,7 @@ class Layout(ABC):
                 settings[name] = value[rows] if isinstance(value, list) and len(value) == count else value
         return tensors
 
-    def image_rows(self, config: Any, arguments: Arguments, grid: TokenGrid) -> int:
+    def image_rows(self, config: Config, arguments: Arguments, grid: TokenGrid) -> int:
         """Image rows of one picture, those of other pictures and padding included."""
         latents = arguments[self.latents]
         return latents.shape[1] if torch.is_tensor(latents) and latents.ndim == 3 else grid.tokens
@@ -170,7 +171,7 @@ class Layout(ABC):
         """The shape of one text row, "text", as a setting of a `CallRecord`."""
         return {"text": list(self.encoded_rows(arguments)[0][0].shape[1:])}
 
-    def leading_rows(self, model: Any, arguments: Arguments) -> int:
+    def leading_rows(self, model: Model, arguments: Arguments) -> int:
         """Rows in front of the text: of other pictures, or learned ones."""
         pictures = None if self.pictures is None else arguments.get(self.pictures)
         return 0 if pictures is None else pictures.shape[1]
@@ -184,7 +185,7 @@ class Layout(ABC):
         return name in _SHARED_BY_ALL or value.ndim == 0 or len(value) != len(arguments[self.latents])
 
     def enter(
-        self, tokens: Float[Tensor, "concept dim"], places: Sequence[int], call: CallRecord, model: Any
+        self, tokens: Float[Tensor, "concept dim"], places: Sequence[int], call: CallRecord, model: Model
     ) -> dict[str, Any]:
         """The call again: concepts for the text, zeros for the image, whose rows are put in at each block.
 
@@ -221,7 +222,7 @@ class Packed(Layout):
     text_ids: str | None = "txt_ids"
     patch: int | None = 2
 
-    def grid(self, config: Any, arguments: Arguments) -> TokenGrid:
+    def grid(self, config: Config, arguments: Arguments) -> TokenGrid:
         ids = arguments["img_ids"]
         return grid_of(ids if ids.ndim == 2 else ids[0])
 
@@ -236,7 +237,7 @@ class Unpacked(Layout):
 
     frames: int | None = None
 
-    def grid(self, config: Any, arguments: Arguments) -> TokenGrid:
+    def grid(self, config: Config, arguments: Arguments) -> TokenGrid:
         shape = arguments[self.latents][0].shape
         patch = self.patch or config.patch_size
         *front, rows, cols = (patch,) * 2 if isinstance(patch, int) else patch
@@ -262,7 +263,7 @@ class LayeredText(Layout):
     def replaced(self) -> tuple[str, ...]:
         return (*super().replaced(), self.layered)
 
-    def enter(self, tokens: Tensor, places: Sequence[int], call: CallRecord, model: Any) -> dict[str, Any]:
+    def enter(self, tokens: Tensor, places: Sequence[int], call: CallRecord, model: Model) -> dict[str, Any]:
         entry = super().enter(tokens, places, call, model)
         entry[self.text], *entry[self.layered] = entry[self.text].split(call.settings["widths"], dim=-1)
         return entry
@@ -281,7 +282,7 @@ class AllBlocks:
     single: Blocks
 
 
-def stacked(value: Any) -> Tensor:
+def stacked(value: Tensor | Iterable[Tensor]) -> Tensor:
     """A batch, whether it came as one tensor or as a list with one for each picture."""
     return value if torch.is_tensor(value) else torch.stack(list(value))
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from conceptlens.families.base import Concepts, ModelAdapter, Tap
 from conceptlens.families.kinds.layouts import Blocks, Layout, joined_rows, with_image_rows
 from conceptlens.values.errors import RecipeError
+from conceptlens.values.models import Model, Module
 from conceptlens.values.recipe import Recipe
 from conceptlens.values.records import CallRecord, EnteredLayer
 
@@ -30,11 +31,11 @@ class ReentryAdapter(ModelAdapter[EnteredLayer]):
 
     layout: Layout
 
-    def __init__(self, transformer: Any) -> None:
+    def __init__(self, transformer: Model) -> None:
         super().__init__(transformer)
         self.timestep, self.latents = self.layout.timestep, self.layout.latents
 
-    def layout_of(self, block: nn.Module) -> Blocks:
+    def layout_of(self, block: Module) -> Blocks:
         """Where image and text stand in a block: here the same for all."""
         return self.layout.blocks
 
@@ -63,20 +64,20 @@ class ReentryAdapter(ModelAdapter[EnteredLayer]):
     def blocks(self) -> nn.ModuleList:
         return getattr(self.transformer, self.layout.blocks.path)
 
-    def taps(self, block: nn.Module) -> Mapping[str, Tap]:
+    def taps(self, block: Module) -> Mapping[str, Tap]:
         layout = self.layout_of(block)
         return {
             "hidden": Tap(block, "input", argument=layout.image),
             "out": Tap(layout.part(block, layout.out), "input"),
         }
 
-    def text_tap(self, block: nn.Module) -> Tap:
+    def text_tap(self, block: Module) -> Tap:
         """Where the attention output of the text passes by, before its projection."""
         layout = self.layout_of(block)
         return Tap(layout.part(block, layout.text_out or layout.out), "input")
 
     def record(
-        self, block: nn.Module, layer: int, call: CallRecord, tapped: Mapping[str, Tensor], rows: slice
+        self, block: Module, layer: int, call: CallRecord, tapped: Mapping[str, Tensor], rows: slice
     ) -> EnteredLayer:
         layout = self.layout_of(block)
         hidden, out = layout.batch_first(tapped["hidden"])[rows], tapped.get("out")

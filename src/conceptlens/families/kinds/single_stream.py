@@ -16,6 +16,7 @@ from conceptlens.families.base import Concepts
 from conceptlens.families.kinds.layouts import Blocks
 from conceptlens.families.kinds.reentry import EXPERIMENTAL, ReentryAdapter
 from conceptlens.values.errors import ModelError
+from conceptlens.values.models import Model, Module, Pipeline
 from conceptlens.values.recipe import Recipe
 from conceptlens.values.records import CallRecord
 
@@ -30,7 +31,7 @@ class SingleStreamAdapter(ReentryAdapter):
     caveat = EXPERIMENTAL
     single_stream = True
 
-    def __init__(self, transformer: Any) -> None:
+    def __init__(self, transformer: Model) -> None:
         transformer = getattr(transformer, "_orig_mod", transformer)  # what torch.compile wraps
         self._family = adapter_for(transformer)
         if self._family.all_blocks is None:
@@ -49,7 +50,7 @@ class SingleStreamAdapter(ReentryAdapter):
     def _single_blocks(self) -> nn.ModuleList:
         return getattr(self.transformer, self.single.path)
 
-    def layout_of(self, block: nn.Module) -> Blocks:
+    def layout_of(self, block: Module) -> Blocks:
         return self.single if any(block is single for single in self._single_blocks()) else self.layout.blocks
 
     def observe(self, arguments: Mapping[str, Any], rows: slice, step: int, previous: CallRecord | None) -> CallRecord:
@@ -60,29 +61,31 @@ class SingleStreamAdapter(ReentryAdapter):
     def trained_text_length(self) -> int | None:
         return self._family.trained_text_length()
 
-    def concept_length(self, pipeline: Any, options: Mapping[str, Any], stated: int | None = None) -> int | None:
+    def concept_length(
+        self, pipeline: Pipeline | None, options: Mapping[str, Any], stated: int | None = None
+    ) -> int | None:
         return self._family.concept_length(pipeline, options, stated)
 
-    def native_area(self, pipeline: Any) -> int:
+    def native_area(self, pipeline: Pipeline) -> int:
         return self._family.native_area(pipeline)
 
     def is_perturbed(self, arguments: Mapping[str, Any]) -> bool:
         return self._family.is_perturbed(arguments)
 
-    def embed(self, pipeline: Any, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
+    def embed(self, pipeline: Pipeline, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
         self.check_pooled(recipe)
         return self._family.embed(pipeline, names, recipe, options)
 
-    def encode(self, pipeline: Any, pixels: Tensor) -> Tensor:
+    def encode(self, pipeline: Pipeline, pixels: Tensor) -> Tensor:
         return self._family.encode(pipeline, pixels)
 
-    def add_noise(self, pipeline: Any, clean: Tensor, noise: Tensor, sigma: float) -> Tensor:
+    def add_noise(self, pipeline: Pipeline, clean: Tensor, noise: Tensor, sigma: float) -> Tensor:
         return self._family.add_noise(pipeline, clean, noise, sigma)
 
-    def side_multiple(self, pipeline: Any) -> int:
+    def side_multiple(self, pipeline: Pipeline) -> int:
         return self._family.side_multiple(pipeline)
 
     def prepare(
-        self, pipeline: Any, latents: Tensor, prompt: str, sigma: float, options: Mapping[str, Any]
+        self, pipeline: Pipeline, latents: Tensor, prompt: str, sigma: float, options: Mapping[str, Any]
     ) -> dict[str, Any]:
         return self._family.prepare(pipeline, latents, prompt, sigma, options)

@@ -15,7 +15,7 @@ from PIL import Image
 import conceptlens as cl
 from conceptlens.bench.datasets.scenes import Scene, make_scene
 from conceptlens.maps.exports import ABSTAINED
-from conceptlens.maps.image_maps import told_chance
+from conceptlens.maps.image_maps import chance_text
 from conceptlens.maps.pictures import contact_sheet, heat_colours, palette, tint
 from conceptlens.presence import add_presence
 from conceptlens.session import Session
@@ -40,7 +40,7 @@ def ask(session: Session, image: np.ndarray, concepts: Sequence[str], name: str)
     maps.overlay(columns=len(concepts) + 2).save(IMAGES / f"gallery-{name}.png")
     assert maps.presence is not None
     places = maps.places()
-    print(name, {c: (told_chance(maps.presence[c]), f"{places[c].area:.1%}") for c in concepts})
+    print(name, {c: (chance_text(maps.presence[c]), f"{places[c].area:.1%}") for c in concepts})
     return maps
 
 

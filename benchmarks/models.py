@@ -13,22 +13,12 @@ from typing import Any
 from conceptlens._version import package_version
 from conceptlens.bench.scorer import PACKAGES
 from conceptlens.diagnosis import doctor, served
-from conceptlens.families import registered
+from conceptlens.families import known_classes, registered
 from conceptlens.families.base import ModelAdapter
 from conceptlens.families.groups import GROUPS
-from conceptlens.families.single_stream import SINGLE_STREAMS
 from conceptlens.methods import registered as methods
+from conceptlens.readers.loading import demo_folder
 from conceptlens.values.listings import FILE
-
-PIPELINES = (
-    "BriaTransformer2DModel",
-    "CogView3PlusTransformer2DModel",
-    "HiDreamImageTransformer2DModel",
-    "Lumina2Transformer2DModel",
-    "OvisImageTransformer2DModel",
-    "ZImageTransformer2DModel",
-)
-"""Classes of the fallback whose whole pipelines the tests run (tests/contracts/test_reentry_pipelines.py)."""
 
 ROOT = Path(__file__).parents[1]
 TARGET = ROOT / "docs" / "models.md"
@@ -61,8 +51,8 @@ a family has `preset="paper"`. *Real weights* were run for none of them here, sa
 FLUX.1 family. Blocks are the class's default.
 
 Classes under [plain cross attention](#plain-cross-attention) and [text as keys and values
-alone](#text-as-keys-and-values-alone) have no text stream, so concept attention refuses them; their attention is read
-by the method `concept-cross-attention` ([how](prompt-and-clip-methods.md)). Whole tiny pipelines of each are painted
+alone](#text-as-keys-and-values-alone) have no text stream, so concept attention refuses them; `read` and `probe` hold
+words against their cross attention ([how](prompt-and-clip-methods.md)). Whole tiny pipelines of each are painted
 and read in the tests; real weights were not run.
 
 """
@@ -75,12 +65,16 @@ def families(examined: Sequence[Mapping[str, Any]]) -> str:
         "| real weights |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
+    from tiny_reentry import TINY
+
+    piped_classes = {tiny.transformer for tiny in TINY.values()}
+    embedded = json.loads((demo_folder() / "transformer" / "config.json").read_text(encoding="utf-8"))["_class_name"]
     for found in examined:
         name, layers = found["transformer"], found["recipe"]["layers"]
         adapter = registered()[name]
         official = "yes" if adapter.paper_recipe is not ModelAdapter.paper_recipe else "there are none"
-        real = "embedded model" if name == "FluxTransformer2DModel" else "not run"
-        piped = "yes" if found["tier"] == "adapter" or name in PIPELINES else "not run"
+        real = "embedded model" if name == embedded else "not run"
+        piped = "yes" if found["tier"] == "adapter" or name in piped_classes else "not run"
         rows.append(
             f"| {found['adapter']} | `{name}` | {found['group']} | {found['tier']} | {found['blocks']} "
             f"| {layers[0]} to {layers[-1]} | kept | {piped} | {official} | {real} |"
@@ -90,7 +84,7 @@ def families(examined: Sequence[Mapping[str, Any]]) -> str:
 
 def all_blocks() -> str:
     """The classes whose single-stream blocks can be followed too."""
-    names = ", ".join(f"`{name}`" for name in SINGLE_STREAMS)
+    names = ", ".join(f"`{name}`" for name, family in registered().items() if family.all_blocks is not None)
     return f"""## Single-stream blocks behind dual-stream ones
 
 The paper reads dual-stream blocks, and so do the adapters. `cl.load(model, single_stream=True)`, or `--single-stream`,
@@ -106,7 +100,7 @@ def others() -> str:
     """One section per group of classes without an adapter."""
     parts = []
     for group in GROUPS:
-        classes = [f"`{name}`" for name in group.classes if name not in registered()]
+        classes = [f"`{name}`" for name, its in known_classes().items() if its is group and name not in registered()]
         if classes:
             word = "The method applies" if group.applies else "The method does not apply"
             title = group.name[0].upper() + group.name[1:]

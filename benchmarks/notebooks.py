@@ -46,14 +46,15 @@ def run(code: str, names: dict[str, Any]) -> list[dict[str, Any]]:
     return outputs
 
 
-def shown(value: Any) -> dict[str, Any]:
+def shown(value: object) -> dict[str, Any]:
     """A value by media type, as notebooks store it."""
     if isinstance(value, Image.Image):
         buffer = io.BytesIO()
         value.quantize(128, dither=Image.Dither.NONE).save(buffer, format="PNG", optimize=True)
         return {"image/png": base64.b64encode(buffer.getvalue()).decode(), "text/plain": "<a picture>"}
-    if hasattr(value, "_repr_html_"):
-        return {"text/html": value._repr_html_(), "text/plain": "<a table and pictures>"}
+    to_html = getattr(value, "_repr_html_", None)
+    if to_html is not None:
+        return {"text/html": to_html(), "text/plain": "<a table and pictures>"}
     return {"text/plain": repr(value)}
 
 

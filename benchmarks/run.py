@@ -23,12 +23,14 @@ from typing import Any
 import torch
 from diffusers import FluxTransformer2DModel, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
+from torch import nn
 
 import conceptlens as cl
 from conceptlens.bench.datasets.scenes import make_scene
 from conceptlens.families import adapter_for
 from conceptlens.families.base import Concepts
 from conceptlens.guidance import TSAM, demo_folder, guide
+from conceptlens.guidance.result import GuidedResult
 from conceptlens.ops.precision import cpu_dtype
 from conceptlens.readers.reading import record_call
 from conceptlens.readers.stream import ConceptProbe
@@ -90,12 +92,11 @@ def wide_transformer(dtype: torch.dtype) -> FluxTransformer2DModel:
     return model.eval()
 
 
-def wide(side: int, runs: int) -> dict[str, Any]:
-    dtype = cpu_dtype()
-    adapter = adapter_for(wide_transformer(dtype))
+def wide_call(side: int, dtype: torch.dtype) -> dict[str, Any]:
+    """The transformer's arguments for a square picture of `side` x `side` tokens."""
     ids = torch.zeros(side, side, 3)
     ids[..., 1], ids[..., 2] = torch.arange(side)[:, None], torch.arange(side)
-    call = {
+    return {
         "hidden_states": torch.randn(1, side * side, 64, dtype=dtype),
         "encoder_hidden_states": torch.randn(1, 512, 4096, dtype=dtype),
         "pooled_projections": torch.randn(1, 768, dtype=dtype),
@@ -103,6 +104,12 @@ def wide(side: int, runs: int) -> dict[str, Any]:
         "img_ids": ids.flatten(0, 1),
         "txt_ids": torch.zeros(512, 3),
     }
+
+
+def wide(side: int, runs: int) -> dict[str, Any]:
+    dtype = cpu_dtype()
+    adapter = adapter_for(wide_transformer(dtype))
+    call = wide_call(side, dtype)
     concepts = Concepts(CONCEPTS, torch.randn(5, 4096, dtype=dtype), torch.zeros(768))
     recipe = Recipe().resolve(2)
     inside: list[float] = []
@@ -116,7 +123,7 @@ def wide(side: int, runs: int) -> dict[str, Any]:
         recorder = Recorder(adapter, probe, last=1, outputs=frozenset((0, 1)))
         finish = recorder.finish_block
 
-        def timed(layer: int, block: Any) -> None:
+        def timed(layer: int, block: nn.Module) -> None:
             started = time.perf_counter()
             finish(layer, block)
             spent[0] += time.perf_counter() - started
@@ -160,7 +167,7 @@ def guided(runs: int) -> dict[str, Any]:
     side = 64 * pipeline.vae_scale_factor
     call = {"seed": 0, "num_inference_steps": 2, "height": side, "width": side}
 
-    def paint(alpha: float) -> Any:
+    def paint(alpha: float) -> GuidedResult:
         method = TSAM.preset("paper-ae", alpha=alpha, attention_size=(16, 16), steps=range(1))
         return guide(pipeline, "a red house and a blue boat", method, **call)
 

@@ -16,7 +16,7 @@ from conceptlens.bench.report import Report, difference
 from conceptlens.bench.rows import RUN
 from conceptlens.bench.runs import run
 from conceptlens.bench.scorer import RunSpec
-from conceptlens.bench.tables import HEADINGS, Table, told_protocol
+from conceptlens.bench.tables import HEADINGS, Table, protocol_line
 
 ROOT = Path(__file__).parents[1]
 STORED, RUNS = ROOT / "results", ROOT / ".bench" / "results"
@@ -72,7 +72,7 @@ def load_ablation(name: str) -> dict[str, Report]:
     for folder in (STORED / ABLATIONS / name).iterdir():
         if folder.is_dir():
             report = Report.load(folder)
-            found[report.told["variant"]] = report
+            found[report.header["variant"]] = report
     order = [v.name for v in variants(SWEEPS[name][0], len(found))]
     return {variant: found[variant] for variant in order}
 
@@ -81,15 +81,15 @@ def render_ablation(name: str) -> str:
     from conceptlens.bench.tables import ablation_table
 
     axis, reports = SWEEPS[name][0], load_ablation(name)
-    table = ablation_table(reports, axis, next(iter(reports.values())).told["command"])
+    table = ablation_table(reports, axis, next(iter(reports.values())).header["command"])
     short = {"Acc", "mIoU", "mIoU per image", "ROC-AUC", "paper (ImageNet): Acc / mIoU / AP", axis}
     keep = [i for i, heading in enumerate(table.head) if heading in short]
     body = tuple(tuple(row[i] for i in keep) for row in table.body)
     return Table("", tuple(table.head[i] for i in keep), body, table.notes[1:]).markdown()
 
 
-def protocol_line() -> str:
-    return told_protocol(load()[0].protocol)
+def protocol_of_the_table() -> str:
+    return protocol_line(load()[0].protocol)
 
 
 def write(path: Path, mark: str, text: str) -> None:
@@ -115,8 +115,8 @@ def main() -> None:
             report = Report(*run(RunSpec("scenes", name), RUNS / METHODS / name, limit=args.limit, command=command))
             print(name, {m: str(e) for m, e in report.metrics.items()}, flush=True)
         for name, (axis, options) in SWEEPS.items():
-            told = "".join(f" --set {key}={str(value).lower()}" for key, value in options.items())
-            command = f"conceptlens bench ablate {axis} --limit {args.ablation_limit}{told}"
+            header = "".join(f" --set {key}={str(value).lower()}" for key, value in options.items())
+            command = f"conceptlens bench ablate {axis} --limit {args.ablation_limit}{header}"
             spec = RunSpec("scenes", options=options)
             reports = ablate(spec, axis, RUNS / ABLATIONS / name, limit=args.ablation_limit, command=command)
             draw(reports, axis, [ROOT / "docs" / "images" / f"ablate-{name}.png"], command=command)
@@ -126,7 +126,7 @@ def main() -> None:
         write(path, "scenes", render(load()))
     for name in SWEEPS:
         write(PAGE, name, render_ablation(name))
-    write(PAGE, "protocol", protocol_line())
+    write(PAGE, "protocol", protocol_of_the_table())
 
 
 if __name__ == "__main__":

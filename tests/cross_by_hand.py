@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers.models.embeddings import apply_rotary_emb
@@ -51,9 +51,9 @@ def expected(family: str, call: Call) -> Tensor:
         norms = call.part("norm_q", "query_norm"), call.part("norm_k", "key_norm")
         query, key = (norm(part.to(norm.weight.dtype)).to(part) for norm, part in zip(norms, (query, key), strict=True))
     if family == "hunyuan-dit":
-        query = apply_rotary_emb(query.transpose(1, 2), call.rotary).transpose(1, 2)
+        query = cast("Tensor", apply_rotary_emb(query.transpose(1, 2), call.rotary)).transpose(1, 2)
     if family == "lumina-next":
-        query = apply_rotary_emb(query, call.rotary, use_real=False)
+        query = cast("Tensor", apply_rotary_emb(query, call.rotary, use_real=False))
     scores = torch.einsum("bqhd,bkhd->bhqk", query, key) / math.sqrt(query.shape[-1])
     if call.mask is not None and call.mask.dtype == torch.bool:
         scores = scores.masked_fill(~call.mask.flatten(1)[:, None, None], -math.inf)

@@ -1,5 +1,8 @@
 """Tiny random pipelines of the real classes whose text is only keys and values of cross attention."""
 
+# pyright: reportArgumentType=false
+# Libraries annotate tuples of any length as tuples of one, and tokenizers as one class.
+
 from __future__ import annotations
 
 import json
@@ -33,6 +36,7 @@ from tiny_cross_joint import nucleus_pipeline, prx_pipeline
 from tiny_cross_parts import FLOW, HEAD, HEADS, TEXT, gemma, louder, t5
 from tiny_cross_video import (
     allegro_pipeline,
+    any_flow_far_pipeline,
     any_flow_pipeline,
     helios_pipeline,
     kandinsky5_pipeline,
@@ -214,6 +218,7 @@ PIPELINES: dict[str, Callable[[], Any]] = {
     "allegro": allegro_pipeline,
     "wan-vace": wan_vace_pipeline,
     "any-flow": any_flow_pipeline,
+    "any-flow-far": any_flow_far_pipeline,
     "helios": helios_pipeline,
     "ltx-2": ltx2_pipeline,
     "prx": prx_pipeline,

@@ -1,5 +1,8 @@
 """Tiny pipelines whose text is only keys and values, in one softmax with the image's own; and that softmax by hand."""
 
+# pyright: reportArgumentType=false
+# Libraries annotate tuples of any length as tuples of one, and tokenizers as one class.
+
 from __future__ import annotations
 
 import math

@@ -18,12 +18,12 @@ from diffusers.pipelines.skyreels_v2 import pipeline_skyreels_v2
 from diffusers.pipelines.wan import pipeline_wan_vace
 from torch import Tensor
 
-from conceptlens.readers.cross import CrossModel
+from conceptlens.readers.cross import CrossReader
 
 PROMPT = "a red house"
-SMALL = ("pixart", "pixart-alpha", "latte", "wan", "sky-reels", "wan-vace", "any-flow", "helios", "allegro", "cosmos")
+SMALL = ("pixart", "pixart-alpha", "latte", "wan", "sky-reels", "wan-vace", "helios", "allegro", "cosmos")
 PAINTED = {
-    **dict.fromkeys(SMALL, (32, 48)),
+    **dict.fromkeys((*SMALL, "any-flow", "any-flow-far"), (32, 48)),
     **dict.fromkeys(("sana", "hunyuan-dit", "sana-video", "lumina-next"), (64, 96)),
     **dict.fromkeys(("kandinsky-5", "kandinsky-5-image", "kandinsky-6"), (64, 96)),
     **dict.fromkeys(("prx", "nucleus"), (64, 96)),
@@ -33,6 +33,7 @@ PAINTED = {
 PAINTING: dict[str, dict[str, Any]] = {
     **{name: {"use_resolution_binning": False} for name in ("pixart", "pixart-alpha", "sana", "hunyuan-dit", "prx")},
     **{name: {"num_frames": 1} for name in ("wan", "sky-reels", "ltx", "wan-vace", "any-flow", "kandinsky-5")},
+    "any-flow-far": {"num_frames": 1, "chunk_partition": [1]},
     "latte": {"video_length": 1},
     "sana-video": {"frames": 1, "use_resolution_binning": False},
     "lumina-next": {"clean_caption": False},
@@ -68,7 +69,7 @@ def without_some_packages() -> Iterator[None]:
         yield
 
 
-def painted(model: CrossModel, family: str, **more: Any) -> Tensor:
+def painted(model: CrossReader, family: str, **more: Any) -> Tensor:
     """The latents of two guided steps."""
     width, height = PAINTED[family]
     generator = torch.Generator("cpu").manual_seed(0)

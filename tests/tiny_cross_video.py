@@ -8,6 +8,8 @@ import torch
 from diffusers import (
     AllegroPipeline,
     AllegroTransformer3DModel,
+    AnyFlowFARPipeline,
+    AnyFlowFARTransformer3DModel,
     AnyFlowPipeline,
     AnyFlowTransformer3DModel,
     AutoencoderKLAllegro,
@@ -191,6 +193,15 @@ def any_flow_pipeline() -> AnyFlowPipeline:
     words: Any = tokenizers()[1]
     text: Any = t5()
     return quiet(AnyFlowPipeline(words, text, louder(transformer), wan_vae(), FlowMapEulerDiscreteScheduler(shift=5.0)))
+
+
+def any_flow_far_pipeline() -> AnyFlowFARPipeline:
+    torch.manual_seed(0)
+    transformer = AnyFlowFARTransformer3DModel(**_WAN, full_chunk_limit=2)
+    words: Any = tokenizers()[1]
+    text: Any = t5()
+    scheduler = FlowMapEulerDiscreteScheduler(shift=5.0)
+    return quiet(AnyFlowFARPipeline(words, text, louder(transformer), wan_vae(), scheduler))
 
 
 def helios_pipeline() -> HeliosPipeline:

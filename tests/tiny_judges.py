@@ -51,8 +51,8 @@ answer multiple choice question choices
 """
 WORDS = [*SPECIAL, *_WORDS.split(), *"##s"]
 SIDE = 32
-TOWER = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
-VISION = {**TOWER, "image_size": SIDE, "patch_size": 16}
+TOWER: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+VISION: dict[str, Any] = {**TOWER, "image_size": SIDE, "patch_size": 16}
 
 
 def bert_tokenizer() -> BertTokenizer:

@@ -3,6 +3,9 @@
 To put a method under contract, add its builder to `METHODS_TINY`.
 """
 
+# pyright: reportArgumentType=false
+# Libraries annotate tuples of any length as tuples of one, and tokenizers as one class.
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -24,14 +27,21 @@ from transformers import (
     ViTModel,
 )
 
+from conceptlens.methods import method_named
 from specimens.random_models import randomize
 from tiny_models import tokenizers
 
 Built = tuple[Any, dict[str, Any]]
 """The model argument and the options of `load`."""
 
-SHAPE = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "image_size": 32, "patch_size": 8}
-WIDE = {**SHAPE, "intermediate_size": 64}
+SHAPE: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "image_size": 32,
+    "patch_size": 8,
+}
+WIDE: dict[str, Any] = {**SHAPE, "intermediate_size": 64}
 
 
 def tiny_vit(**changes: Any) -> ViTForImageClassification:
@@ -101,3 +111,8 @@ METHODS_TINY: dict[str, Callable[[Path], Built]] = {
     "vit-attention": vit_folder,
 }
 """Method name -> builder(folder) -> (model argument, options)."""
+
+
+def method_class(name: str) -> Any:
+    """A method's class, untyped: tests open it on what `load` would have opened, and look inside."""
+    return method_named(name)

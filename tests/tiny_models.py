@@ -1,5 +1,8 @@
 """One small random builder per family: the real diffusers classes, seconds on a CPU."""
 
+# pyright: reportArgumentType=false
+# Libraries annotate tuples of any length as tuples of one, and tokenizers as one class.
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -229,7 +232,7 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
     return made
 
 
-_LLM = {
+_LLM: dict[str, Any] = {
     "hidden_size": TEXT,
     "intermediate_size": 24,
     "num_hidden_layers": 2,
@@ -247,9 +250,19 @@ def chroma_pipeline() -> ChromaPipeline:
 
 def flux2_vae() -> AutoencoderKLFlux2:
     torch.manual_seed(0)
-    shape = {"block_out_channels": (8, 8), "norm_num_groups": 4, "latent_channels": 4, "sample_size": 32}
-    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    shape: dict[str, Any] = {
+        "block_out_channels": (8, 8),
+        "norm_num_groups": 4,
+        "latent_channels": 4,
+        "sample_size": 32,
+    }
+    blocks: dict[str, Any] = {
+        "down_block_types": ("DownEncoderBlock2D",) * 2,
+        "up_block_types": ("UpDecoderBlock2D",) * 2,
+    }
     vae = AutoencoderKLFlux2(**shape, **blocks).eval()
+    assert vae.bn.running_mean is not None
+    assert vae.bn.running_var is not None
     vae.bn.running_mean.uniform_(-0.2, 0.2)
     vae.bn.running_var.uniform_(0.5, 1.5)
     return vae
@@ -283,7 +296,7 @@ def qwen_text() -> dict[str, Any]:
     words = word_tokenizer()
     torch.manual_seed(3)
     rope = {"rope_type": "default", "mrope_section": [1, 2, 2], "rope_theta": 10000.0}
-    text = {**_LLM, "vocab_size": len(words), "rope_parameters": rope, "model_type": "qwen2_5_vl_text"}
+    text: dict[str, Any] = {**_LLM, "vocab_size": len(words), "rope_parameters": rope, "model_type": "qwen2_5_vl_text"}
     text["pad_token_id"] = text["bos_token_id"] = text["eos_token_id"] = 1
     vision = {"depth": 1, "hidden_size": 16, "num_heads": 2, "out_hidden_size": TEXT, "intermediate_size": 16}
     encoder = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision)).eval()
@@ -402,12 +415,17 @@ def packed(pipeline: Any, latents: Tensor) -> Tensor:
     return pipeline._pack_latents(latents, *latents.shape)
 
 
-TRUE_CFG = {"guided": {"true_cfg_scale": 4.0, "negative_prompt": "a boat"}, "plain": {}}
-NO_CFG = {"guided": {"guidance_scale": 4.0}, "plain": {"guidance_scale": 4.0}}
+TRUE_CFG: dict[str, Any] = {"guided": {"true_cfg_scale": 4.0, "negative_prompt": "a boat"}, "plain": {}}
+NO_CFG: dict[str, Any] = {"guided": {"guidance_scale": 4.0}, "plain": {"guidance_scale": 4.0}}
 SHARED = ("to_q", "to_k", "to_v", "to_out.0")
-COGVIDEO = {"text": 1, "linears": SHARED, "video": True, "pack": lambda pipeline, latents: latents[:, None]}
-HUNYUAN = {"text": 1, "video": True, "pack": lambda pipeline, latents: latents[:, :, None], **TRUE_CFG}
-MOCHI = {"text": 1, "video": True, "pack": lambda pipeline, latents: latents[:, :, None]}
+COGVIDEO: dict[str, Any] = {
+    "text": 1,
+    "linears": SHARED,
+    "video": True,
+    "pack": lambda pipeline, latents: latents[:, None],
+}
+HUNYUAN: dict[str, Any] = {"text": 1, "video": True, "pack": lambda pipeline, latents: latents[:, :, None], **TRUE_CFG}
+MOCHI: dict[str, Any] = {"text": 1, "video": True, "pack": lambda pipeline, latents: latents[:, :, None]}
 FAMILIES = {
     family.name: family
     for family in (

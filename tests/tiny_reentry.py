@@ -1,5 +1,8 @@
 """Tiny pipelines of families that are served through their own blocks, with random weights."""
 
+# pyright: reportArgumentType=false
+# Libraries annotate tuples of any length as tuples of one, and tokenizers as one class.
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -35,6 +38,7 @@ from tiny_models import _LLM, _clip, _t5, quiet, tiny_vae, tokenizers, word_toke
 class Tiny:
     """A pipeline, the shape of one picture's latents on the 4 x 6 grid, options with and without guidance."""
 
+    transformer: str
     pipeline: Callable[[], Any]
     latents: tuple[int, ...] = (4, 8, 12)
     packed: bool = False
@@ -93,7 +97,13 @@ def hidream_pipeline() -> HiDreamImagePipeline:
     words.eos_token = "<|im_end|>"  # the pipeline pads with it
     clips = [_clip(CLIPTextModelWithProjection, width, len(clip)) for width in (8, 10)]
     torch.manual_seed(3)
-    config = {**_LLM, "hidden_size": 12, "head_dim": 6, "num_hidden_layers": 4, "attn_implementation": "eager"}
+    config: dict[str, Any] = {
+        **_LLM,
+        "hidden_size": 12,
+        "head_dim": 6,
+        "num_hidden_layers": 4,
+        "attn_implementation": "eager",
+    }
     llama = LlamaForCausalLM(LlamaConfig(**config, vocab_size=len(words))).eval()
     scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
     transformer = _transformer("HiDreamImageTransformer2DModel")
@@ -104,10 +114,10 @@ def hidream_pipeline() -> HiDreamImagePipeline:
 
 
 TINY = {
-    "hidream": Tiny(hidream_pipeline),
-    "bria": Tiny(bria_pipeline, packed=True),
-    "ovis-image": Tiny(ovis_pipeline, packed=True),
-    "z-image": Tiny(z_image_pipeline),
-    "lumina2": Tiny(lumina2_pipeline),
-    "cogview3": Tiny(cogview3_pipeline),
+    "hidream": Tiny("HiDreamImageTransformer2DModel", hidream_pipeline),
+    "bria": Tiny("BriaTransformer2DModel", bria_pipeline, packed=True),
+    "ovis-image": Tiny("OvisImageTransformer2DModel", ovis_pipeline, packed=True),
+    "z-image": Tiny("ZImageTransformer2DModel", z_image_pipeline),
+    "lumina2": Tiny("Lumina2Transformer2DModel", lumina2_pipeline),
+    "cogview3": Tiny("CogView3PlusTransformer2DModel", cogview3_pipeline),
 }

@@ -1,5 +1,8 @@
 """Tiny random Stable Diffusion (XL) pipelines: the real classes, 16x16 latents, cross-attention at 8x8."""
 
+# pyright: reportArgumentType=false
+# Libraries annotate tuples of any length as tuples of one, and tokenizers as one class.
+
 from __future__ import annotations
 
 from typing import Any
@@ -19,7 +22,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 from specimens.random_models import randomize
 from tiny_models import clip_text, quiet, tiny_vae, tokenizers
 
-NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+NOISE: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 SCHEDULERS = {
     "ddim": lambda: DDIMScheduler(**NOISE, clip_sample=False, set_alpha_to_one=False),
     "pndm": lambda: PNDMScheduler(**NOISE, skip_prk_steps=True, set_alpha_to_one=False),

@@ -1,5 +1,8 @@
 """Tiny random Stable Diffusion pipelines and CLIP models of the real classes, saved as ordinary folders."""
 
+# pyright: reportArgumentType=false
+# Libraries annotate tuples of any length as tuples of one, and tokenizers as one class.
+
 from __future__ import annotations
 
 import json
@@ -43,12 +46,21 @@ def _vae() -> AutoencoderKL:
 def unet(context: int, **changes: Any) -> UNet2DConditionModel:
     """Cross-attention at full and half size of the latents, in the down, middle and up blocks."""
     torch.manual_seed(0)
-    shape = {"block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4, "sample_size": 16}
-    kinds = {
+    shape: dict[str, Any] = {
+        "block_out_channels": (8, 16),
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+        "sample_size": 16,
+    }
+    kinds: dict[str, Any] = {
         "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
     }
-    config = {"cross_attention_dim": context, "attention_head_dim": (2, 4), "use_linear_projection": True}
+    config: dict[str, Any] = {
+        "cross_attention_dim": context,
+        "attention_head_dim": (2, 4),
+        "use_linear_projection": True,
+    }
     return randomize(UNet2DConditionModel(**{**shape, **kinds, **config, **changes}))
 
 
@@ -63,7 +75,7 @@ def sd2_pipeline() -> StableDiffusionPipeline:
 
 def sdxl_pipeline() -> StableDiffusionXLPipeline:
     encoders = _text_encoder(CLIPTextModel, WIDE), _text_encoder(CLIPTextModelWithProjection, WIDER)
-    time_ids = {"addition_embed_type": "text_time", "addition_time_embed_dim": 4}
+    time_ids: dict[str, Any] = {"addition_embed_type": "text_time", "addition_time_embed_dim": 4}
     made = unet(WIDE + WIDER, projection_class_embeddings_input_dim=6 * 4 + POOLED, **time_ids)
     return stable_diffusion_xl(made, encoders, EulerDiscreteScheduler(**NOISE, timestep_spacing="leading"), _vae())
 
@@ -82,9 +94,14 @@ def tiny_clip(**vision: Any) -> CLIPModel:
     """Image and text towers of three and two layers; images of 16 pixels in 4 x 4 patches."""
     torch.manual_seed(0)
     clip, _ = tokenizers()
-    shape = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "num_hidden_layers": 3}
-    text = {**shape, "num_hidden_layers": 2, "vocab_size": len(clip), "max_position_embeddings": 77}
-    ends = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    shape: dict[str, Any] = {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 3,
+    }
+    text: dict[str, Any] = {**shape, "num_hidden_layers": 2, "vocab_size": len(clip), "max_position_embeddings": 77}
+    ends: dict[str, Any] = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
     config = CLIPConfig(
         text_config={**text, **ends},
         vision_config={**shape, "image_size": 16, "patch_size": 4, **vision},

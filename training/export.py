@@ -44,7 +44,7 @@ def with_capitals(model: PictureModel) -> None:
 
 
 def tokenizer_pieces(tokenizer) -> list[tuple[str, float]]:
-    state = json.loads(tokenizer._tokenizer.to_str())
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
     return [(piece, score) for piece, score in state["model"]["vocab"]]
 
 

@@ -38,7 +38,7 @@ def text_residual(block: nn.Module, hidden: Tensor, out: Tensor, modulation: tup
     return hidden + gate_mlp.unsqueeze(1) * block.ff_context(normed)
 
 
-def joint_block(
+def joint_block(  # noqa: PLR0913 - the arguments of diffusers' block, the concepts' beside them
     block: nn.Module,
     image: Tensor,
     text: Tensor,

@@ -114,7 +114,7 @@ def question_loss(model: DemoModel, states: Tensor, asked: Questions, weight: Te
     return loss, answers
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=20000)
     parser.add_argument("--batch", type=int, default=16)
@@ -134,8 +134,41 @@ def main() -> None:
     parser.add_argument("--init", type=Path, help="start from the weights of an exported folder; the heads start anew")
     parser.add_argument("--seconds", type=float, default=math.inf, help="stop (with a checkpoint) after so long")
     parser.add_argument("--name", default="dit")
-    args = parser.parse_args()
+    return parser.parse_args()
 
+
+def losses(
+    model: DemoModel,
+    streams: Streams,
+    clean: Tensor,
+    captions: list[str],
+    asked: Questions | None,
+    args: argparse.Namespace,
+) -> tuple[Tensor, dict[str, float]]:
+    """The loss of one batch, and what to print of it."""
+    # Where things go is decided at high noise (t of 0.8 and more), so painting is trained most there; questions are
+    # asked at all levels.
+    moment = torch.sigmoid(torch.randn(args.batch) if asked else 1.2 * torch.randn(args.batch) + args.time_shift)
+    noise = torch.randn_like(clean)
+    noisy = torch.lerp(clean, noise, moment[:, None, None])
+    t5_ids, clip_ids = model.tokens(captions)
+    nouns = model.tokens(list(CONCEPTS))[0]
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=cpu_dtype() == torch.bfloat16):
+        text = model.t5(t5_ids).last_hidden_state
+        pooled = model.clip(clip_ids).pooler_output * (torch.rand(args.batch, 1) < 0.5)
+        words = model.t5(nouns).last_hidden_state[:, 0][asked.concepts] if asked else None
+        velocity, _, states = streams(noisy, moment, text, pooled, words)
+    flow = (velocity.float() - (noise - clean)).square().mean()
+    bound, right = binding_loss(model, t5_ids, text)
+    loss, answers = flow + args.binding_weight * bound, {"bound": right}
+    if asked:
+        questions, more = question_loss(model, states, asked, 1 - moment)
+        loss, answers = loss + args.question_weight * questions, {**answers, **more}
+    return loss, {"flow": flow.item(), **answers}
+
+
+def main() -> None:
+    args = arguments()
     checkpoint = RUN / f"{args.name}.pt"
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
@@ -155,8 +188,6 @@ def main() -> None:
     if args.resume and checkpoint.exists():
         start = resume(checkpoint, model, average, solvers)
         rng = np.random.default_rng(start)
-
-    nouns = model.tokens(list(CONCEPTS))[0]
     running: dict[str, float] = {}
     began = time.time()
     for step in range(start, args.steps):
@@ -165,26 +196,9 @@ def main() -> None:
         clean = latents[picked, flips].float()
         captions = [describe(scenes[i], rng) for i in picked.tolist()]
         count = int(rng.choice([0, 3, 6], p=[0.7, 0.15, 0.15]))
-        asked = None
-        if count:
-            asked = ask(rng, [facts[i][f] for i, f in zip(picked.tolist(), flips.tolist(), strict=True)], count)
-        # Where things go is decided at high noise (t of 0.8 and more), so painting is trained most there; questions are
-        # asked at all levels.
-        moment = torch.sigmoid(torch.randn(args.batch) if count else 1.2 * torch.randn(args.batch) + args.time_shift)
-        noise = torch.randn_like(clean)
-        noisy = torch.lerp(clean, noise, moment[:, None, None])
-        t5_ids, clip_ids = model.tokens(captions)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=cpu_dtype() == torch.bfloat16):
-            text = model.t5(t5_ids).last_hidden_state
-            pooled = model.clip(clip_ids).pooler_output * (torch.rand(args.batch, 1) < 0.5)
-            words = model.t5(nouns).last_hidden_state[:, 0][asked.concepts] if asked else None
-            velocity, _, states = streams(noisy, moment, text, pooled, words)
-        flow = (velocity.float() - (noise - clean)).square().mean()
-        bound, right = binding_loss(model, t5_ids, text)
-        loss, answers = flow + args.binding_weight * bound, {"bound": right}
-        if asked:
-            questions, more = question_loss(model, states, asked, 1 - moment)
-            loss, answers = loss + args.question_weight * questions, {**answers, **more}
+        shown = [facts[i][f] for i, f in zip(picked.tolist(), flips.tolist(), strict=True)]
+        asked = ask(rng, shown, count) if count else None
+        loss, answers = losses(model, streams, clean, captions, asked, args)
         for solver in solvers:
             solver.zero_grad()
         loss.backward()
@@ -192,7 +206,7 @@ def main() -> None:
         for solver in solvers:
             solver.step()
         follow(average, model, step, 0.9995)
-        for name, value in {"flow": flow.item(), **answers}.items():
+        for name, value in answers.items():
             old = running.get(name, value)
             running[name] = old if math.isnan(value) else 0.98 * old + 0.02 * value
         if step % 100 == 0:

@@ -1,6 +1,6 @@
 """The one place where the version stands."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def package_version(name: str) -> str:

@@ -14,16 +14,16 @@ import diffusers
 import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
-from torch import nn
 
-from conceptlens.families import adapter_for, registered
+from conceptlens.families import adapter_for, group_of, known_classes, registered
 from conceptlens.families.base import DiTAdapter, ModelAdapter
-from conceptlens.families.groups import GROUPS, UNET, UNET_METHOD, group_of
-from conceptlens.families.kinds.cross_attention import CROSS_LAYOUTS, METHOD
-from conceptlens.families.single_stream import SINGLE_STREAMS
+from conceptlens.families.cross import cross_layouts
+from conceptlens.families.groups import UNET, UNET_METHOD
+from conceptlens.families.kinds.cross_attention import METHOD
 from conceptlens.readers.loading import (
     DEMO_UNET,
     Defaults,
+    LoadedModel,
     demo_folder,
     folder_defaults,
     is_demo,
@@ -34,6 +34,7 @@ from conceptlens.readers.reading import read
 from conceptlens.readers.weights import cause, damaged_file
 from conceptlens.values import listings
 from conceptlens.values.errors import ConceptlensError, ModelError, one_line, shown
+from conceptlens.values.models import Model, Pipeline
 from conceptlens.values.recipe import Recipe
 
 SMALL = 2 * 2**30
@@ -68,8 +69,8 @@ class Diagnosis:
         own_text_error: how far the model's own text, sent through as concepts, came out from what the model made of it,
             relative to its largest value; None where that was not tried.
         text_length: tokens, padding included, at which concepts are encoded; None where unknown.
-        text_length_fixed: whether that holds of every call, not only of those that give no length of their own.
-        method: another method that makes maps of it, for `read --method`; None where there is none.
+        text_length_fixed: whether every call uses that length, even one that gives another.
+        method: where concept attention does not work, the method that reads it; None where there is none.
         lacking: parts of a folder that have a config.json and no weights; then only the configs are examined.
         captured: blocks that the dry run saw, of `expected`.
         expected: see `captured`.
@@ -116,7 +117,7 @@ class Diagnosis:
         if layers:
             lines.append(f"adapter      {self.adapter}, {self.blocks} blocks, maps from {layers[0]} to {layers[-1]}")
             lines.append(f"tier         {self.tier}: {TIERS[self.tier or '']}")
-            if self.transformer in SINGLE_STREAMS:
+            if registered()[self.transformer].all_blocks is not None:
                 lines.append("more blocks  the single-stream ones with single_stream=True, as an experiment")
             if self.lacking:
                 lines.append(f"weights      none in {', '.join(self.lacking)}, so only the configs were examined")
@@ -137,13 +138,13 @@ class Diagnosis:
     def _verdict(self) -> str:
         if self.ok:
             return "maps work"
-        if self.transformer in UNET.classes:
-            return f"maps of the prompt's words as it paints, and of other words with the method {self.method}"
-        return "no maps" + (f" of concept attention, but of the method {self.method}" if self.method else "")
+        if self.transformer in UNET.unserved:
+            return "maps of the prompt's words as it paints, and of any words in a picture"
+        return "maps of any words in a picture, by its cross attention" if self.method else "no maps"
 
 
 @torch.no_grad()
-def doctor(model: Any, *, height: int = 1024, width: int = 1024, frames: int = 1) -> Diagnosis:
+def doctor(model: object, *, height: int = 1024, width: int = 1024, frames: int = 1) -> Diagnosis:
     """Examines a model before anything is painted.
 
     Args:
@@ -162,7 +163,7 @@ def doctor(model: Any, *, height: int = 1024, width: int = 1024, frames: int = 1
     group, known = group_of(transformer_name), registered().get(transformer_name)
     if known is None:
         reason = f"{group.reason}; no adapter" if group.applies else group.reason
-        method = METHOD if transformer_name in CROSS_LAYOUTS else UNET_METHOD if group is UNET else None
+        method = METHOD if transformer_name in cross_layouts() else UNET_METHOD if group is UNET else None
         return Diagnosis(
             *(name, transformer_name, None, group.name, group.applies, reason, group.instead), method=method
         )
@@ -172,26 +173,28 @@ def doctor(model: Any, *, height: int = 1024, width: int = 1024, frames: int = 1
     side = _TOKEN_SIDE if pipeline is None else adapter.side_multiple(pipeline)
     tokens = max(1, height // side) * max(1, width // side) * frames
     stated = subject.defaults.generate.get("max_sequence_length")
-    live, kept = _memory(adapter, recipe, tokens, 2 if pipeline is None else adapter.transformer.dtype.itemsize)
-    found = Diagnosis(
+    live_bytes, record_bytes = _memory(
+        adapter, recipe, tokens, 2 if pipeline is None else adapter.transformer.dtype.itemsize
+    )
+    diagnosis = Diagnosis(
         *(name, transformer_name, adapter.name, group.name, True, group.reason),
         blocks=depth,
         recipe=recipe,
         expected=recipe.layers[-1] + 1 if recipe.layers else 0,
         size=(height, width),
         tokens=tokens,
-        live_bytes=live,
-        record_bytes=kept,
+        live_bytes=live_bytes,
+        record_bytes=record_bytes,
         text_length=adapter.concept_length(pipeline, {}, stated),
         text_length_fixed=adapter.concept_length(None, {}, stated) is not None,
         tier="adapter" if isinstance(adapter, DiTAdapter) else "experimental" if adapter.caveat else "re-entry",
         lacking=subject.lacking,
     )
-    return _tested(found) if pipeline is None else _tried(found, adapter, pipeline)
+    return _tested(diagnosis) if pipeline is None else _tried(diagnosis, adapter, pipeline)
 
 
 def served() -> tuple[str, ...]:
-    """Names of all transformer classes that maps can be made of, those with an adapter of their own first."""
+    """Names of all transformer classes that maps can be made of, those with a hand-written adapter first."""
     known = registered()
     return tuple(sorted(known, key=lambda name: (not issubclass(known[name], DiTAdapter), name)))
 
@@ -217,7 +220,7 @@ class _Subject:
     lacking: tuple[str, ...] = ()
 
 
-def _identify(model: Any) -> _Subject:
+def _identify(model: object) -> _Subject:
     if isinstance(model, DiffusionPipeline):
         part = getattr(model, "transformer", None) or getattr(model, "unet", None)
         if part is None:
@@ -247,7 +250,7 @@ def _identify(model: Any) -> _Subject:
         raise ModelError(f"{str(model)!r} is no transformer class of diffusers, and no hub id: {error}") from error
 
 
-def _painter(index: Any) -> tuple[str, str]:
+def _painter(index: object) -> tuple[str, str]:
     """The part of a pipeline that paints, and its class, by the content of model_index.json."""
     for part in ("transformer", "unet"):
         entry = index.get(part) if isinstance(index, Mapping) else None
@@ -258,7 +261,7 @@ def _painter(index: Any) -> tuple[str, str]:
 
 def _refuse_misspelt(name: str) -> None:
     """Raises a `ModelError` for what looks like a class of diffusers, before the hub is asked for it."""
-    known = {known.lower(): known for group in GROUPS for known in group.classes}
+    known = {known.lower(): known for known in known_classes()}
     near = get_close_matches(name.lower(), known, n=1, cutoff=0.8) or [k for k in known if k.startswith(name.lower())]
     if not name.strip():
         raise ModelError("no model was named. Give a hub id, a folder or a transformer class.")
@@ -297,7 +300,7 @@ def _weights(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.suffix in (".safetensors", ".bin") and path.is_file()]
 
 
-def _skeleton(subject: _Subject) -> nn.Module:
+def _skeleton(subject: _Subject) -> Model:
     """The transformer without weights, in its full depth; a class without defaults is given the tests' settings."""
     name, kind = subject.transformer, getattr(diffusers, subject.transformer)
     known = inspect.signature(kind.__init__).parameters
@@ -324,37 +327,39 @@ def _memory(adapter: ModelAdapter, recipe: Recipe, tokens: int, itemsize: int) -
     return vector * (reach + wanted), vector * (reach + wanted)
 
 
-def _tested(found: Diagnosis) -> Diagnosis:
+def _tested(diagnosis: Diagnosis) -> Diagnosis:
     """The diagnosis with the dry run of the tests, which examine every class on tiny random weights."""
-    tested = listings.tested(found.transformer)
+    tested = listings.tested(diagnosis.transformer)
     if tested is None:
         return replace(
-            found,
+            diagnosis,
             tried_on="nothing, since the class is not among those that the tests examine",
             instead="Load the pipeline and ask again with it.",
         )
     versions = listings.versions()
     return replace(
-        found,
+        diagnosis,
         tried_on=f"tiny random weights, in the tests of conceptlens {versions['conceptlens']} "
         f"(diffusers {versions['diffusers']})",
         **{name: tested[name] for name in ("captured", "expected", "own_text_error")},
     )
 
 
-def _tried(found: Diagnosis, adapter: ModelAdapter, pipeline: Any) -> Diagnosis:
+def _tried(diagnosis: Diagnosis, adapter: ModelAdapter, pipeline: Pipeline) -> Diagnosis:
     """The diagnosis after a dry run: a blank picture through the pipeline."""
-    recipe = found.recipe
+    recipe = diagnosis.recipe
     assert recipe is not None
-    found = replace(found, tried_on="the model itself")
+    diagnosis = replace(diagnosis, tried_on="the model itself")
     side = adapter.side_multiple(pipeline)
     blank = Image.new("RGB", (6 * side, 4 * side))
     options = {"max_sequence_length": 64}
+    small = Defaults(generate={"width": blank.width, "height": blank.height})
+    model = LoadedModel(pipeline, adapter, diagnosis.model, small)
     try:
-        layers, _ = read(pipeline, adapter, blank, "", recipe, 0, 24 * side * side, options)
+        layers, _ = read(model, blank, "", recipe, 0, options)
     except ConceptlensError as error:
-        return replace(found, reason=one_line(error), instead="Do what the line above says, then ask again.")
-    return replace(found, captured=len(layers))
+        return replace(diagnosis, reason=one_line(error), instead="Do what the line above says, then ask again.")
+    return replace(diagnosis, captured=len(layers))
 
 
 def _size(count: int) -> str:

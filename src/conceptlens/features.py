@@ -16,8 +16,6 @@ from torch import Tensor
 
 from conceptlens.maps.positions import Place, Relation
 from conceptlens.presence import Presence, presence
-from conceptlens.readers.loading import resident
-from conceptlens.readers.replay import replay_vectors
 from conceptlens.session import Session
 from conceptlens.values.errors import ConceptError
 from conceptlens.values.records import ImageRecord
@@ -100,14 +98,13 @@ def features(session: Session, record: ImageRecord, concepts: Sequence[str], **o
     Raises:
         ConceptError: for an unusable list of concepts.
         RecipeError: for settings that need more than was recorded.
-        ModelError: for a record of another model.
+        ModelError: for a record of another model, or a model whose concepts have no vectors.
     """
+    session.require("vectors")
     maps = session.probe(record, concepts, background=False, **options)
     recipe = maps.recipe
     assert recipe is not None
-    with resident(session.pipeline):
-        embedded = session.embed(maps.concepts, recipe, {**session.generate_defaults, **record.options})
-        found = replay_vectors(session.adapter, record, embedded, recipe, session.pipeline._execution_device)
+    found = session.reader.vectors(record, maps.concepts, recipe)
     grid = (record.grid.rows, record.grid.cols)
     return Features(
         concepts=maps.concepts,

@@ -66,18 +66,17 @@ class ModelCalibration:
 
     @classmethod
     def of(cls, session: Session) -> ModelCalibration | None:
-        """That of a session's model; None where nobody measured it."""
-        told = session.calibration
-        if told is None:
+        """The calibration of a session's model; None for a model without one."""
+        stored = session.calibration
+        if stored is None:
             return None
-        curves = {name: Calibration(*pair) for name, pair in told["curves"].items()}
-        return cls(tuple(told["layers"]), told["noise"], curves)
+        curves = {name: Calibration(*pair) for name, pair in stored["curves"].items()}
+        return cls(tuple(stored["layers"]), stored["noise"], curves)
 
     def suits(self, record: ImageRecord) -> bool:
         """Whether a record was made as those of the calibration were."""
-        recorded = {layer.layer for layer in record.layers if layer.out is not None}
         alike = record.recipe.noise == self.noise and not record.prompt and not record.steps
-        return alike and set(self.layers) <= recorded
+        return alike and set(self.layers) <= record.answering_layers
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ def presence(
     nulls: Sequence[str] | None = None,
     calibration: Calibration | None = None,
 ) -> tuple[Presence, ...]:
-    """How surely each concept is in a recorded picture, each judged by itself.
+    """How likely each concept is to be in a recorded picture, each judged on its own.
 
     Args:
         session: the model.
@@ -119,12 +118,7 @@ def presence(
         ConceptError: for an unusable list, or fewer than five null concepts.
     """
     asked = check_concepts(concepts)
-    others = check_concepts(ranked_words(session.vocabulary) if nulls is None else nulls)
-    for name in asked:
-        if len(set(others) - {name}) < FEWEST_NULLS:
-            raise ConceptError(
-                f"{name!r} needs {FEWEST_NULLS} null concepts beside itself; got {', '.join(others)}. Add some."
-            )
+    others = _null_concepts(session, nulls, asked)
     names = tuple(dict.fromkeys((*asked, *others)))
     options: dict[str, Any] = {"softmax": False, "isolate": True}
     curves: Mapping[str, Calibration] = {}
@@ -142,12 +136,23 @@ def presence(
     maps = session.probe(record, names, background=False, **options)
     raw = maps.scores.double().numpy()
     null_rows = [names.index(name) for name in others]
-    found = []
+    judged = []
     for name in asked:
-        own = names.index(name)
-        score = standing(raw[own], raw[[row for row in null_rows if row != own]])
-        found.append(Presence(name, score, curves[name].chance(score) if name in curves else None))
-    return tuple(found)
+        row = names.index(name)
+        score = standing(raw[row], raw[[other for other in null_rows if other != row]])
+        judged.append(Presence(name, score, curves[name].chance(score) if name in curves else None))
+    return tuple(judged)
+
+
+def _null_concepts(session: Session, nulls: Sequence[str] | None, asked: Sequence[str]) -> tuple[str, ...]:
+    """The words that others are held against, enough of them for each that is asked."""
+    others = check_concepts(ranked_words(session.vocabulary) if nulls is None else nulls)
+    for name in asked:
+        if len(set(others) - {name}) < FEWEST_NULLS:
+            raise ConceptError(
+                f"{name!r} needs {FEWEST_NULLS} null concepts beside itself; got {', '.join(others)}. Add some."
+            )
+    return others
 
 
 def add_presence(
@@ -165,7 +170,7 @@ def add_presence(
     seen = calibrated_reading(session, maps.image, record, again=again)
     if seen is None:
         return maps
-    return replace(maps, presence={found.concept: found.chance for found in presence(session, seen, maps.asked)})
+    return replace(maps, presence={each.concept: each.chance for each in presence(session, seen, maps.asked)})
 
 
 def calibrated_reading(
@@ -181,13 +186,13 @@ def calibrated_reading(
     return session.read(image, noise=measured.noise, layers=measured.layers) if again else None
 
 
-def standing(own: Float[np.ndarray, "rows cols"], nulls: Float[np.ndarray, "null rows cols"]) -> float:
+def standing(scores: Float[np.ndarray, "rows cols"], nulls: Float[np.ndarray, "null rows cols"]) -> float:
     """Log odds of a raw map against the mean null map, averaged over its best patches.
 
     What all maps share at a patch, and the unit of the scores, cancel.
     """
     spread = max(float((nulls - nulls.mean(axis=0)).std()), np.finfo(np.float32).tiny)
-    gaps = (nulls - own) / spread
+    gaps = (nulls - scores) / spread
     highest = gaps.max(axis=0)
     odds = -(highest + np.log(np.exp(gaps - highest).mean(axis=0)))
     count = max(1, round(TOP * odds.size))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,81 +11,94 @@ from PIL import Image
 
 from conceptlens.families.base import ModelAdapter
 from conceptlens.guidance import Guidance, GuidedMaps, chosen_guidance
-from conceptlens.guidance.painting import GuidedPainter, check_guided, prompt_words
+from conceptlens.guidance.painting import GuidedPainter, check_guided
 from conceptlens.maps.image_maps import ConceptMaps
 from conceptlens.maps.picture_files import open_image
-from conceptlens.ops.accumulate import moments
-from conceptlens.readers.call_settings import check_call
+from conceptlens.readers.base import Reader, Verb
+from conceptlens.readers.choosing import open_reader
 from conceptlens.readers.embedding import ConceptEmbedder
 from conceptlens.readers.keeping import RECORD_BUDGET, Keeping, Store
-from conceptlens.readers.loading import LoadedModel, load_model, resident
-from conceptlens.readers.orders import Background, Order, note_unknown, with_background
-from conceptlens.readers.painter import Painter, run_info
-from conceptlens.readers.painting import on_grid, stack_parts
-from conceptlens.readers.reading import read
-from conceptlens.readers.replay import check_origin, check_recorded, replay
-from conceptlens.readers.unets import is_unet, load_unet
+from conceptlens.readers.orders import Background, Request, note_unknown, with_background
+from conceptlens.readers.replay import check_origin
+from conceptlens.readers.text_streams import TextStreamReader
 from conceptlens.values.errors import RecipeError
+from conceptlens.values.models import Pipeline
 from conceptlens.values.recipe import RECIPE_FIELDS, Recipe, check_seed
 from conceptlens.values.record_files import load_record, save_record
 from conceptlens.values.records import ImageRecord
-from conceptlens.values.words import check_prompts, check_text
+from conceptlens.values.words import check_text
 from conceptlens.watch.surroundings import usual_defaults
-
-_READ_OPTIONS = ("guidance_scale", "max_sequence_length")
 
 
 class Session:
     """A model that is ready to be asked where it sees a concept. Made by `conceptlens.load`."""
 
-    def __init__(self, model: LoadedModel) -> None:
-        self._model = model
-        self.embed = ConceptEmbedder(model)
+    def __init__(self, reader: Reader[Any]) -> None:
+        self.reader = reader
 
     @property
-    def pipeline(self) -> Any:
+    def can(self) -> frozenset[Verb]:
+        """What this kind of model can do: "generate", "read", "probe" and others; see `require`."""
+        return self.reader.can
+
+    def require(self, verb: Verb) -> None:
+        """Raises a `ModelError` for what this kind of model cannot do: with the reason, and what to do instead."""
+        self.reader.require(verb)
+
+    @property
+    def pipeline(self) -> Pipeline:
         """The untouched diffusers pipeline."""
-        return self._model.pipeline
+        return self.reader.pipeline
 
     @property
     def model_id(self) -> str:
         """The hub id or folder of the model; "demo" for the embedded one."""
-        return self._model.model_id
+        return self.reader.model_id
 
     @property
     def adapter(self) -> ModelAdapter:
-        """What is known of the model's family."""
-        return self._model.adapter
+        """What is known of the model's family. Raises a `ModelError` for a model without a text stream."""
+        return self._text_stream().model.adapter
+
+    @property
+    def embed(self) -> ConceptEmbedder:
+        """Encodes concepts. Raises a `ModelError` for a model without a text stream."""
+        return self._text_stream().embed
+
+    def _text_stream(self) -> TextStreamReader[Any]:
+        self.require("follow")
+        assert isinstance(self.reader, TextStreamReader)
+        return self.reader
 
     @property
     def single_stream(self) -> bool:
         """Whether single-stream blocks are followed behind the dual-stream ones."""
-        return self.adapter.single_stream
+        return "follow" in self.can and self.adapter.single_stream
 
     @property
     def family(self) -> str:
-        """The adapter that serves the model."""
-        return self.adapter.name
+        """The model's family, such as "FLUX.1" or "U-Net"."""
+        return self.reader.family
 
     @property
     def depth(self) -> int:
-        """How many blocks of the transformer are followed: the dual-stream ones, with `single_stream` all."""
-        return len(self.adapter.blocks())
+        """How many layers can be asked for: blocks that carry text, or layers of cross attention."""
+        return self.reader.depth
 
     @property
     def generate_defaults(self) -> dict[str, Any]:
         """Pipeline keywords that `generate` sets unless told otherwise, from the model's `conceptlens.json`."""
-        return dict(self._model.defaults.generate)
+        return dict(self.reader.defaults.generate)
 
     @property
     def vocabulary(self) -> tuple[str, ...] | None:
         """The words that the model knows, where it knows few; None for a model with an open vocabulary."""
-        return self._model.defaults.vocabulary
+        return self.reader.defaults.vocabulary
 
     @property
     def calibration(self) -> Mapping[str, Any] | None:
         """What `conceptlens.presence` needs to turn this model's scores into chances; None where nobody measured it."""
-        return self._model.defaults.presence
+        return self.reader.defaults.presence
 
     def recipe(self, preset: str | None = None, **options: Any) -> Recipe:
         """The recipe that a call with these settings uses, with concrete layers.
@@ -94,16 +106,7 @@ class Session:
         Raises:
             RecipeError: for an unknown preset or option, or a layer that the model does not have.
         """
-        adapter, depth = self.adapter, self.depth
-        if preset is None:
-            recipe = adapter.recipe(depth).override(dict(self._model.defaults.recipe))
-        elif preset == "paper":
-            recipe = adapter.paper_recipe(depth)
-        else:
-            raise RecipeError(f"no preset {preset!r}. Known: paper.")
-        recipe = recipe.override(options).resolve(depth)
-        adapter.check(recipe)
-        return recipe
+        return self.reader.recipe(preset, options)
 
     @overload
     def generate(
@@ -153,7 +156,7 @@ class Session:
         compare: bool = False,
         **options: Any,
     ) -> list[ConceptMaps]: ...
-    def generate(
+    def generate(  # noqa: PLR0913 - the public call: one keyword for each thing that a painting may vary
         self,
         prompt: str | Sequence[str] | None,
         concepts: Sequence[str] | None = None,
@@ -172,18 +175,18 @@ class Session:
         """Paints the prompt and maps the concepts while at it. The image is the plain pipeline's, bit for bit.
 
         Args:
-            prompt: a text, or several for a batch; None with `prompt_embeds=` (and what else the pipeline takes in
-                place of a text). Concepts need the text encoders, unless they were asked before those were freed.
+            prompt: a text, or several for a batch; None with `prompt_embeds=` (and what else stands for a text).
+                Concepts need the text encoders, unless they were asked before those were freed.
             concepts: any words, in the prompt or not; with `guide`, None stands for the prompt's own words.
             seed: of the starting noise, drawn on the CPU; a random one (told in the result) when None.
             preset: "paper" for the settings of the official code.
             background: words that compete without being shown. True: the model's usual ones join a single concept,
                 whose softmax would be 1 everywhere; False: none; or words of your own, which always join.
             keep: also keep the scores of each step and layer, in `ConceptMaps.parts`.
-            record: also keep what `probe` needs to ask this very picture for other concepts, in `ConceptMaps.record`:
-                per wanted step (`steps=`) the keys and values of all blocks up to the last wanted one and the outputs
-                of the wanted ones. The embedded model takes 2 MB a step, FLUX.1 at 1024 x 1024 about 1 GB; `doctor`
-                says it for any. "fit": of as many steps, evenly spread, as the budget takes; maps are of those.
+            record: also keep what `probe` needs to ask this picture for other concepts, in `ConceptMaps.record`: per
+                wanted step (`steps=`) keys and values of all blocks up to the last wanted one, outputs of the wanted.
+                The embedded model takes 2 MB a step, FLUX.1 at 1024 x 1024 about 1 GB; `doctor` says it for any.
+                "fit": of as many steps, evenly spread, as the budget takes; maps are of those.
             record_budget: bytes that the record may take.
             record_store: "model", where the model is; "cpu"; or "disk", temporary files mapped into memory.
             guide: `TSAM(experimental=True, ...)`, or a name such as "tsam:transformer", moves the latents on the way.
@@ -200,26 +203,18 @@ class Session:
             RecipeError: for impossible settings; `BudgetError`, one of them, for a record beyond its budget.
             ModelError: for a model that cannot be read, or that gives NaN.
         """
+        self.require("record" if record else "generate")
         guidance = chosen_guidance(guide, compare)
-        recipe = self.recipe(preset, **{k: v for k, v in options.items() if k in RECIPE_FIELDS})
-        call = {**self.generate_defaults, **{k: v for k, v in options.items() if k not in RECIPE_FIELDS}}
-        painter = Painter(self._model, self.embed)
+        settings, given = _parted(options, RECIPE_FIELDS)
+        call = {**self.generate_defaults, **given}
+        painter = self.reader.painter()
         if guidance is not None:
             check_guided(self.pipeline, guidance, prompt, call)
             painter = GuidedPainter(painter, guidance, compare=compare)
-            concepts = prompt_words(check_prompts(prompt)) if concepts is None else concepts
-        order = Order.of(
-            self._model,
-            prompt,
-            concepts or (),
-            recipe,
-            call,
-            background=background,
-            seed=seed,
-            keep=keep,
-            keeping=Keeping(record_budget, record == "fit", record_store) if record else None,
-        )
-        painted = painter.paint(order)
+        keeping = Keeping(record_budget, record == "fit", record_store) if record else None
+        guided = guidance is not None
+        request = Request(prompt, concepts, background, seed, keep, keeping, preset, settings, call, guided)
+        painted = painter.paint(self.reader.order(request))
         return painted[0] if len(painted) == 1 and not isinstance(prompt, list | tuple) else painted
 
     @usual_defaults()
@@ -248,25 +243,13 @@ class Session:
             ImageError: for an image that cannot be read.
             RecipeError: for impossible settings.
         """
+        self.require("read")
         if any(name.split(".")[0] == "guide" for name in options):
             raise RecipeError("guidance moves latents while a picture is painted; a given one has none. Use generate.")
-        call = {k: v for k, v in options.items() if k in _READ_OPTIONS}
-        check_call(self.pipeline, call)
-        recipe = self.recipe(preset, **{k: v for k, v in options.items() if k not in _READ_OPTIONS})
+        call, settings = _parted(options, self.reader.read_options)
+        recipe = self.recipe(preset, **settings)
         check_text(prompt, "prompt")
-        picture = open_image(image)
-        self.embed.renew()
-        layers, grid = read(
-            self.pipeline,
-            self.adapter,
-            picture,
-            prompt,
-            recipe,
-            check_seed(seed),
-            self._working_area(),
-            {**self._model.defaults.generate, **call},
-        )
-        return ImageRecord(layers, grid, picture, prompt, self.model_id, recipe, seed, options=call)
+        return self.reader.read(open_image(image), prompt, recipe, check_seed(seed), call)
 
     @usual_defaults()
     def probe(
@@ -292,32 +275,27 @@ class Session:
             RecipeError: for settings that need more than was recorded.
             ModelError: for a record of another model.
         """
-        started = time.perf_counter()
+        self.require("probe")
         check_origin(record, self.model_id)
-        recipe = record.recipe.override(options).resolve(self.depth)
-        self.adapter.check(recipe)
-        check_recorded(self.adapter, record, recipe)
-        asked, added = with_background(self._model, concepts, background, recipe)
-        embedded = self.embed((*asked, *added), recipe, {**self._model.defaults.generate, **record.options})
-        note_unknown(self._model, asked)
-        with resident(self.pipeline):
-            probe = replay(self.adapter, record, embedded, recipe, self.pipeline._execution_device, keep=keep)
-        assert probe.grid is not None
-        info = run_info(self._model, "generate" if record.steps else "read", embedded, started)
-        grid = replace(probe.grid, frames=None)  # of one picture, also where a video model has read it
-        draws = moments(on_grid(probe.scores.mean(), grid))
+        asking, settings = _parted(options, self.reader.probe_options)
+        self.reader.layers_of(record)
+        recipe = record.recipe.override(settings).resolve(self.depth)
+        self.reader.check(recipe)
+        asked, added = with_background(self.reader.defaults, concepts, background, recipe)
+        answer = self.reader.probe(record, (*asked, *added), recipe, asking, keep)
+        note_unknown(self.model_id, self.reader.defaults, asked)
         return ConceptMaps(
             concepts=(*asked, *added),
-            scores=draws.mean,
-            spread=draws.spread,
+            scores=answer.scores,
+            spread=answer.spread,
             image=record.image,
             recipe=recipe,
             model_id=self.model_id,
             prompt=record.prompt,
             seed=record.seed,
             background=added,
-            parts=stack_parts(probe.scores, grid).mean(dim=2) if keep else None,
-            run_info=replace(info, pipeline=record.options, steps=record.steps or None),
+            parts=answer.parts,
+            run_info=replace(answer.info, pipeline=record.options, steps=record.steps or None),
         )
 
     def save_record(self, record: ImageRecord, path: str | Path) -> Path:
@@ -326,16 +304,17 @@ class Session:
 
     def load_record(self, path: str | Path) -> ImageRecord:
         """Reads a record onto the model's device, ready for `probe`. Raises `ImageError` for a foreign file."""
-        return load_record(path, self.pipeline._execution_device)
-
-    def _working_area(self) -> int:
-        given = self._model.defaults.generate
-        if "width" in given and "height" in given:
-            return given["width"] * given["height"]
-        return self.adapter.native_area(self.pipeline)
+        self.require("probe")
+        return load_record(path, self.reader.device)
 
 
-def load(model: Any = None, **options: Any) -> Session:
+def _parted(options: Mapping[str, Any], names: frozenset[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Those options that have some names, and the others."""
+    inside = {name: value for name, value in options.items() if name in names}
+    return inside, {name: value for name, value in options.items() if name not in names}
+
+
+def load(model: object = None, **options: Any) -> Session:
     """Opens a model.
 
     Args:
@@ -346,8 +325,4 @@ def load(model: Any = None, **options: Any) -> Session:
     Raises:
         ModelError: when it cannot be loaded, or no adapter serves it.
     """
-    if is_unet(model):
-        from conceptlens.unet_session import UnetSession
-
-        return UnetSession(load_unet(model, precise_vae=False, **options))
-    return Session(load_model(model, **options))
+    return Session(open_reader(model, **options))

@@ -48,10 +48,10 @@ def test_resumed_equals_uninterrupted_byte_for_byte(tmp_path: Path) -> None:
     run(SPEC, tmp_path / "parts", limit=2, scorer=scorer)
     with (tmp_path / "parts" / ROWS).open("a") as file:
         file.write('{"id": "20000002", "counts"')  # the process died in the middle of a line
-    told, rows = run(SPEC, tmp_path / "parts", limit=5, scorer=scorer)
+    header, rows = run(SPEC, tmp_path / "parts", limit=5, scorer=scorer)
     assert canonical(tmp_path / "parts") == canonical(tmp_path / "whole")
     assert [row["id"] for row in rows] == [str(20_000_000 + n) for n in range(5)]
-    assert all(row["recipe"] == told["recipe"] == fingerprint(told["settings"]) for row in rows)
+    assert all(row["recipe"] == header["recipe"] == fingerprint(header["settings"]) for row in rows)
 
 
 def test_a_changed_recipe_is_an_error_not_a_mix(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ class Unsteady(SaliencyMethod):
     """Scores that are no numbers for some of the pictures."""
 
     name, summary, info = "unsteady", "for tests", MethodInfo(text_conditioned=False)
-    model_id, settings = "none", {}
+    model_id, settings = "none", {}  # type: ignore[assignment]
 
     def __init__(self, *wrong: float) -> None:
         self.wrong = list(wrong)
@@ -240,19 +240,19 @@ def test_reports_load_again_and_share_no_column_between_protocols(tmp_path: Path
     assert report.metrics["iou_image"].value == pytest.approx(per_image[0], abs=1e-6)
     gap = difference(report, second, "iou")
     assert gap.value == pytest.approx(report.column("iou").mean() - second.column("iou").mean(), abs=1e-9)
-    assert set(report.class_iou()) <= set(report.told["classes"])
+    assert set(report.class_iou()) <= set(report.header["classes"])
 
 
 def test_a_saved_report_gives_every_figure_of_the_run_to_the_last_bit(tmp_path: Path) -> None:
     report = Report(*run(SPEC, tmp_path / "run", limit=3, command="conceptlens bench scenes --limit 3"))
     failed = {"id": "0", "error": "broken"}
-    Report(report.told, [failed, *report.rows]).save(tmp_path / "saved")
+    Report(report.header, [failed, *report.rows]).save(tmp_path / "saved")
     stored = Report.load(tmp_path / "saved")
     assert [path.name for path in (tmp_path / "saved").iterdir()] == [REPORT]
     assert stored.summary() == {**json.loads(json.dumps(report.summary(), default=list)), "bad_images": 1}
     assert stored.metrics == report.metrics
     assert stored.bad == [failed]
-    assert [{**row, "recipe": report.told["recipe"]} for row in stored.good] == report.good
+    assert [{**row, "recipe": report.header["recipe"]} for row in stored.good] == report.good
     assert difference(stored, report, "iou").value == 0
     lines = (tmp_path / "saved" / REPORT).read_text().splitlines()
     assert sum(line.lstrip().startswith('"iou":') for line in lines) == 2, "the protocol's word, and one column"
@@ -268,8 +268,8 @@ def test_columns_are_rows_again() -> None:
         [{"id": "a", "more": 1}, {"id": "b"}],
     ]
     for rows in cases:
-        told, again = from_text(to_text({"recipe": "beef"}, rows))
-        assert (told, again) == ({"recipe": "beef"}, rows)
+        header, again = from_text(to_text({"recipe": "beef"}, rows))
+        assert (header, again) == ({"recipe": "beef"}, rows)
 
 
 def test_a_report_is_no_run_to_go_on_with(tmp_path: Path) -> None:
@@ -291,10 +291,10 @@ def test_a_report_is_no_run_to_go_on_with(tmp_path: Path) -> None:
 
 def test_a_run_of_a_version_with_other_settings_starts_anew(tmp_path: Path) -> None:
     scorer = Scorer(SPEC)
-    told, _ = run(SPEC, tmp_path, limit=1, scorer=scorer)
-    assert {"branch", "padding", "softmax_at", "single_stream"} <= set(told["settings"]["method_settings"])
-    del told["settings"]["method_settings"]["branch"]
-    (tmp_path / RUN).write_text(json.dumps(told))
+    header, _ = run(SPEC, tmp_path, limit=1, scorer=scorer)
+    assert {"branch", "padding", "softmax_at", "single_stream"} <= set(header["settings"]["method_settings"])
+    del header["settings"]["method_settings"]["branch"]
+    (tmp_path / RUN).write_text(json.dumps(header))
     with pytest.raises(RunError, match=r"other settings: method_settings.branch was None, now 'prompt'. Choose anoth"):
         run(SPEC, tmp_path, limit=2, scorer=scorer)
 

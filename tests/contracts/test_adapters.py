@@ -20,11 +20,13 @@ from conceptlens.ops.attention import image_attention
 from conceptlens.readers.loading import Defaults, LoadedModel
 from conceptlens.readers.reading import record_call
 from conceptlens.readers.stream import ConceptProbe, ConceptStream
+from conceptlens.readers.text_streams import reader_of
 from conceptlens.session import Session
+from conceptlens.values.early_exit import StopForward
 from conceptlens.values.errors import ModelError
+from conceptlens.values.models import Model
 from conceptlens.values.recipe import Recipe
-from conceptlens.values.records import LayerRecord
-from conceptlens.watch.early_exit import StopForward
+from conceptlens.values.records import StreamLayer
 from conceptlens.watch.recorder import HOOK, Recorder
 from specimens import REENTRY_SPECIMENS, SPECIMENS
 from specimens.random_models import LENGTH
@@ -63,7 +65,7 @@ def run(adapter: DiTAdapter, call: dict[str, Any], on_layer: Any, **options: Any
         return adapter.transformer(**call, return_dict=False)[0]
 
 
-def hooks_left(module: torch.nn.Module) -> list[str]:
+def hooks_left(module: Model) -> list[str]:
     return [
         name
         for name, part in module.named_modules()
@@ -117,7 +119,7 @@ def shadow_errors(adapter: DiTAdapter, call: dict[str, Any], text: int = 0) -> l
         for block in adapter.blocks()
     ]
 
-    def follow(block: Any, record: LayerRecord) -> None:
+    def follow(block: Any, record: StreamLayer) -> None:
         stream.step(block, record)
         made.append(stream._hidden)
 
@@ -160,11 +162,12 @@ def tap_errors(adapter: DiTAdapter, call: dict[str, Any]) -> list[float]:
     stream = ConceptStream(adapter, own, full_recipe(adapter))
     errors = []
 
-    def compare(block: Any, record: LayerRecord) -> None:
+    def compare(block: Any, record: StreamLayer) -> None:
         side = stream.step(block, record).projection
-        query = adapter.rotate(record.query, record.call)
+        query = adapter.rotate(record.part("query"), record.call)
         made = image_attention(query, record.key, record.value, side.key, side.value)
-        errors.append(((made - record.out).abs().max() / record.out.abs().max()).item())
+        out = record.part("out")
+        errors.append(((made - out).abs().max() / out.abs().max()).item())
 
     run(adapter, call, compare)
     return errors
@@ -180,9 +183,9 @@ def test_c3_taps_reproduce_the_attention_output(family: Family) -> None:
 def test_the_rotation_of_image_keys_can_be_taken_off(family: Family) -> None:
     adapter = adapter_for(family.transformer())
 
-    def undo(block: Any, record: LayerRecord) -> None:
+    def undo(block: Any, record: StreamLayer) -> None:
         assert record.query is not None
-        turned = adapter.rotate(record.query, record.call)
+        turned = adapter.rotate(record.part("query"), record.call)
         torch.testing.assert_close(adapter.unrotate(turned, record.call), record.query, rtol=1e-5, atol=1e-5)
 
     run(adapter, family.call(2, ROWS, COLS), undo)
@@ -268,7 +271,7 @@ def pixels_of(maps: Any) -> np.ndarray:
 
 def session_of(pipeline: Any, rows: int = ROWS, cols: int = COLS) -> Session:
     defaults = Defaults(generate=sized(pipeline, rows, cols))
-    return Session(LoadedModel(pipeline, adapter_for(pipeline.transformer), "tiny", defaults))
+    return Session(reader_of(LoadedModel(pipeline, adapter_for(pipeline.transformer), "tiny", defaults)))
 
 
 def captured_calls(transformer: Any, act: Any) -> list[dict[str, Any]]:
@@ -311,7 +314,7 @@ def test_c8_no_hooks_are_left(family: Family) -> None:
     run(adapter, call, lambda block, record: None)
     assert hooks_left(transformer) == []
 
-    def fail(block: Any, record: LayerRecord) -> None:
+    def fail(block: Any, record: StreamLayer) -> None:
         assert HOOK in transformer._diffusers_hook.hooks
         raise RuntimeError("inside the model")
 
@@ -343,7 +346,7 @@ def test_c9_orientation_of_a_read_image(family: Family) -> None:
         record = session.read(picture, noise=0.0)
     rows, cols = record.grid.rows, record.grid.cols
     assert cols == 3 * rows
-    out = record.layers[0].value[0].transpose(0, 1).reshape(rows, cols, -1)
+    out = record.layers[0].part("value")[0].transpose(0, 1).reshape(rows, cols, -1)
     # Away from the picture's border and from its middle, columns of one half look alike.
     left, right = out[1:-1, 1 : cols // 2 - 1].flatten(0, 1), out[1:-1, cols // 2 + 1 : -1].flatten(0, 1)
     assert (left.mean(0) - right.mean(0)).norm() > left.var(0).sum().sqrt()
@@ -439,9 +442,10 @@ def test_sequential_offload_hooks_give_the_same_maps(family: Family) -> None:
     from accelerate import cpu_offload
 
     call = family.call(1, ROWS, COLS)
-    adapter = adapter_for(family.transformer())
+    transformer = family.transformer()
+    adapter = adapter_for(transformer)
     kept = live(adapter, call, concepts_like(call), full_recipe(adapter))
-    cpu_offload(adapter.transformer, execution_device=torch.device("cpu"))
+    cpu_offload(transformer, execution_device=torch.device("cpu"))
     with torch.no_grad():
         assert torch.equal(kept, live(adapter, call, concepts_like(call), full_recipe(adapter)))
 

@@ -23,16 +23,15 @@ from conceptlens.bench.report import Report
 from conceptlens.bench.runs import run
 from conceptlens.bench.scorer import RunSpec
 from conceptlens.diagnosis import doctor
-from conceptlens.families.groups import CROSS, KEYS_ONLY
-from conceptlens.families.kinds.cross_attention import CROSS_LAYOUTS, painted_area, text_call, token_side
+from conceptlens.families.cross import cross_layouts
+from conceptlens.families.kinds.cross_attention import painted_area, text_call, token_side
 from conceptlens.families.kinds.tokens import EncodedText, tokens_between
 from conceptlens.methods import method_named
 from conceptlens.methods.concept_cross_attention import ConceptCrossAttention
 from conceptlens.readers.cross import (
-    CrossModel,
+    CrossReader,
     encode_concepts,
     load_cross,
-    read_queries,
     watch_cross_layers,
 )
 from conceptlens.values.errors import ConceptError, ModelError, RecipeError
@@ -60,14 +59,14 @@ def family(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def model(family: str) -> CrossModel:
+def model(family: str) -> CrossReader:
     loaded = load_cross(PIPELINES[family]())
     width, height = PAINTED[family]
     loaded.defaults.generate.update(width=width, height=height)  # type: ignore[attr-defined]
     return loaded
 
 
-def in_precision(family: str, dtype: torch.dtype) -> CrossModel:
+def in_precision(family: str, dtype: torch.dtype) -> CrossReader:
     """A tiny model of a dtype; some families always take the time and their norms in float32."""
     pipeline = PIPELINES[family]().to(dtype)
     if family.startswith("kandinsky-5"):
@@ -112,14 +111,14 @@ def test_with_the_prompt_as_the_concept_it_is_the_models_own_attention(family: s
         assert concept.layers[n].key.equal(seen[n][0].key)
 
 
-def test_the_maps_are_the_mean_over_own_tokens_heads_layers_and_draws(family: str, model: CrossModel) -> None:
+def test_the_maps_are_the_mean_over_own_tokens_heads_layers_and_draws(family: str, model: CrossReader) -> None:
     method = ConceptCrossAttention(model, samples=2, noise=0.3)
     stored = method.store(picture(), seed=5)
     maps = method.attribute(stored, ["red house"])
     (concept,) = encode_concepts(model, ["red house"], range(model.depth), noise=0.3, grid=stored.grid)
     shares = []
-    for draw in stored.samples:
-        for layer, text in zip(draw, concept.layers, strict=True):
+    for number in range(2):
+        for layer, text in zip((each.draw(number) for each in model.layers_of(stored)), concept.layers, strict=True):
             scores = layer.query @ text.key.mT / math.sqrt(layer.query.shape[-1])
             scores = scores if text.bias is None else scores + text.bias
             if layer.image_key is not None:  # one softmax of text and image
@@ -134,10 +133,10 @@ def test_the_maps_are_the_mean_over_own_tokens_heads_layers_and_draws(family: st
         **dict.fromkeys(("kandinsky-5", "kandinsky-5-image", "kandinsky-6", "nucleus"), words),
     }
     assert maps.details["tokens"]["red house"] == told.get(family, pieces)
-    assert not stored.samples[0][0].query.equal(stored.samples[1][0].query)
+    assert not stored.layers[0].part("query")[0].equal(stored.layers[0].part("query")[1])
 
 
-def test_the_rows_of_a_concept_are_those_of_its_words(family: str, model: CrossModel) -> None:
+def test_the_rows_of_a_concept_are_those_of_its_words(family: str, model: CrossReader) -> None:
     """Where one word is exchanged, its row of the text changes most."""
     texts = [
         text_call(model.pipeline, model.layout, words, PAINTED[family], {}).arguments["encoder_hidden_states"]
@@ -148,7 +147,7 @@ def test_the_rows_of_a_concept_are_those_of_its_words(family: str, model: CrossM
     assert concept.rows[:2] == tuple(map(int, change))
 
 
-def test_words_asked_later_are_the_bits_of_words_asked_at_once(model: CrossModel) -> None:
+def test_words_asked_later_are_the_bits_of_words_asked_at_once(model: CrossReader) -> None:
     method = ConceptCrossAttention(model)
     stored = method.store(picture(), prompt=PROMPT, seed=3)
     method.attribute(stored, ["sky"])
@@ -156,19 +155,18 @@ def test_words_asked_later_are_the_bits_of_words_asked_at_once(model: CrossModel
     at_once = method.explain(picture(), ["house", "sun", "tree"], prompt=PROMPT, seed=3)
     assert later.scores[0].equal(at_once.scores[2])
     assert later.scores[1].equal(at_once.scores[0])
-    assert all(layer.key.untyped_storage().nbytes() == 0 for layer in stored.samples[0])
 
 
-def test_a_partial_forward_leaves_the_queries_of_the_whole_one(model: CrossModel) -> None:
+def test_a_partial_forward_leaves_the_queries_of_the_whole_one(model: CrossReader) -> None:
     whole = ConceptCrossAttention(model).store(picture())
     part = ConceptCrossAttention(model, layers=(1, -2)).store(picture())
     chosen = sorted({1, model.depth - 2})
-    assert [layer.layer for layer in part.samples[0]] == chosen
-    for layer in part.samples[0]:
-        assert layer.query.equal(whole.samples[0][layer.layer].query)
+    assert [layer.layer for layer in part.layers] == chosen
+    for layer in part.layers:
+        assert layer.part("query").equal(whole.layers[layer.layer].part("query"))
 
 
-def test_the_picture_is_the_same_bit_for_bit(family: str, model: CrossModel) -> None:
+def test_the_picture_is_the_same_bit_for_bit(family: str, model: CrossReader) -> None:
     transformer = model.pipeline.transformer
     attention = model.layout.layers(transformer)
     processors = [module.processor for module in attention]
@@ -184,26 +182,26 @@ def test_the_picture_is_the_same_bit_for_bit(family: str, model: CrossModel) -> 
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in transformer.modules())
 
 
-def test_a_size_is_known_without_being_asked_for(model: CrossModel) -> None:
+def test_a_size_is_known_without_being_asked_for(model: CrossReader) -> None:
     assert painted_area(model.pipeline, model.layout) >= 64**2
 
 
-def test_the_grid_is_that_of_the_picture_the_right_way_round(family: str, model: CrossModel) -> None:
+def test_the_grid_is_that_of_the_picture_the_right_way_round(family: str, model: CrossReader) -> None:
     width, height = PAINTED[family]
     plain = Image.new("RGB", (width, height), (90, 120, 60))
     marked = plain.copy()
     marked.paste((255, 255, 255), (3 * width // 4, 0, width, height // 4))
-    read = {"noise": 0.0, "samples": 1, "seed": 0, "layers": (0,)}
-    one, other = (read_queries(model, image, "", **read) for image in (plain, marked))
+    recipe = model.recipe(None, {"noise": 0.0, "layers": (0,)})
+    one, other = (model.read(image, "", recipe, 0, {}) for image in (plain, marked))
     assert one.grid.rows * width == one.grid.cols * height
-    change = (one.samples[0][0].query - other.samples[0][0].query).norm(dim=-1).mean(dim=(0, 1))
+    change = (one.layers[0].part("query") - other.layers[0].part("query")).norm(dim=-1).mean(dim=(0, 1))
     row, col = divmod(int(change.argmax()), one.grid.cols)
     assert row < one.grid.rows / 2
     assert col >= one.grid.cols / 2
 
 
 @pytest.mark.parametrize("noise", [0.25, 1.0])
-def test_the_noise_level_reaches_the_model(family: str, model: CrossModel, noise: float) -> None:
+def test_the_noise_level_reaches_the_model(family: str, model: CrossReader, noise: float) -> None:
     """The timestep as the pipeline would hand it on, and the noise itself where it is all there is."""
     seen: dict[str, Tensor] = {}
     twins: set[str] = set()
@@ -226,11 +224,11 @@ def test_the_noise_level_reaches_the_model(family: str, model: CrossModel, noise
         family, 1000 * noise
     )
     assert abs(float(seen["timestep"].flatten()[0]) - told) <= max(1, told) / 1000
-    assert twins == {"any-flow": {"r_timestep"}, "ltx-2": {"sigma"}}.get(family, set())
+    assert twins == {"any-flow": {"r_timestep"}, "any-flow-far": {"r_timestep"}, "ltx-2": {"sigma"}}.get(family, set())
     assert torch.equal(one, seen["latents"]) is (family not in NOISED_BY_STEPS and noise == 1.0)
 
 
-def test_keys_are_of_the_noise_level_where_the_model_tells_its_text(family: str, model: CrossModel) -> None:
+def test_keys_are_of_the_noise_level_where_the_model_tells_its_text(family: str, model: CrossReader) -> None:
     one, other = (next(encode_concepts(model, ["house"], (0,), noise=noise)).layers[0].key for noise in (0.2, 0.7))
     assert one.equal(other) is (family not in ("kandinsky-5", "kandinsky-5-image", "kandinsky-6", "ltx-2"))
 
@@ -256,19 +254,22 @@ def test_wrong_use_is_one_clear_line(folder: Path, tmp_path: Path) -> None:
 
     wrong = [
         (ModelError, "FluxTransformer2DModel .dual stream.*concept-attention", flux),
-        (ModelError, "UNet2DConditionModel .*--method daam", lambda: method.load(str(tmp_path / "sd2"))),
-        (ModelError, "UNet2DConditionModel .*--method daam", lambda: load_cross(sd2_pipeline())),
+        (
+            ModelError,
+            "UNet2DConditionModel .*finds any words",
+            lambda: method.load(str(tmp_path / "sd2")),
+        ),
+        (ModelError, "UNet2DConditionModel .*finds any words", lambda: load_cross(sd2_pipeline())),
         (ModelError, "got a str. Open it with load", lambda: ConceptCrossAttention(str(folder))),
         (ModelError, "two transformers", lambda: load_cross(two)),
         (ModelError, "into blocks for sparse attention", lambda: load_cross(sparse)),
         (ModelError, "noises pictures as EDMEulerScheduler", lambda: load_cross(steep)),
         (ConceptError, "does not fit in 300 tokens", lambda: opened.explain(picture(), ["house " * 400])),
         (ConceptError, "given twice", lambda: opened.explain(picture(), ["house", "house"])),
-        (RecipeError, "layers must be some of 0 to 2", lambda: method.load(str(folder), layers=(3,))),
+        (RecipeError, "layers has 3, but there are 3 blocks", lambda: method.load(str(folder), layers=(3,))),
         (RecipeError, "list of whole numbers", lambda: method.load(str(folder), layers=1)),
         (RecipeError, "noise must be from 0 to 1", lambda: method.load(str(folder), noise=2.0)),
-        (ModelError, "Use read --method concept-cross-attention", lambda: cl.load(folder)),
-        (ModelError, "Use read --method concept-cross-attention", lambda: cl.load(wan_pipeline())),
+        (ModelError, "no single-stream blocks", lambda: cl.load(folder, single_stream=True)),
     ]
     for kind, says, asked in wrong:
         with pytest.raises(kind, match=says) as failed:
@@ -281,7 +282,7 @@ def test_wrong_use_is_one_clear_line(folder: Path, tmp_path: Path) -> None:
 
 def test_attention_that_cannot_be_seen_is_an_error(folder: Path) -> None:
     method = method_named("concept-cross-attention").load(str(folder), device="cpu")
-    method._model.pipeline.transformer.set_attn_processor(AttnProcessor())  # type: ignore[attr-defined]
+    method._reader.pipeline.transformer.set_attn_processor(AttnProcessor())  # type: ignore[attr-defined]
     with pytest.raises(ModelError, match="block 0 was expected to attend to text once .* 0 were seen"):
         method.explain(picture(), ["house"])
 
@@ -290,8 +291,8 @@ def test_a_template_that_ends_in_a_space_melts_into_the_concept() -> None:
     words = word_tokenizer()
 
     def read(*pieces: str) -> EncodedText:
-        ids = tuple(words.convert_tokens_to_ids(list(pieces)))
-        return EncodedText(torch.tensor([*ids, 1, 1]), ids, 0)
+        ids: Any = words.convert_tokens_to_ids(list(pieces))
+        return EncodedText(torch.tensor([*ids, 1, 1]), tuple(ids), 0)
 
     own = tokens_between(words, "house", read("describe", "house"), read("describe", "on"), 8)
     assert (own.positions, own.pieces) == ((1,), ("house",))
@@ -312,13 +313,17 @@ def test_the_bench_scores_it(folder: Path) -> None:
     assert 0 <= report.rows[0]["scores"]["accuracy"] <= 1
 
 
+def test_every_class_that_is_read_has_a_pipeline_and_every_pipeline_its_class() -> None:
+    built = {type(build().transformer).__name__ for build in PIPELINES.values()}
+    assert built == set(cross_layouts()), "add a tiny pipeline to tests/tiny_cross.py, or remove one"
+
+
 def test_doctor_names_the_method_for_the_classes_it_serves(folder: Path) -> None:
-    assert {*CROSS.classes, *KEYS_ONLY.classes} == set(CROSS_LAYOUTS)
-    for name in CROSS_LAYOUTS:
+    for name in cross_layouts():
         found = doctor(name)
         assert found.method == "concept-cross-attention"
-        assert "--method concept-cross-attention" in found.instead
-    assert "but of the method concept-cross-attention" in doctor(folder).describe()
+        assert "conceptlens read PHOTO -c WORD --model MODEL, which is the method" in found.instead
+    assert "maps of any words in a picture, by its cross attention" in doctor(folder).describe()
     assert doctor("UNet2DConditionModel").method == "daam"
     for name in ("ChronoEditTransformer3DModel", "QwenImage21Transformer2DModel"):
         assert doctor(name).method is None

@@ -13,9 +13,10 @@ from diffusers.pipelines.skyreels_v2 import pipeline_skyreels_v2
 from test_methods import picture
 from torch import Tensor
 
-from conceptlens.families.kinds.cross_attention import CROSS_LAYOUTS, clean_latents, with_latents
+from conceptlens.families.cross import cross_layouts
+from conceptlens.families.kinds.cross_attention import with_latents
 from conceptlens.methods.concept_cross_attention import ConceptCrossAttention
-from conceptlens.readers.cross import load_cross, read_queries
+from conceptlens.readers.cross import load_cross
 from conceptlens.values.errors import LibraryError
 from tiny_cross import PIPELINES
 from tiny_cross_painting import PAINTED, painted, without_some_packages
@@ -29,7 +30,6 @@ def packages() -> Iterator[None]:
 
 def test_the_sound_of_a_video_model_is_not_heard() -> None:
     """Its part of the call is noise whatever the noise level is, so it must not move the image queries."""
-    read = {"noise": 0.4, "samples": 1, "seed": 0, "layers": (2,)}
     loaded = load_cross(PIPELINES["ltx-2"]())
     loaded.defaults.generate.update(width=128, height=128)  # type: ignore[attr-defined]
     queries = []
@@ -39,7 +39,8 @@ def test_the_sound_of_a_video_model_is_not_heard() -> None:
             return args, {**kwargs, "audio_hidden_states": kwargs["audio_hidden_states"] + other}
 
         handle = loaded.pipeline.transformer.register_forward_pre_hook(louder, with_kwargs=True)
-        queries.append(read_queries(loaded, picture(), "", **read).samples[0][0].query)
+        recipe = loaded.recipe(None, {"noise": 0.4, "layers": (2,)})
+        queries.append(loaded.read(picture(), "", recipe, 0, {}).layers[0].part("query"))
         handle.remove()
     assert queries[0].equal(queries[1])
 
@@ -52,7 +53,7 @@ def test_a_photo_is_the_clip_in_which_nothing_moves() -> None:
     pixels = made.video_processor.preprocess(picture(64, 64))
     with torch.no_grad():
         clip = made.vae.encode(pixels[:, :, None].expand(-1, -1, 24, -1, -1)).latent_dist.mode()
-        photo = clean_latents(made, CROSS_LAYOUTS["AllegroTransformer3DModel"], pixels)
+        photo = cross_layouts()["AllegroTransformer3DModel"].clean_latents(made.vae, pixels)
     assert photo.shape == (1, 4, 1, 32, 32)
     assert torch.allclose(photo, clip[:, :, 3:4] * made.vae.config.scaling_factor, atol=1e-5)
 
@@ -63,7 +64,7 @@ def test_a_photo_becomes_what_the_pipeline_would_decode(name: str, monkeypatch: 
     pipeline, layout, decoded = loaded.pipeline, loaded.layout, []
     pixels = pipeline.image_processor.preprocess(picture(*PAINTED[name]))
     with torch.no_grad():
-        mode, clean = pipeline.vae.encode(pixels).latent_dist.mode(), clean_latents(pipeline, layout, pixels)
+        mode, clean = pipeline.vae.encode(pixels).latent_dist.mode(), layout.clean_latents(pipeline.vae, pixels)
 
     def photo(pipeline: Any, step: int, timestep: Any, given: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"latents": with_latents(pipeline, layout, {"hidden_states": given["latents"]}, clean)["hidden_states"]}
@@ -79,11 +80,11 @@ def test_a_photo_becomes_what_the_pipeline_would_decode(name: str, monkeypatch: 
 def test_a_distilled_flow_model_is_read_like_its_teacher() -> None:
     teacher, student = (load_cross(PIPELINES["kandinsky-6"]()) for _ in range(2))
     student.pipeline.scheduler = PiflowScheduler()
-    read = {"noise": 0.4, "samples": 1, "seed": 0, "layers": (2,)}
     queries = []
     for loaded in (teacher, student):
         loaded.defaults.generate.update(width=64, height=64)  # type: ignore[attr-defined]
-        queries.append(read_queries(loaded, picture(), "", **read).samples[0][0].query)
+        recipe = loaded.recipe(None, {"noise": 0.4, "layers": (2,)})
+        queries.append(loaded.read(picture(), "", recipe, 0, {}).layers[0].part("query"))
     assert torch.allclose(queries[0], queries[1], atol=1e-4)
 
 

@@ -16,6 +16,7 @@ from test_adapters import adapter_for, own_text, run, session_of
 import conceptlens as cl
 from conceptlens.ops.accumulate import ScoreAccumulator
 from conceptlens.readers.stream import ConceptProbe, ConceptStream
+from conceptlens.session import Session
 from conceptlens.values.recipe import Recipe
 from conceptlens.values.records import TokenGrid
 from tiny_models import FAMILIES, flux2_klein_pipeline, flux_pipeline, flux_transformer
@@ -29,7 +30,7 @@ def picture() -> Image.Image:
     return made
 
 
-def opened(kind: Any, folder: Path, **changes: Any) -> cl.session.Session:
+def opened(kind: Any, folder: Path, **changes: Any) -> Session:
     parts = flux_pipeline(**changes).components
     known = inspect.signature(kind.__init__).parameters
     kind(**{name: part for name, part in parts.items() if name in known}).save_pretrained(folder)
@@ -69,7 +70,9 @@ def test_the_reference_picture_has_maps_of_its_own(tmp_path: Path) -> None:
     assert reference.scores.shape == (2, 4, 6)
     torch.testing.assert_close(reference.scores.sum(0), torch.ones(4, 6))
     assert reference.image.size == picture().size
-    other = session.generate("a red house", ["house", "sky"], image=picture().transpose(0), **options)
+    other = session.generate(
+        "a red house", ["house", "sky"], image=picture().transpose(Image.Transpose.FLIP_LEFT_RIGHT), **options
+    )
     assert (reference.scores - other.references[0].scores).abs().max() > 0.01
     maps.save(tmp_path / "out")
     assert (tmp_path / "out" / "reference-1-overlay.png").exists()
@@ -78,7 +81,7 @@ def test_the_reference_picture_has_maps_of_its_own(tmp_path: Path) -> None:
 
 def test_each_of_two_reference_pictures_has_the_scores_of_its_own_rows() -> None:
     session = session_of(flux2_klein_pipeline())
-    shown = [picture().resize((64, 64)), picture().resize((64, 128)).transpose(0)]
+    shown = [picture().resize((64, 64)), picture().resize((64, 128)).transpose(Image.Transpose.FLIP_LEFT_RIGHT)]
     totals: list[torch.Tensor] = []
     whole = ScoreAccumulator.mean
     with pytest.MonkeyPatch.context() as patch:

@@ -13,7 +13,7 @@ from test_adapters import STILL, pixels_of, session_of
 
 import conceptlens as cl
 from conceptlens.families.kinds.calls import named_arguments
-from conceptlens.readers.cross import concept_map, encode_concepts, load_cross, read_queries
+from conceptlens.readers.cross import load_cross
 from conceptlens.watch.unet_attention import RunningMaps
 from conftest import hooks_left
 from tiny_cross import pixart_pipeline
@@ -134,9 +134,9 @@ def test_cross_attention_of_a_pipeline_with_perturbed_attention() -> None:
     picture = Image.new("RGB", (32, 32), "red")
     found = []
     for model in (load_cross(plain), load_cross(pipeline)):
-        record = read_queries(model, picture, A, noise=0.5, samples=1, seed=0, layers=(0, 1))
-        (house,) = encode_concepts(model, ["house"], (0, 1))
-        found.append(concept_map(record, house))
+        record = model.read(picture, A, model.recipe(None, {"noise": 0.5, "layers": (0, 1)}), 0, {})
+        house = model.probe(record, ("house",), record.recipe, {})
+        found.append(house.scores)
     assert torch.equal(*found)
 
 

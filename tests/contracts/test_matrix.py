@@ -11,9 +11,8 @@ import torch.nn.functional as F
 from accelerate import cpu_offload
 from diffusers import FirstBlockCacheConfig
 from diffusers.hooks import apply_group_offloading
-from test_adapters import COLS, ROWS, concepts_like, full_recipe, live, run, session_of
+from test_adapters import COLS, ROWS, adapter_for, concepts_like, full_recipe, live, run, session_of
 
-from conceptlens.families import adapter_for
 from conceptlens.readers.reading import record_call
 from conceptlens.values.errors import ModelError
 from tiny_models import FAMILIES, Family
@@ -132,7 +131,7 @@ def test_compiled_blocks_give_the_same_maps(name: str, order: str) -> None:
 @pytest.mark.parametrize("name", ["flux", "flux2-klein", "qwen-image"])
 def test_a_compiled_pipeline_paints_and_maps_as_before(name: str) -> None:
     pipeline = FAMILIES[name].pipeline()
-    options = {"seed": 3, "num_inference_steps": 2}
+    options: dict[str, Any] = {"seed": 3, "num_inference_steps": 2}
     before = session_of(pipeline).generate("a red house", ["house", "sky"], **options)
     pipeline.transformer.compile_repeated_blocks(backend="aot_eager")
     after = session_of(pipeline).generate("a red house", ["house", "sky"], **options)

@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from test_adapters import COLS, ROWS, concepts_like, session_of
+from test_adapters import COLS, ROWS, adapter_for, concepts_like, session_of
 
-from conceptlens.families import adapter_for
 from conceptlens.readers.stream import ConceptProbe
 from conceptlens.values.recipe import Recipe
-from conceptlens.values.records import LayerRecord
+from conceptlens.values.records import StreamLayer
 from conceptlens.watch.recorder import Recorder
 from tiny_models import Family
 
@@ -36,7 +35,7 @@ def test_held_bytes_do_not_grow_with_steps_or_layers(family: Family, space: Any)
     probe = ConceptProbe(adapter, concepts_like(call), Recipe(space=space).resolve(4))
     seen: list[tuple[int, int, int]] = []
 
-    def watch(block: Any, record: LayerRecord) -> None:
+    def watch(block: Any, record: StreamLayer) -> None:
         seen.append((record.call.step, record.layer, held()))
         probe(block, record)
 

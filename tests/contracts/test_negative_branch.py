@@ -105,6 +105,7 @@ def test_a_batch_and_a_record_follow_the_negative_pass(name: str) -> None:
     both = session.generate([A, "the sun"], CONCEPTS, seed=1, branch="negative", **call)
     assert len(both) == 2
     maps = session.generate(A, CONCEPTS, seed=1, branch="negative", record=True, **call)
+    assert maps.record is not None
     assert torch.equal(session.probe(maps.record, CONCEPTS).scores, maps.scores)
     with pytest.raises(cl.RecipeError, match="this record is of the negative branch; got branch='prompt'"):
         session.probe(maps.record, CONCEPTS, branch="prompt")

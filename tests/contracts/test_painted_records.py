@@ -10,9 +10,12 @@ import torch
 
 import conceptlens as cl
 from conceptlens.families import adapter_for
+from conceptlens.readers.keeping import Store
 from conceptlens.readers.loading import Defaults, LoadedModel
+from conceptlens.readers.text_streams import reader_of
 from conceptlens.session import Session
 from conceptlens.values.errors import BudgetError, OutputError
+from conceptlens.values.records import ImageRecord
 from tiny_models import FAMILIES, Family
 
 WORDS = ["house", "tree", "sky"]
@@ -38,24 +41,31 @@ def test_a_video_is_not_recorded() -> None:
 def opened(family: Family) -> Session:
     pipeline = family.pipeline()
     defaults = Defaults(generate={"max_sequence_length": 64 if family.name == "flux2-dev" else 24})
-    return Session(LoadedModel(pipeline, adapter_for(pipeline.transformer), family.name, defaults))
+    return Session(reader_of(LoadedModel(pipeline, adapter_for(pipeline.transformer), family.name, defaults)))
+
+
+def recorded(maps: cl.ConceptMaps) -> ImageRecord:
+    assert maps.record is not None
+    return maps.record
 
 
 @pytest.mark.parametrize("settings", [{}, {"steps": (0, -1)}, {"space": "cross", "layers": (0, 2)}], ids=str)
 def test_probing_a_painted_record_gives_the_live_maps(family: Family, settings: dict[str, Any]) -> None:
     session = opened(family)
     live = session.generate("a red house", WORDS, record=True, keep=True, **settings, **SMALL)
-    again = session.probe(live.record, WORDS, keep=True)
+    again = session.probe(recorded(live), WORDS, keep=True)
     assert torch.equal(again.scores, live.scores)
+    assert again.parts is not None
+    assert live.parts is not None
     assert torch.equal(again.parts, live.parts)
-    assert again.image is live.record.image
+    assert again.image is recorded(live).image
     assert again.details["task"] == "generate"
 
 
 def test_a_record_holds_no_more_memory_than_it_says() -> None:
     """With guidance half of each tensor that passes by is the negative prompt's; a view would keep it."""
     session = opened(FAMILIES["sd3"])
-    record = session.generate("a red house", WORDS, record=True, guidance_scale=5.0, **SMALL).record
+    record = recorded(session.generate("a red house", WORDS, record=True, guidance_scale=5.0, **SMALL))
     for layer in record.layers:
         for name, tensor in layer.tensors.items():
             assert tensor.untyped_storage().nbytes() == tensor.nbytes, name
@@ -63,44 +73,46 @@ def test_a_record_holds_no_more_memory_than_it_says() -> None:
 
 def test_other_words_and_fewer_steps_equal_a_run_that_asked_them(family: Family) -> None:
     session = opened(family)
-    record = session.generate("a red house", WORDS, record=True, **SMALL).record
-    words, less = ["boat", "sea"], {"steps": (-1,), "isolate": True, "softmax": False}
+    record = recorded(session.generate("a red house", WORDS, record=True, **SMALL))
+    words = ["boat", "sea"]
+    less: dict[str, Any] = {"steps": (-1,), "isolate": True, "softmax": False}
     live = session.generate("a red house", words, **less, **SMALL)
     assert torch.equal(session.probe(record, words, **less).scores, live.scores)
 
 
 def test_recording_leaves_the_picture_alone(family: Family) -> None:
     session = opened(family)
-    plain, recorded = (session.generate("a red house", WORDS, record=r, **SMALL) for r in (False, True))
+    plain, kept = (session.generate("a red house", WORDS, record=r, **SMALL) for r in (False, True))
     assert plain.record is None
-    assert plain.image.tobytes() == recorded.image.tobytes()
-    assert torch.equal(plain.scores, recorded.scores)
+    assert plain.image.tobytes() == kept.image.tobytes()
+    assert torch.equal(plain.scores, kept.scores)
 
 
 def test_a_painted_record_survives_its_file(family: Family, tmp_path: Path) -> None:
     session = opened(family)
     live = session.generate("a red house", WORDS, record=True, steps=(1, 2), **SMALL)
-    session.save_record(live.record, tmp_path / "painted.safetensors")
+    session.save_record(recorded(live), tmp_path / "painted.safetensors")
     loaded = session.load_record(tmp_path / "painted.safetensors")
     assert (loaded.steps, loaded.recorded_steps) == (3, (1, 2))
-    assert loaded.nbytes == live.record.nbytes
+    assert loaded.nbytes == recorded(live).nbytes
     assert torch.equal(session.probe(loaded, WORDS).scores, live.scores)
 
 
 def test_steps_that_were_not_recorded_are_one_clear_line(family: Family) -> None:
     session = opened(family)
-    record = session.generate("a red house", WORDS, record=True, steps=(0, 2), **SMALL).record
+    record = recorded(session.generate("a red house", WORDS, record=True, steps=(0, 2), **SMALL))
     with pytest.raises(cl.RecipeError, match=r"step 1 was not recorded \(recorded: 0, 2\). Paint it again with steps="):
         session.probe(record, WORDS, steps=(1,))
 
 
 def test_a_record_has_a_stated_size_and_a_budget(family: Family) -> None:
     session = opened(family)
-    record = session.generate("a red house", WORDS, record=True, **SMALL).record
+    record = recorded(session.generate("a red house", WORDS, record=True, **SMALL))
     assert record.nbytes % 3 == 0
     each = record.nbytes // 3
     assert (
-        session.generate("a red house", WORDS, record=True, record_budget=3 * each, **SMALL).record.nbytes == 3 * each
+        recorded(session.generate("a red house", WORDS, record=True, record_budget=3 * each, **SMALL)).nbytes
+        == 3 * each
     )
     with pytest.raises(BudgetError, match=r"a record of 3 steps takes .* 2 steps would fit") as caught:
         session.generate("a red house", WORDS, record=True, record_budget=3 * each - 1, **SMALL)
@@ -110,27 +122,29 @@ def test_a_record_has_a_stated_size_and_a_budget(family: Family) -> None:
 
 def test_a_record_is_cut_to_its_budget_where_that_is_asked(family: Family) -> None:
     session = opened(family)
-    each = session.generate("a red house", WORDS, record=True, **SMALL).record.nbytes // 3
+    each = recorded(session.generate("a red house", WORDS, record=True, **SMALL)).nbytes // 3
     with pytest.warns(UserWarning, match="of 3 steps the record has room for 2"):
         cut = session.generate("a red house", WORDS, record="fit", record_budget=3 * each - 1, **SMALL)
     chosen = session.generate("a red house", WORDS, steps=(1, 2), **SMALL)
-    assert cut.record.recorded_steps == cut.recipe.steps == (1, 2)
+    assert recorded(cut).recorded_steps == (1, 2)
+    assert cut.recipe is not None
+    assert cut.recipe.steps == (1, 2)
     assert cut.image.tobytes() == chosen.image.tobytes()
     assert torch.equal(cut.scores, chosen.scores)
-    assert torch.equal(session.probe(cut.record, WORDS).scores, chosen.scores)
+    assert torch.equal(session.probe(recorded(cut), WORDS).scores, chosen.scores)
     with pytest.raises(BudgetError, match="0 steps would fit"):
         session.generate("a red house", WORDS, record="fit", record_budget=each - 1, **SMALL)
 
 
 @pytest.mark.parametrize("store", ["cpu", "disk"])
-def test_a_record_lives_where_it_is_told_to(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_lives_where_it_is_told_to(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     session = opened(FAMILIES["flux"])
     live = session.generate("a red house", WORDS, record=True, record_store=store, **SMALL)
-    assert torch.equal(session.probe(live.record, WORDS).scores, live.scores)
+    assert torch.equal(session.probe(recorded(live), WORDS).scores, live.scores)
     mapped = f"{tmp_path}/conceptlens-" in Path("/proc/self/maps").read_text()
     assert mapped == (store == "disk")
-    session.save_record(live.record, tmp_path / "kept.safetensors")
+    session.save_record(recorded(live), tmp_path / "kept.safetensors")
     del live
     assert [path.name for path in tmp_path.iterdir()] == ["kept.safetensors"]
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from test_adapters import as_double, hooks_left
 from torch import Tensor
 
@@ -17,9 +19,9 @@ from conceptlens.families.kinds.reentry import ReentryAdapter
 from conceptlens.readers.reading import record_call
 from conceptlens.readers.reentry import ReentryProbe, concept_outputs
 from conceptlens.readers.selfcheck import own_text, own_text_errors
+from conceptlens.values.early_exit import StopForward
 from conceptlens.values.recipe import Recipe
-from conceptlens.values.records import LayerRecord
-from conceptlens.watch.early_exit import StopForward
+from conceptlens.values.records import EnteredLayer
 from conceptlens.watch.recorder import Recorder
 from specimens.reentry import REENTRY_SPECIMENS
 
@@ -86,7 +88,7 @@ def test_own_text_reproduces_the_text_stream(kind: str, dtype: torch.dtype, tole
     errors = own_text_errors(*built(kind, dtype))
     assert len(errors) == DEPTH
     for layer, error in enumerate(errors):
-        assert error < tolerance, f"{kind} layer {layer}: text stream off by {error:.1e}; see its entry in _layouts"
+        assert error < tolerance, f"{kind} layer {layer}: text stream off by {error:.1e}; see families/entered"
 
 
 def test_the_image_is_untouched_and_replay_equals_live(kind: str) -> None:
@@ -104,7 +106,7 @@ def test_the_image_is_untouched_and_replay_equals_live(kind: str) -> None:
     again = ReentryProbe(adapter, concepts, Recipe().resolve(DEPTH))
     with torch.no_grad():
         for record in record_call(adapter, call, Recipe().resolve(DEPTH)):
-            again(None, record)
+            again(adapter.transformer, record)  # which block it is plays no part
     assert torch.equal(shown, again.scores.mean())
 
 
@@ -147,12 +149,12 @@ def test_a_concept_alone_does_not_depend_on_the_others() -> None:
 def test_a_wrong_layout_is_found_out() -> None:
     """The own-text check must fail where image rows are put in the place of the text."""
     adapter, call = built("Krea2Transformer2DModel", torch.float64)
-    records: list[LayerRecord] = []
+    records: list[EnteredLayer] = []
     run(adapter, call, lambda block, record: records.append(record))
     own = own_text(call["encoder_hidden_states"][0])
     with torch.no_grad():
         good = concept_outputs(adapter, own, records, frozenset((2,)))[2]
-        adapter.layout = replace(adapter.layout, joint="image first")
+        adapter.layout = replace(adapter.layout, blocks=replace(adapter.layout.blocks, joint="image first"))
         bad = concept_outputs(adapter, own, records, frozenset((2,)))[2]
     assert ((good - bad).abs().max() / good.abs().max()).item() > 1e-5
 
@@ -168,3 +170,19 @@ def test_prompts_of_several_lengths_are_refused_where_they_shift_the_image() -> 
     call["encoder_attention_mask"][1, 4:] = 0
     with pytest.raises(cl.ModelError, match="prompts of different lengths"):
         run(adapter, call, lambda block, record: None)
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        FlowMatchEulerDiscreteScheduler(),
+        UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True),
+        DPMSolverMultistepScheduler(use_flow_sigmas=True),
+    ],
+    ids=lambda scheduler: type(scheduler).__name__,
+)
+def test_noise_is_added_on_the_straight_path_whatever_flow_scheduler_a_pipeline_has(scheduler: Any) -> None:
+    adapter, _ = built("Lumina2Transformer2DModel")
+    clean, noise = torch.full((1, 4, 2, 2), 2.0), torch.full((1, 4, 2, 2), -6.0)
+    made = adapter.add_noise(SimpleNamespace(scheduler=scheduler), clean, noise, 0.25)
+    assert torch.equal(made, torch.zeros_like(made))

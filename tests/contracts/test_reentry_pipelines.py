@@ -15,6 +15,7 @@ from test_adapters import captured_calls, pixels_of
 import conceptlens as cl
 from conceptlens.families import adapter_for
 from conceptlens.readers.loading import Defaults, LoadedModel
+from conceptlens.readers.text_streams import reader_of
 from conceptlens.session import Session
 from conceptlens.values.recipe import Recipe
 from conftest import hooks_left
@@ -36,7 +37,7 @@ def sized(pipeline: Any) -> dict[str, Any]:
 
 def session_of(pipeline: Any) -> Session:
     defaults = Defaults(generate=sized(pipeline))
-    return Session(LoadedModel(pipeline, adapter_for(pipeline.transformer), "tiny", defaults))
+    return Session(reader_of(LoadedModel(pipeline, adapter_for(pipeline.transformer), "tiny", defaults)))
 
 
 def test_painting_and_reading(tiny: Tiny) -> None:
@@ -48,7 +49,7 @@ def test_painting_and_reading(tiny: Tiny) -> None:
     assert np.array_equal(np.stack([np.asarray(picture) for picture in plain.images]), pixels_of(maps))
     assert maps.scores.shape == (2, 4, 6)
     assert [piece[-1].strip("▁") for piece in maps.details["tokens"].values()] == ["house", "sky"]
-    side = session._model.adapter.side_multiple(session.pipeline)
+    side = session.adapter.side_multiple(session.pipeline)
     record = session.read(Image.new("RGB", (16 * side, 6 * side), "red"), noise=0.3)
     assert record.grid.cols >= 2 * record.grid.rows
     shown, again = (session.probe(record, ["house", "sky"]) for _ in range(2))
@@ -75,7 +76,10 @@ def test_prepare_equals_the_pipelines_first_call(tiny: Tiny) -> None:
     options = {**tiny.plain, **sized(pipeline)}
     noise = torch.randn(1, *tiny.latents)
     given = pipeline._pack_latents(noise, *noise.shape) if tiny.packed else noise
-    act = lambda: pipeline(prompt="a red house", latents=given, num_inference_steps=2, **options)  # noqa: E731
+
+    def act() -> Any:
+        return pipeline(prompt="a red house", latents=given, num_inference_steps=2, **options)
+
     first = captured_calls(pipeline.transformer, act)[0]
     with torch.no_grad():
         made = adapter.prepare(pipeline, noise, "a red house", 1.0, options)
@@ -89,7 +93,7 @@ def test_prepare_equals_the_pipelines_first_call(tiny: Tiny) -> None:
 def test_a_concept_is_its_own_words_of_the_prompt(tiny: Tiny) -> None:
     """The row of a word is the one that changes when another word stands in its place."""
     session = session_of(tiny.pipeline())
-    adapter, pipeline = session._model.adapter, session.pipeline
+    adapter, pipeline = session.adapter, session.pipeline
 
     def last(names: tuple[str, ...]) -> Any:
         recipe = Recipe(pooling="last", pooled="prompt")

@@ -17,18 +17,18 @@ from diffusers import (
 )
 from diffusers.models.embeddings import apply_rotary_emb
 from safetensors.torch import load_file
+from test_adapters import adapter_for
 from torch import Tensor
 
-from conceptlens.families import adapter_for
 from conceptlens.families.base import Concepts, DiTAdapter
 from conceptlens.readers.stream import ConceptProbe, ConceptStream, StepVectors
 from conceptlens.values.recipe import Recipe
-from conceptlens.values.records import LayerRecord, TokenGrid
+from conceptlens.values.records import StreamLayer, TokenGrid
 from conceptlens.watch.recorder import Recorder
 from specimens.families import cogvideox_5b_call, cogvideox_5b_transformer
 
 REFERENCE = Path(__file__).parents[1] / "reference"
-CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+CLOSE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-5}
 
 
 def from_seed(kind: Any, folder: Path) -> DiTAdapter:
@@ -49,12 +49,12 @@ def from_seed(kind: Any, folder: Path) -> DiTAdapter:
 
 def trace(
     adapter: DiTAdapter, concepts: Concepts, call: dict[str, Tensor], recipe: Recipe
-) -> tuple[list[StepVectors], list[LayerRecord], Tensor, Tensor]:
+) -> tuple[list[StepVectors], list[StreamLayer], Tensor, Tensor]:
     stream, probe = ConceptStream(adapter, concepts, recipe), ConceptProbe(adapter, concepts, recipe)
     vectors: list[StepVectors] = []
-    records: list[LayerRecord] = []
+    records: list[StreamLayer] = []
 
-    def follow(block: torch.nn.Module, record: LayerRecord) -> None:
+    def follow(block: Any, record: StreamLayer) -> None:
         vectors.append(stream.step(block, record))
         records.append(record)
         probe(block, record)
@@ -193,13 +193,12 @@ def test_cogvideox_cross_attention_takes_image_queries_after_rotation() -> None:
     concepts = Concepts(tuple("abc"), call["encoder_hidden_states"][0, :3], None)
     recipe = replace(adapter.paper_recipe(1), layers=(0,), space="cross")
     tapped: list[Tensor] = []
-    handle = model.transformer_blocks[0].attn1.norm_q.register_forward_hook(
-        lambda module, args, out: tapped.append(out.clone())
-    )
+    first: Any = adapter.blocks()[0]
+    handle = first.attn1.norm_q.register_forward_hook(lambda module, args, out: tapped.append(out.clone()))
     vectors, _, raw, _ = trace(adapter, concepts, call, recipe)
     handle.remove()
     length = call["encoder_hidden_states"].shape[1]
-    rotated = apply_rotary_emb(tapped[0][:, :, length:], call["image_rotary_emb"])
+    rotated: Any = apply_rotary_emb(tapped[0][:, :, length:], call["image_rotary_emb"])
     expected = torch.einsum("bhcd,bhpd->bcp", vectors[0].projection.key, rotated) / rotated.shape[1]
     torch.testing.assert_close(raw, expected, **CLOSE)
     *_, before, _ = trace(adapter, concepts, call, replace(recipe, cross_rotated="concepts"))

@@ -16,18 +16,21 @@ from typer.testing import CliRunner
 
 import conceptlens as cl
 from conceptlens.cli.commands import app
-from conceptlens.families import adapter_for
+from conceptlens.families import adapter_for, registered
 from conceptlens.families.base import Concepts, DiTAdapter
-from conceptlens.families.single_stream import SINGLE_STREAMS, SingleStreamAdapter
+from conceptlens.families.kinds.single_stream import SingleStreamAdapter
 from conceptlens.readers.reading import record_call
-from conceptlens.readers.reentry import probe_for
+from conceptlens.readers.reentry import ReentryProbe
 from conceptlens.readers.selfcheck import own_text_errors
+from conceptlens.readers.stream import ConceptProbe
 from conceptlens.rerun import difference, rerun
 from conceptlens.session import Session
+from conceptlens.values.early_exit import StopForward
 from conceptlens.values.recipe import Recipe
-from conceptlens.watch.early_exit import StopForward
 from conceptlens.watch.recorder import Recorder
 from specimens import SPECIMENS
+
+SINGLE_STREAMS = [name for name, family in registered().items() if family.all_blocks is not None]
 
 
 @pytest.fixture(params=SINGLE_STREAMS, ids=lambda name: name.replace("Transformer", "").removesuffix("DModel"))
@@ -45,7 +48,8 @@ def built(kind: str, dtype: torch.dtype = torch.float32, batch: int = 1) -> tupl
 
 def probed(adapter: Any, call: dict[str, Any], concepts: Concepts, recipe: Recipe, **options: Any) -> Any:
     assert recipe.layers is not None
-    probe = probe_for(adapter, concepts, recipe)
+    kind: Any = ConceptProbe if isinstance(adapter, DiTAdapter) else ReentryProbe
+    probe = kind(adapter, concepts, recipe)
     settings = {"last": recipe.layers[-1], "outputs": frozenset(recipe.layers), **options}
     with torch.no_grad(), Recorder(adapter, probe, **settings):
         probe.image = stacked(adapter.transformer(**call, return_dict=False)[0])  # type: ignore[union-attr]
@@ -58,7 +62,7 @@ def test_own_text_reproduces_the_text_stream_of_all_blocks(kind: str, dtype: tor
     errors, usual = own_text_errors(adapter, call), len(adapter_for(adapter.transformer).blocks())
     assert len(errors) == usual + 1
     for layer, error in enumerate(errors):
-        assert error < tolerance, f"{kind} layer {layer}: text stream off by {error:.1e}; see SINGLE_STREAMS"
+        assert error < tolerance, f"{kind} layer {layer}: text stream off by {error:.1e}; see its family's all_blocks"
 
 
 def test_the_image_is_untouched_and_replay_equals_live(kind: str) -> None:
@@ -73,10 +77,10 @@ def test_the_image_is_untouched_and_replay_equals_live(kind: str) -> None:
     shown = probe.scores.mean()
     assert shown.shape == (2, 3, probe.grid.tokens)
     assert torch.isfinite(shown).all()
-    again = probe_for(adapter, concepts, recipe)
+    again = ReentryProbe(adapter, concepts, recipe)
     with torch.no_grad():
         for record in record_call(adapter, call, recipe):
-            again(None, record)
+            again(adapter.transformer, record)  # which block it is plays no part
     assert torch.equal(shown, again.scores.mean())
 
 

@@ -14,10 +14,11 @@ from test_adapters import pixels_of, session_of, sized
 from test_reentry_pipelines import session_of as reentry_session
 
 import conceptlens as cl
-from conceptlens.families.single_stream import SingleStreamAdapter
+from conceptlens.families.kinds.single_stream import SingleStreamAdapter
 from conceptlens.features import features
-from conceptlens.readers.cross import concept_map, encode_concepts, load_cross, read_queries
+from conceptlens.readers.cross import load_cross
 from conceptlens.readers.loading import Defaults, LoadedModel
+from conceptlens.readers.text_streams import reader_of
 from conceptlens.session import Session
 from conceptlens.watch.surroundings import usual_defaults
 from tiny_cross import pixart_pipeline
@@ -64,7 +65,7 @@ def session(request: pytest.FixtureRequest) -> Session:
     if request.param == "single stream":
         pipeline = flux_pipeline()
         defaults = Defaults(generate=sized(pipeline))
-        return Session(LoadedModel(pipeline, SingleStreamAdapter(pipeline.transformer), "tiny", defaults))
+        return Session(reader_of(LoadedModel(pipeline, SingleStreamAdapter(pipeline.transformer), "tiny", defaults)))
     if request.param in TINY:
         return reentry_session(TINY[request.param].pipeline())
     return session_of(FAMILIES[request.param].pipeline())
@@ -121,9 +122,9 @@ def test_cross_attention_does_not_depend_on_the_process(picture: Image.Image, na
     model = load_cross(pixart_pipeline())
 
     def seen() -> torch.Tensor:
-        record = read_queries(model, picture, "a red house", noise=0.5, samples=1, seed=0, layers=(0, 1))
-        (house,) = encode_concepts(model, ["house"], (0, 1))
-        return concept_map(record, house)
+        record = model.read(picture, "a red house", model.recipe(None, {"noise": 0.5, "layers": (0, 1)}), 0, {})
+        house = model.probe(record, ("house",), record.recipe, {})
+        return house.scores
 
     wanted = seen()
     with SETTINGS[name]():

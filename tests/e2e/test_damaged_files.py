@@ -103,7 +103,7 @@ def test_numbers_of_a_header_have_bounds(saved: Path, tmp_path: Path, changes: d
 
 def test_parts_that_lack_or_do_not_fit_are_one_line(demo: Session, saved: Path, tmp_path: Path) -> None:
     with safe_open(saved, "pt") as file:
-        metadata = file.metadata() | {"format": UNCHECKED_FORMAT}
+        metadata: dict[str, Any] = file.metadata() | {"format": UNCHECKED_FORMAT}
         whole = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     deep = {**metadata, "header": "[" * 100_000}
     cases = [
@@ -154,7 +154,14 @@ def test_damaged_defaults_of_a_model(tmp_path: Path, content: str, says: str) ->
      {"guidance": [1]}, {"guidance": {"alpha": 1}}, {"batch": "x"}, {"background": "sky"}],
 )  # fmt: skip
 def test_damaged_results_are_one_line(demo: Session, tmp_path: Path, change: dict[str, Any]) -> None:
-    told = {"model": "demo", "task": "generate", "prompt": "a house", "concepts": WORDS, "background": [], "seed": 1}
+    told: dict[str, Any] = {
+        "model": "demo",
+        "task": "generate",
+        "prompt": "a house",
+        "concepts": WORDS,
+        "background": [],
+        "seed": 1,
+    }
     (tmp_path / "maps.json").write_text(json.dumps({**told, "recipe": {}, **change}))
     with pytest.raises(RerunError, match="is damaged .*Save the maps again"):
         rerun(tmp_path, session=demo)
@@ -164,9 +171,9 @@ def test_damaged_results_are_one_line(demo: Session, tmp_path: Path, change: dic
 def test_words_and_paths_that_are_no_text(demo: Session, picture: Image.Image, word: str) -> None:
     with pytest.raises(cl.ConceptError, match="which is no text"):
         demo.generate("a house", [word, "sky"], num_inference_steps=1)
-    for options in ({"prompt": word}, {"prompt": "a house", "negative_prompt": word}):
+    for prompt, negative in ((word, None), ("a house", word)):
         with pytest.raises(cl.RecipeError, match="which is no text"):
-            demo.generate(concepts=WORDS, num_inference_steps=1, **options)
+            demo.generate(prompt, WORDS, num_inference_steps=1, negative_prompt=negative)
     with pytest.raises(cl.RecipeError, match="the prompt .* which is no text"):
         demo.read(picture, prompt=word)
     for call in (demo.load_record, demo.read, rerun, cl.load):

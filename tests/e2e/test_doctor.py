@@ -7,17 +7,20 @@ import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import pytest
 import torch
+from PIL import Image
 
 import conceptlens as cl
 from conceptlens import diagnosis
 from conceptlens.bench.scorer import PACKAGES
 from conceptlens.diagnosis import doctor, served
-from conceptlens.families import registered
-from conceptlens.families.groups import GROUPS, group_of
+from conceptlens.families import group_of, known_classes, registered
+from conceptlens.families.cross import cross_layouts
+from conceptlens.families.groups import GROUPS
 from conceptlens.methods import method_named
 from conceptlens.readers.loading import demo_folder
 from conceptlens.values import listings
@@ -64,7 +67,7 @@ def test_a_class_that_the_tests_do_not_examine_is_not_said_to_work(monkeypatch: 
 def found_blocks(name: str) -> list[str]:
     """The blocks of the class in its default depth, counted by their names."""
     with torch.device("meta"):
-        open_ = {"EasyAnimate": {"patch_size": 2, "in_channels": 16, "out_channels": 16}}
+        open_: dict[str, Any] = {"EasyAnimate": {"patch_size": 2, "in_channels": 16, "out_channels": 16}}
         open_["HiDreamImage"] = {"patch_size": 2, "caption_channels": [16, 16]}
         open_ = open_.get(name.partition("Transformer")[0], {})
         model = getattr(diffusers, name)(**open_)
@@ -89,9 +92,7 @@ def test_the_memory_of_a_reading_is_what_the_record_holds() -> None:
     assert found.recipe == session.recipe()
 
 
-def image_of(side: int) -> cl.ConceptMaps | object:
-    from PIL import Image
-
+def image_of(side: int) -> Image.Image:
     return Image.new("RGB", (side, side), "white")
 
 
@@ -148,7 +149,7 @@ def test_where_the_method_cannot_apply_the_doctor_says_why(monkeypatch: pytest.M
     dual = doctor("BriaTransformer2DModel")
     assert dual.applies
     assert not dual.ok
-    assert "Add an entry" in dual.instead
+    assert "Add a file" in dual.instead
     assert group_of("NothingTransformer2DModel").name == "unknown"
     with pytest.raises(ModelError, match="is no transformer class of diffusers, and no hub id: cannot load"):
         doctor("no-such-thing")
@@ -161,8 +162,9 @@ def test_where_the_method_cannot_apply_the_doctor_says_why(monkeypatch: pytest.M
     unet = doctor("demo-unet")
     assert unet.group == "cross attention of a U-Net"
     assert unet.method == "daam"
-    says = "demo-unet: maps of the prompt's words as it paints, and of other words with the method daam"
+    says = "demo-unet: maps of the prompt's words as it paints, and of any words in a picture"
     assert unet.describe().splitlines()[0] == says
+    assert "conceptlens read PHOTO -c WORD --model MODEL finds any words" in unet.instead
     assert method_named("daam").load("demo-unet", device="cpu").model_id == "demo-unet"
 
 
@@ -171,9 +173,12 @@ def test_every_class_that_is_served_is_listed_in_order() -> None:
 
 
 def test_the_groups_name_classes_that_exist_once() -> None:
-    names = [name for group in GROUPS for name in group.classes]
-    assert len(names) == len(set(names))
-    assert [name for name in names if not hasattr(diffusers, name)] == []
+    unserved = [name for group in GROUPS for name in group.unserved]
+    assert len(unserved) == len(set(unserved))
+    assert not {*unserved} & {*registered(), *cross_layouts()}
+    assert not {*registered()} & {*cross_layouts()}
+    assert {*unserved, *registered(), *cross_layouts()} == set(known_classes())
+    assert [name for name in known_classes() if not hasattr(diffusers, name)] == []
 
 
 def test_the_page_of_models_is_up_to_date() -> None:

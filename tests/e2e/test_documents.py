@@ -51,7 +51,7 @@ def test_the_results_tables_come_from_the_stored_reports() -> None:
         assert table in path.read_text(), f"{path}: run benchmarks/scenes.py --render"
     for name in scenes.SWEEPS:
         assert scenes.render_ablation(name) in scenes.PAGE.read_text(), f"{name}: run benchmarks/scenes.py --render"
-    assert scenes.protocol_line() in scenes.PAGE.read_text()
+    assert scenes.protocol_of_the_table() in scenes.PAGE.read_text()
 
 
 def test_the_table_of_guidance_comes_from_the_stored_report() -> None:
@@ -103,10 +103,13 @@ def test_every_package_says_what_belongs_in_it() -> None:
     assert {path.parent.name for path in SOURCE.glob("*/__init__.py")} <= set(FOLDERS)
 
 
-def test_the_worked_example_is_the_file_it_explains() -> None:
-    """All lines are those of families/chroma.py, but for signatures, which are shown without their types."""
+def test_the_worked_examples_are_the_files_they_explain() -> None:
+    """All lines are those of the files, but for signatures, which are shown without their types."""
     blocks = re.findall(r"```py\n(.*?)```", (ROOT / "docs" / "adding-a-model.md").read_text(), flags=re.S)
     shown = [line for block in blocks for line in block.splitlines() if line and "def " not in line]
-    written = (SOURCE / "families" / "chroma.py").read_text().splitlines()
+    files = (SOURCE / "families" / "cross" / "any_flow.py", SOURCE / "families" / "chroma.py")
+    written = [
+        line for path in (*files, ROOT / "tests" / "tiny_cross_video.py") for line in path.read_text().splitlines()
+    ]
     assert len(shown) > 30
     assert [line for line in shown if line not in written] == []

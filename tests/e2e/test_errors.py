@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from inspect import unwrap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -99,7 +100,7 @@ def test_empty_prompt(demo: Session, prompt: str | list[str]) -> None:
         ({"negative_prompt_embeds": 3}, "FluxPipeline refused its settings"),
     ],
 )
-def test_settings(demo: Session, options: dict[str, object], says: str) -> None:
+def test_settings(demo: Session, options: dict[str, Any], says: str) -> None:
     with pytest.raises(cl.RecipeError, match=says):
         demo.generate("a red house", ["house", "sky"], **options)
     assert hooks_left(demo) == []
@@ -180,7 +181,8 @@ def test_models(tmp_path: Path) -> None:
         "{broken": "cannot load folder",
         "{}": "has no diffusion transformer",
         '{"_class_name": "FluxPipelin", "transformer": ["diffusers", "FluxTransformer2DModel"]}': "cannot load folder",
-        '{"_class_name": "WanPipeline", "transformer": ["diffusers", "WanTransformer3DModel"]}': "no adapter for Wan",
+        '{"_class_name": "NoPipeline", "transformer": ["diffusers", "NoModel"]}': "no adapter for NoModel",
+        '{"_class_name": "WanPipeline", "transformer": ["diffusers", "WanTransformer3DModel"]}': "cannot load folder",
     }
     for index, says in broken.items():
         (tmp_path / "model_index.json").write_text(index)
@@ -207,7 +209,7 @@ def test_block_level_group_offloading_is_refused() -> None:
     from diffusers.hooks import apply_group_offloading
 
     session = cl.load(flux_pipeline())
-    options = {"offload_type": "block_level", "num_blocks_per_group": 1}
+    options: dict[str, Any] = {"offload_type": "block_level", "num_blocks_per_group": 1}
     cpu = torch.device("cpu")
     apply_group_offloading(session.pipeline.transformer, onload_device=cpu, offload_device=cpu, **options)
     with pytest.raises(cl.ModelError, match="block-level group offloading"):
@@ -235,7 +237,7 @@ def test_two_readings_at_once_are_refused(demo: Session) -> None:
     from conceptlens.watch.recorder import Recorder
 
     adapter = adapter_for(demo.pipeline.transformer)
-    options = {"last": 1, "outputs": frozenset((1,))}
+    options: dict[str, Any] = {"last": 1, "outputs": frozenset((1,))}
     with Recorder(adapter, lambda block, record: None, **options):
         with pytest.raises(cl.ModelError, match="being read already"), Recorder(adapter, lambda b, r: None, **options):
             pass

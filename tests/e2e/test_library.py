@@ -17,10 +17,11 @@ from conceptlens.methods import UnknownMethodError, method_named, registered
 from conceptlens.readers.loading import demo_folder
 from conceptlens.session import Session
 from conftest import hooks_left
+from tiny_methods import method_class
 from tiny_models import flux_pipeline, sd3_pipeline
 
 PROMPT, CONCEPTS = "a red house and a tree under the sun", ["house", "tree", "sun", "sky"]
-QUICK = {"num_inference_steps": 3}
+QUICK: dict[str, Any] = {"num_inference_steps": 3}
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def record(demo: Session) -> cl.ImageRecord:
 
 
 def plain(session: Session, seed: int, **options: Any) -> np.ndarray:
-    call = {**session.generate_defaults, **QUICK, **options}
+    call: dict[str, Any] = {**session.generate_defaults, **QUICK, **options}
     return np.asarray(session.pipeline(PROMPT, generator=torch.Generator().manual_seed(seed), **call).images[0])
 
 
@@ -64,6 +65,7 @@ def test_maps_are_deterministic_and_well_formed(demo: Session, maps: cl.ConceptM
 
 def test_parts_average_to_the_scores(demo: Session, maps: cl.ConceptMaps) -> None:
     assert maps.parts is not None
+    assert maps.recipe is not None
     assert maps.parts.shape == (3, len(maps.recipe.layers or ()), 4, 16, 16)
     torch.testing.assert_close(maps.parts.mean(dim=(0, 1)), maps.scores)
     last = demo.generate(PROMPT, CONCEPTS, seed=0, steps=(-1,), **QUICK)
@@ -72,8 +74,9 @@ def test_parts_average_to_the_scores(demo: Session, maps: cl.ConceptMaps) -> Non
 
 def test_recorded_steps_and_layers_are_selected(demo: Session, maps: cl.ConceptMaps) -> None:
     assert maps.parts is not None
-    layers = maps.recipe.layers or ()
-    one = demo.generate(PROMPT, CONCEPTS, seed=0, layers=(layers[-1],), **QUICK)
+    assert maps.recipe is not None
+    assert maps.recipe.layers
+    one = demo.generate(PROMPT, CONCEPTS, seed=0, layers=(maps.recipe.layers[-1],), **QUICK)
     torch.testing.assert_close(maps.parts[:, -1].mean(dim=0), one.scores)
 
 
@@ -98,7 +101,12 @@ def test_probe_asks_again_without_the_model(demo: Session, record: cl.ImageRecor
 
 def test_a_record_says_what_it_lacks_for_the_cross_space(demo: Session, record: cl.ImageRecord) -> None:
     """Image keys are in every record, image queries are not."""
-    keys = {"space": "cross", "cross_pair": "query-key", "cross_rotated": "neither", "cross_heads": "sum"}
+    keys: dict[str, Any] = {
+        "space": "cross",
+        "cross_pair": "query-key",
+        "cross_rotated": "neither",
+        "cross_heads": "sum",
+    }
     fresh = demo.read(Image.fromarray(make_scene(1).image), seed=1, **keys)
     assert torch.equal(demo.probe(record, CONCEPTS, **keys).scores, demo.probe(fresh, CONCEPTS).scores)
     for held, pair in ((record, "key-query"), (fresh, "query-query")):
@@ -161,7 +169,7 @@ def test_a_single_concept_without_softmax_stays_alone(demo: Session, record: cl.
 
 
 def test_isolated_raw_scores_do_not_depend_on_the_set(demo: Session, record: cl.ImageRecord) -> None:
-    options = {"isolate": True, "softmax": False}
+    options: dict[str, Any] = {"isolate": True, "softmax": False}
     few = demo.probe(record, ["house", "sky"], **options)
     many = demo.probe(record, ["tree", "sky", "house", "ball"], **options)
     torch.testing.assert_close(few["house"], many["house"], rtol=1e-4, atol=1e-4)
@@ -169,7 +177,7 @@ def test_isolated_raw_scores_do_not_depend_on_the_set(demo: Session, record: cl.
 
 @pytest.mark.filterwarnings("ignore:demo was never trained on skyscraper")
 def test_a_multi_piece_concept_does_not_shift_the_others(demo: Session, record: cl.ImageRecord) -> None:
-    options = {"isolate": True, "softmax": False}
+    options: dict[str, Any] = {"isolate": True, "softmax": False}
     plain_, long = (demo.probe(record, [first, "sky"], **options)["sky"] for first in ("house", "skyscraper"))
     torch.testing.assert_close(plain_, long, rtol=1e-4, atol=1e-4)
 
@@ -220,7 +228,7 @@ def test_saved_pipelines_load_from_a_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [name for name, method in registered().items() if method.info.backbone is None])
 def test_methods_give_finite_maps_are_deterministic_and_leave_no_hooks(demo: Session, name: str) -> None:
-    method = method_named(name)(demo)
+    method = method_class(name)(demo)
     picture = Image.fromarray(make_scene(4).image).resize((96, 48))
     one, two = (method.explain(picture, ["house", "sky"], seed=3) for _ in range(2))
     assert one.scores.isfinite().all()

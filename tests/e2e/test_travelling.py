@@ -43,7 +43,7 @@ def test_a_file_of_an_earlier_version_runs_again_as_it_was_made(
     for name in ("cross_pair", "cross_rotated", "cross_heads", "softmax_at"):
         del told["recipe"][name]
     (tmp_path / "maps.json").write_text(json.dumps(told))
-    adapter = type(demo._model.adapter)
+    adapter = type(demo.adapter)
     later = replace(adapter(demo.pipeline.transformer).paper_recipe(demo.depth), cross_pair="query-query")
     monkeypatch.setattr(adapter, "paper_recipe", lambda self, depth: later)
     assert demo.recipe("paper").cross_pair == "query-query"
@@ -56,6 +56,7 @@ def test_a_painting_runs_again_bit_for_bit(demo: Session, tmp_path: Path) -> Non
     again = rerun(tmp_path, session=demo)
     assert again.image.tobytes() == maps.image.tobytes()
     assert torch.equal(again.scores, maps.scores)
+    assert maps.record is not None
     demo.probe(maps.record, ["moon", "grass"]).save(tmp_path)
     assert difference(rerun(tmp_path, session=demo), tmp_path) == 0
 

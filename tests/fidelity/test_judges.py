@@ -60,7 +60,7 @@ def test_a_backend_answers_what_its_model_says(folders: Path, name: str) -> None
 
 
 def test_choices_are_shown_to_the_models_that_choose(folders: Path) -> None:
-    judge = open_vqa(built(folders, "blip2"), "cpu")
+    judge: Any = open_vqa(built(folders, "blip2"), "cpu")
     seen: list[str] = []
     inner = judge._processor
 
@@ -189,7 +189,12 @@ def test_the_command(
     if metric == "tifa":
         given = ["--model", built(folders, "vilt"), "--second", built(folders, "sentence_model")]
         prompts = painted / "questions.json"
-        asks = {"question": QUESTION, "choices": ["yes", "no"], "answer": "yes", "element_type": "object"}
+        asks: dict[str, Any] = {
+            "question": QUESTION,
+            "choices": ["yes", "no"],
+            "answer": "yes",
+            "element_type": "object",
+        }
         prompts.write_text(json.dumps([{"id": "0", "caption": "a red house", **asks}]))
     command = ["conceptlens", "bench", "fidelity", str(painted / "pictures"), "--prompts", str(prompts)]
     command += ["--metric", metric, *given, "--device", "cpu", "-o", str(painted / "out")]

@@ -220,10 +220,10 @@ class Judge:
     """Gives every picture the same score, which may be no number."""
 
     name = "judge"
-    settings: dict[str, Any] = {}  # noqa: RUF012
 
     def __init__(self, score: float) -> None:
         self.score = score
+        self.settings: dict[str, Any] = {}
 
     def __call__(self, asked: Asked, image: Image.Image) -> dict[str, Any]:
         return {"scores": {"clip": self.score}}

@@ -32,7 +32,7 @@ from tiny_sd import sd_pipeline, sdxl_pipeline
 
 PROMPT = "a red house and a blue boat"
 PROMPTS = [PROMPT, "a green tree and an orange sun", "a purple ball and a white bird"]
-SMALL = {"num_inference_steps": 3, "height": 32, "width": 32}
+SMALL: dict[str, Any] = {"num_inference_steps": 3, "height": 32, "width": 32}
 
 
 @pytest.fixture(scope="module")
@@ -152,11 +152,11 @@ def test_binding_of_planted_numbers(flux: Any, monkeypatch: pytest.MonkeyPatch) 
     embeddings = torch.eye(7)
     embeddings[1, 6] = embeddings[5, 2] = 1.0
     planted(monkeypatch, attention, embeddings, flux)
-    by_attention = binding.attention("tiny", None, [PROMPT, PROMPT]).numbers["planted"]
+    by_attention = binding.attention("tiny", flux, [PROMPT, PROMPT]).numbers["planted"]
     assert by_attention["unbound"]["bound_against_it_auc"] == (1.0, 1.0, 1.0)
     assert by_attention["bound"]["mean"] == pytest.approx((0.8 / 0.9 + 0.8 / 1.1) / 2, abs=1e-5)
     assert by_attention["unbound"]["mean"] == pytest.approx(0.05 / 1.1, abs=1e-5)
-    by_embedding = binding.embeddings("tiny", None, [PROMPT, PROMPT]).numbers["planted"]
+    by_embedding = binding.embeddings("tiny", flux, [PROMPT, PROMPT]).numbers["planted"]
     assert by_embedding["unbound"]["bound_against_it_auc"][0] == 0.0
     assert by_embedding["unbound"]["mean"] == pytest.approx(2**-0.5, abs=1e-5)
 
@@ -165,7 +165,7 @@ def test_both_ways_is_the_mean_of_what_is_paid_and_what_is_got(flux: Any, monkey
     attention = torch.full((7, 7), 0.05)
     attention[2, 1] = attention[6, 5] = 0.8
     planted(monkeypatch, attention, torch.eye(7), flux, causal=False)
-    found = binding.attention("tiny", None, [PROMPT]).numbers
+    found = binding.attention("tiny", flux, [PROMPT]).numbers
     assert found["planted"]["bound"]["mean"] == pytest.approx(0.8 / 1.1, abs=1e-5)
     assert found["planted both ways"]["bound"]["mean"] == pytest.approx(0.425 / 0.725, abs=1e-5)
 
@@ -230,7 +230,7 @@ def test_maps_are_those_of_an_ordinary_run(sd_folder: str) -> None:
     generators = [torch.Generator().manual_seed(seed) for seed in (4, 9)]
     plain = pipeline(PROMPTS[:2], generator=generators, **SMALL).images
     found, images = paint(pipeline, painting, PROMPTS[:2], (4, 9), whole=True)
-    assert all(np.array_equal(a, b) for a, b in zip(plain, images, strict=True))
+    assert all(a == b for a, b in zip(plain, images, strict=True))
     assert found.shape == (2, 77, 8, 8)
     torch.testing.assert_close(found.sum(1), torch.ones(2, 8, 8), atol=1e-5, rtol=0)
     early, nothing = paint(pipeline, painting, PROMPTS[1:2], (9,), whole=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device; run where there is one"),
 ]
-CALL = {"num_inference_steps": 4}
+CALL: dict[str, Any] = {"num_inference_steps": 4}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -20,7 +22,7 @@ CALL = {"num_inference_steps": 4}
 def test_the_image_is_bit_identical_and_maps_follow_the_cpu(dtype: torch.dtype, offload: bool) -> None:
     session = cl.load(device="cuda", dtype=dtype, offload=offload)
     prompt, concepts = "a red house under the sun", ["house", "sun", "sky"]
-    call = {**session.generate_defaults, **CALL}
+    call: dict[str, Any] = {**session.generate_defaults, **CALL}
     plain = session.pipeline(prompt, generator=torch.Generator().manual_seed(0), **call).images[0]
     maps = session.generate(prompt, concepts, seed=0, **CALL)
     assert np.array_equal(np.asarray(plain), np.asarray(maps.image))

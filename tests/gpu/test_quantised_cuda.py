@@ -24,13 +24,14 @@ PROMPT, CONCEPTS = "a red house under the sun", ["house", "sun", "sky"]
 def painted(pipeline: Any) -> Any:
     """Maps of the prompt, after a check that the picture is the plain pipeline's, bit for bit."""
     pipeline.set_progress_bar_config(disable=True)
-    call = {**cl.load(device="cpu").generate_defaults, "num_inference_steps": 2}
+    call: dict[str, Any] = {**cl.load(device="cpu").generate_defaults, "num_inference_steps": 2}
     plain = pipeline(PROMPT, generator=torch.Generator().manual_seed(0), **call).images[0]
     maps = cl.load(pipeline).generate(PROMPT, CONCEPTS, seed=0, keep=True, **call)
     assert np.array_equal(np.asarray(plain), np.asarray(maps.image))
     assert torch.isfinite(maps.scores).all()
     assert maps.parts is not None
-    assert maps.parts.shape[:2] == (2, len(maps.recipe.layers))
+    assert maps.recipe is not None
+    assert maps.parts.shape[:2] == (2, len(maps.recipe.layers or ()))
     return maps
 
 
@@ -44,8 +45,9 @@ def test_weights_of_bitsandbytes_follow_the_plain_maps(bits: int, tmp_path: Path
     pytest.importorskip("bitsandbytes")
     folder, half = demo_folder(tmp_path), torch.bfloat16
     plain = painted(FluxPipeline.from_pretrained(folder, dtype=half).to("cuda"))
-    four = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": half}
-    config = BitsAndBytesConfig(**(four if bits == 4 else {"load_in_8bit": True}))
+    four: dict[str, Any] = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": half}
+    eight: dict[str, Any] = {"load_in_8bit": True}
+    config = BitsAndBytesConfig(**(four if bits == 4 else eight))
     transformer = FluxTransformer2DModel.from_pretrained(
         folder, subfolder="transformer", quantization_config=config, dtype=half
     )

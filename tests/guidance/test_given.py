@@ -145,7 +145,7 @@ def test_maps_are_let_go_of_after_a_failure() -> None:
     pipeline, guidance = sd_pipeline(), TSAM(alpha=0.1, **SMALL)
     model = GuidedUnet(pipeline, [PROMPT], guidance, [torch.Generator().manual_seed(3)], CALL)
     with pytest.raises(ZeroDivisionError), model.reading():
-        model.maps(model.latents, pipeline.scheduler.timesteps[0])[0] * (len(model.sink.maps) / 0)
+        _ = model.maps(model.latents, pipeline.scheduler.timesteps[0])[0] * (len(model.sink.maps) / 0)
     assert not model.sink.maps
 
 
@@ -185,12 +185,12 @@ def test_each_picture_tells_what_it_was_not_to_show() -> None:
 def test_a_run_that_begins_again_is_told_once(demo: Session) -> None:
     guidance = TSAM.preset("transformer", steps=range(4))
     options: dict[str, Any] = {"seed": 3, "guide": guidance, "num_inference_steps": 4, "steps": (2, 3)}
-    whole = demo.generate(PROMPT, record=True, **options)
+    whole: Any = demo.generate(PROMPT, record=True, **options)
     budget = int(
         0.7 * sum(t.nbytes for layer in whole.record.layers for t in vars(layer).values() if torch.is_tensor(t))
     )
     with pytest.warns(UserWarning, match="of 2 steps the record has room for 1"):
-        fitted = demo.generate(PROMPT, record="fit", record_budget=budget, **options)
+        fitted: Any = demo.generate(PROMPT, record="fit", record_budget=budget, **options)
     assert [step.step for step in fitted.run.steps] == [0, 1, 2, 3]
     assert torch.equal(fitted.run.losses, whole.run.losses)
 

@@ -12,7 +12,7 @@ from conceptlens.guidance import TSAM, AttendAndExcite, Conform, Guidance, SynGe
 from conceptlens.guidance.driver import _Run
 from conceptlens.guidance.tsam import PRESETS
 from conceptlens.guidance.unets import GuidedUnet, layers_of_size
-from conceptlens.watch.early_exit import StopForward
+from conceptlens.values.early_exit import StopForward
 from conceptlens.watch.prompt_text import TextAttentionReader
 from conceptlens.watch.unet_attention import MapSink, capturing, frozen
 from tiny_sd import SCHEDULERS, sd_pipeline, sdxl_pipeline
@@ -30,17 +30,17 @@ GUIDANCES: list[Guidance] = [
 ]
 
 
-def started(pipeline: Any, guidance: Guidance, prompt: str = PROMPT, **options: Any) -> tuple[_Run, torch.Tensor]:
-    """A run before its first step, and its first latents."""
-    options = {"num_inference_steps": 4, **options}
-    model = GuidedUnet(pipeline, [prompt], guidance, [torch.Generator().manual_seed(3)], options)
+def started(pipeline: Any, guidance: Guidance, prompt: str = PROMPT, **options: Any) -> tuple[Any, torch.Tensor]:
+    """A run before its first step, which tests look into, and its first latents."""
+    call: dict[str, Any] = {"num_inference_steps": 4, **options}
+    model = GuidedUnet(pipeline, [prompt], guidance, [torch.Generator().manual_seed(3)], call)
     return _Run(model, guidance, pipeline.scheduler), model.latents
 
 
 def one_forward(pipeline: Any, **changes: Any) -> torch.Tensor:
     random = torch.Generator().manual_seed(0)
     dtype = pipeline.unet.dtype
-    arguments = {
+    arguments: dict[str, Any] = {
         "sample": torch.randn(1, 4, 16, 16, generator=random).to(dtype),
         "timestep": torch.tensor(500),
         "encoder_hidden_states": torch.randn(1, 77, 12, generator=random).to(dtype),
@@ -52,9 +52,9 @@ def one_forward(pipeline: Any, **changes: Any) -> torch.Tensor:
 @pytest.mark.parametrize("name", SCHEDULERS)
 @pytest.mark.parametrize("changes", [{"alpha": 0}, {"steps": ()}], ids=str)
 def test_without_a_step_the_pipeline_is_left_alone(name: str, changes: dict[str, Any]) -> None:
-    plain = sd_pipeline(name)(PROMPT, generator=torch.Generator().manual_seed(5), **CALL).images
-    result = guide(sd_pipeline(name), PROMPT, TSAM(**changes), seed=5, **CALL)
-    assert torch.equal(plain, result.images)
+    plain: Any = sd_pipeline(name)(PROMPT, generator=torch.Generator().manual_seed(5), **CALL)
+    result: Any = guide(sd_pipeline(name), PROMPT, TSAM(**changes), seed=5, **CALL)
+    assert torch.equal(plain.images, result.images)
     assert result.steps == ()
     assert result.losses.shape == (0, 1)
 
@@ -373,7 +373,7 @@ def test_inference_mode_around_it() -> None:
 
 
 def test_random_numbers_are_those_of_the_plain_call() -> None:
-    noisy = {"eta": 1.0, **CALL}
+    noisy: dict[str, Any] = {"eta": 1.0, **CALL}
     plain = guide(sd_pipeline(), PROMPT, TSAM(alpha=0), seed=5, **noisy).images
     for steps in ((0,), (1,)):
         near = guide(sd_pipeline(), PROMPT, TSAM(alpha=1e-9, steps=steps, **SMALL), seed=5, **noisy).images

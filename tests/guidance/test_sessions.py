@@ -10,17 +10,20 @@ from typing import Any
 import pytest
 import torch
 from diffusers import HeunDiscreteScheduler
+from PIL import Image
 
 import conceptlens as cl
 from conceptlens import cli
+from conceptlens.features import features
 from conceptlens.guidance import TSAM, Conform, GuidedMaps, demo_folder, guidance_named, guide
-from conceptlens.guidance.painting import prompt_words
-from conceptlens.guidance.unets import attention_size
 from conceptlens.maps.image_maps import ConceptMaps
-from conceptlens.readers.unets import is_unet
+from conceptlens.methods import method_named
+from conceptlens.readers.orders import prompt_words
+from conceptlens.readers.unet_inputs import attention_size
+from conceptlens.readers.unet_painter import UnetPainter
+from conceptlens.readers.unets import UnetReader, is_unet
 from conceptlens.rerun import difference, rerun
 from conceptlens.session import Session
-from conceptlens.unet_session import UnetSession
 from tiny_models import sd3_pipeline
 from tiny_sd import sd_pipeline, sdxl_pipeline
 
@@ -30,10 +33,8 @@ DIT = TSAM.preset("transformer", alpha=0.05, steps=(0, 1))
 
 
 @pytest.fixture(scope="module")
-def unet() -> UnetSession:
-    session = cl.load("demo-unet", device="cpu")
-    assert isinstance(session, UnetSession)
-    return session
+def unet() -> Session:
+    return cl.load("demo-unet", device="cpu")
 
 
 def here(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -111,7 +112,7 @@ def test_the_page_needs_a_model_that_can_be_asked_again(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert here(monkeypatch, "app", "--model", "demo-unet", "--no-browser") == 2
-    assert "demo-unet is a U-Net, which cannot be asked again; the page needs a diffusion" in capfd.readouterr().err
+    assert "demo-unet is a U-Net, which cannot keep a record of what it paints" in capfd.readouterr().err
 
 
 def test_settings_from_json() -> None:
@@ -121,8 +122,8 @@ def test_settings_from_json() -> None:
     assert guidance_named("tsam", settings) == DIT
 
 
-def test_a_session_on_a_unet_paints_what_the_pipeline_paints(unet: UnetSession) -> None:
-    options = {"num_inference_steps": 2, "guidance_scale": 3.0}
+def test_a_session_on_a_unet_paints_what_the_pipeline_paints(unet: Session) -> None:
+    options: dict[str, Any] = {"num_inference_steps": 2, "guidance_scale": 3.0}
     maps = unet.generate(PROMPT, ["red house", "boat"], seed=3, **options)
     assert not isinstance(maps, GuidedMaps)
     plain = unet.pipeline(PROMPT, generator=torch.Generator().manual_seed(3), **options).images[0]
@@ -135,49 +136,55 @@ def test_a_session_on_a_unet_paints_what_the_pipeline_paints(unet: UnetSession) 
     assert guided.plain is not None
     torch.testing.assert_close(guided.plain["red house"], maps["red house"])
     assert (guided["red house"] - maps["red house"]).abs().max() > 1e-3
+    assert guided.run is not None
     assert guided.run.losses.shape == (2, 1)
     assert "guidance tsam · alpha 10.0" in guided.describe()
 
 
-def test_cross_attention_is_the_conditional_half(unet: UnetSession) -> None:
+def test_cross_attention_is_the_conditional_half(unet: Session) -> None:
     maps = unet.generate(PROMPT, seed=3, num_inference_steps=1, guidance_scale=1.0)
     again = unet.generate(PROMPT, seed=3, num_inference_steps=1, guidance_scale=7.0, negative_prompt="a moon")
     torch.testing.assert_close(maps.scores, again.scores, atol=1e-6, rtol=1e-4)
 
 
-def test_several_pictures_of_a_unet(unet: UnetSession) -> None:
+def test_several_pictures_of_a_unet(unet: Session) -> None:
     made = unet.generate([PROMPT, "a sun and a tree"], seed=3, num_inference_steps=1, guide=TSAM(steps=(0,)))
     assert [maps.asked for maps in made] == [("red", "house", "blue", "boat"), ("sun", "tree")]
-    assert [(maps.seed, maps.number) for maps in made] == [(3, 0), (4, 1)]
+    assert [(maps.seed, maps.number) for maps in made if isinstance(maps, GuidedMaps)] == [(3, 0), (4, 1)]
     alone = unet.generate("a sun and a tree", seed=4, num_inference_steps=1, guide=TSAM(steps=(0,)))
     torch.testing.assert_close(made[1].scores, alone.scores, atol=1e-4, rtol=1e-3)
 
 
-def test_words_with_marks_and_digits_are_mapped(unet: UnetSession) -> None:
-    options = {"seed": 1, "num_inference_steps": 1}
+def test_words_with_marks_and_digits_are_mapped(unet: Session) -> None:
+    options: dict[str, Any] = {"seed": 1, "num_inference_steps": 1}
     assert unet.generate("a 3D ship's red-brick sail", **options).asked == ("3D", "ship's", "red-brick", "sail")
     assert unet.generate("a ship's sail", ["ship's"], **options).asked == ("ship's",)
 
 
-def test_a_unet_cannot_be_replayed(unet: UnetSession) -> None:
-    line = r"demo-unet is a U-Net, which cannot be replayed.*Use the method daam or ovam"
-    calls: list[Any] = [
-        lambda: unet.read("a.png"),
-        lambda: unet.probe(None, ["house"]),
-        lambda: unet.load_record("a"),
-        lambda: unet.recipe(),
-    ]
-    for call in calls:
-        with pytest.raises(cl.ModelError, match=line):
+def test_what_a_unet_cannot_do_is_one_error(unet: Session, tmp_path: Path) -> None:
+    record = unet.read(Image.new("RGB", (64, 64), "red"), size=32)
+    calls: dict[str, Any] = {
+        "keep a record of what it paints. Paint, then read": lambda: unet.generate(PROMPT, record=True),
+        "carry concepts through a text stream. Use the method daam or ovam": lambda: unet.adapter,
+        "carry concepts through a text stream": lambda: method_named("concept-attention").load("demo-unet"),
+        "give vectors of concepts. Use the method daam or ovam": lambda: features(unet, record, ["house"]),
+    }
+    for says, call in calls.items():
+        with pytest.raises(cl.ModelError, match=f"demo-unet is a U-Net, which cannot {says}"):
             call()
-    with pytest.raises(cl.ConceptError, match=r"'moon' is not in the prompt.*use the method daam or ovam"):
+    assert (unet.can, unet.family) == ({"generate", "read", "probe"}, "U-Net")
+    unknown: list[dict[str, Any]] = [{"keep": True}, {"preset": "paper"}, {"space": "cross"}, {"background": ["sky"]}]
+    for options in unknown:
+        with pytest.raises(cl.RecipeError, match=f"a U-Net session has no {next(iter(options))}"):
+            unet.generate(PROMPT, ["house"], **options)
+    with pytest.raises(cl.ConceptError, match=r"'moon' is not in the prompt.*read the picture: read PHOTO"):
         unet.generate(PROMPT, ["moon"])
     with pytest.raises(cl.ConceptError, match="has no word to map"):
         unet.generate("of the")
 
 
 def test_what_is_loaded_as_what(tmp_path: Path, demo: Session) -> None:
-    assert type(cl.load(sd_pipeline())) is UnetSession
+    assert isinstance(cl.load(sd_pipeline()).reader, UnetReader)
     assert cl.load(sdxl_pipeline()).family == "U-Net"
     assert type(demo) is Session
     assert is_unet(demo_folder())
@@ -187,25 +194,26 @@ def test_what_is_loaded_as_what(tmp_path: Path, demo: Session) -> None:
 
 
 def test_guidance_in_a_session_on_a_transformer(demo: Session) -> None:
-    options = {"num_inference_steps": 2}
+    options: dict[str, Any] = {"num_inference_steps": 2}
     plain = demo.generate(PROMPT, ["red", "house", "blue", "boat"], seed=3, **options)
     off = demo.generate(PROMPT, seed=3, guide=TSAM(alpha=0, experimental=True), **options)
     assert off.image.tobytes() == plain.image.tobytes()
     assert torch.equal(off.scores, plain.scores)
-    named = demo.generate(PROMPT, seed=3, guide="tsam:transformer", **options)
+    named: Any = demo.generate(PROMPT, seed=3, guide="tsam:transformer", **options)
     assert (named.run.settings["alpha"], len(named.run.steps)) == (0.01, 2)
-    guided = demo.generate(PROMPT, seed=3, guide=DIT, compare=True, **options)
+    guided: Any = demo.generate(PROMPT, seed=3, guide=DIT, compare=True, **options)
     assert (guided.concepts, guided.seed, guided.model_id) == (plain.concepts, 3, "demo")
     assert torch.equal(guided.plain.scores, plain.scores)
     assert (guided.scores - plain.scores).abs().max() > 1e-2
     assert [step.step for step in guided.run.steps] == [0, 1]
     kept = demo.generate(PROMPT, seed=3, guide=DIT, record=True, **options)
+    assert kept.record is not None
     torch.testing.assert_close(demo.probe(kept.record, ["red", "house", "blue", "boat"]).scores, guided.scores)
 
 
 def test_guidance_in_a_session_on_stable_diffusion_3() -> None:
     session = cl.load(sd3_pipeline())
-    options = {"num_inference_steps": 2, "height": 16, "width": 24, "guidance_scale": 4.0}
+    options: dict[str, Any] = {"num_inference_steps": 2, "height": 16, "width": 24, "guidance_scale": 4.0}
     several = session.generate([PROMPT, "a sun"], ["sun", "boat"], seed=3, guide=DIT, **options)
     assert [maps.seed for maps in several] == [3, 4]
     alone = session.generate(PROMPT, ["sun", "boat"], seed=3, guide=DIT, **options)
@@ -231,7 +239,8 @@ def test_a_scheduler_that_only_paints() -> None:
 def test_the_size_of_the_maps() -> None:
     def size(*kinds: str) -> tuple[int, int]:
         config = type("Config", (), {"down_block_types": kinds})
-        return attention_size(type("Unet", (), {"config": config}), (60, 64))
+        unet: Any = type("Unet", (), {"config": config})
+        return attention_size(unet, (60, 64))
 
     cross, plain = "CrossAttnDownBlock2D", "DownBlock2D"
     assert size(cross, cross, cross, plain) == (15, 16)  # Stable Diffusion 1
@@ -256,35 +265,37 @@ def test_a_prompt_that_is_too_long_is_cut_as_ever(make: Any) -> None:
 
 
 def test_a_prompt_that_is_too_long_for_a_transformer() -> None:
-    options = {"num_inference_steps": 2, "output_type": "latent", "height": 16, "width": 24}
+    options: dict[str, Any] = {"num_inference_steps": 2, "output_type": "latent", "height": 16, "width": 24}
     with pytest.warns(UserWarning, match="a text encoder reads 77; lost"):
         result = guide(sd3_pipeline(), LONG, DIT, **options)
     assert result.texts[0].tokens[-2:] == ("blue", "boat")  # T5 reads it all
     assert not result.texts[0].causal
 
 
-def test_places_of_concepts_on_a_unet(unet: UnetSession) -> None:
-    text = unet._text("a blue house and a red house")
-    assert unet._places(text, ["blue house", "red house"]) == {"blue house": [2, 3], "red house": [6, 7]}
+def test_places_of_concepts_on_a_unet(unet: Session) -> None:
+    painter = UnetPainter(unet.pipeline, unet.model_id)
+    text = painter.text("a blue house and a red house")
+    assert painter.places(text, ["blue house", "red house"]) == {"blue house": [2, 3], "red house": [6, 7]}
     with pytest.raises(cl.ConceptError, match="'house blue' is not in the prompt"):
-        unet._places(text, ["house blue"])
-    marked = unet._text("a red house! and a tree")
-    assert unet._places(marked, ["house", "tree"]) == {"house": [3], "tree": [7]}, "an unknown mark ends no prompt"
-    foreign = unet._text("a 房子 and a café")
+        painter.places(text, ["house blue"])
+    marked = painter.text("a red house! and a tree")
+    assert painter.places(marked, ["house", "tree"]) == {"house": [3], "tree": [7]}, "an unknown mark ends no prompt"
+    foreign = painter.text("a 房子 and a café")
     with pytest.warns(UserWarning, match="'é'"):
-        assert list(unet._places(foreign, None)) == ["café"]
+        assert list(painter.places(foreign, None)) == ["café"]
     with pytest.raises(cl.ConceptError, match="concept '房子' has no token that the CLIP tokenizer knows"):
-        unet._places(foreign, ["房子"])
+        painter.places(foreign, ["房子"])
     with pytest.warns(UserWarning, match="concept 'café' is read without 'é'"):
-        assert len(unet._places(foreign, ["café"])["café"]) == 3
+        assert len(painter.places(foreign, ["café"])["café"]) == 3
     with pytest.warns(UserWarning, match="the prompt is read without '!'"):
         unet.generate("a red house! and a tree", ["tree"], seed=0, num_inference_steps=1)
 
 
-def test_maps_that_were_looked_at_before_they_are_guided(unet: UnetSession) -> None:
+def test_maps_that_were_looked_at_before_they_are_guided(unet: Session) -> None:
     maps = unet.generate(PROMPT, ["house", "boat"], seed=1, guide="tsam:paper-ae", num_inference_steps=2)
     plain = ConceptMaps(maps.concepts, maps.scores, maps.image, None, maps.model_id)
     winners = plain.segmentation()
+    assert maps.run is not None
     again = GuidedMaps.of(plain, maps.run, 0, maps)
     assert (again.segmentation() == winners).all()
     assert (again.seed, again.plain) == (1, maps)

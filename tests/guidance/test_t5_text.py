@@ -19,7 +19,7 @@ PROMPT = "a red house and an orange umbrella"
 
 def encoder(kind: str) -> Any:
     torch.manual_seed(3)
-    size = {"vocab_size": 160, "d_model": 16, "d_kv": 6, "d_ff": 24, "num_layers": 3, "num_heads": 2}
+    size: dict[str, Any] = {"vocab_size": 160, "d_model": 16, "d_kv": 6, "d_ff": 24, "num_layers": 3, "num_heads": 2}
     made = T5EncoderModel(T5Config(**size)) if kind == "t5" else UMT5EncoderModel(UMT5Config(**size))
     return randomize(made, 0.6)
 
@@ -75,7 +75,8 @@ def test_only_t5_can_be_read() -> None:
 
 
 def test_words_and_their_pieces() -> None:
-    tokenizer, ids = tokenizers()[1], ids_of(PROMPT).input_ids[0]
+    tokenizer: Any = tokenizers()[1]
+    ids = ids_of(PROMPT).input_ids[0]
     places = t5_positions(ids, tokenizer.eos_token_id)
     assert places == tuple(range(15))
     _, words = read_words(tokenizer, PROMPT, ids.tolist(), places)

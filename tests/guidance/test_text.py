@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
@@ -17,7 +19,7 @@ PROMPT = "a red house and a blue boat"
 
 
 def ids_of(*prompts: str) -> torch.Tensor:
-    pad = {"padding": "max_length", "max_length": 77, "return_tensors": "pt"}
+    pad: dict[str, Any] = {"padding": "max_length", "max_length": 77, "return_tensors": "pt"}
     return tokenizers()[0](list(prompts), **pad).input_ids
 
 

@@ -11,6 +11,7 @@ from diffusers import FlowMatchHeunDiscreteScheduler
 
 import conceptlens as cl
 from conceptlens.families import adapter_for
+from conceptlens.families.base import DiTAdapter
 from conceptlens.guidance import TSAM, guide
 from conceptlens.guidance.driver import _Run
 from conceptlens.guidance.joint_maps import JointMaps, joint_attention
@@ -47,7 +48,7 @@ def family(request: pytest.FixtureRequest) -> str:
 
 @pytest.mark.parametrize("changes", [{"alpha": 0}, {"steps": ()}], ids=str)
 def test_without_a_step_the_pipeline_is_left_alone(family: str, changes: dict[str, Any]) -> None:
-    options = {**CALL, **GUIDED[family]}
+    options: dict[str, Any] = {**CALL, **GUIDED[family]}
     plain = MAKERS[family]()(PROMPT, generator=torch.Generator().manual_seed(5), **options).images
     result = guide(MAKERS[family](), PROMPT, TSAM(**{**TRY, **changes}), seed=5, **options)
     assert torch.equal(plain, result.images)
@@ -56,7 +57,7 @@ def test_without_a_step_the_pipeline_is_left_alone(family: str, changes: dict[st
 
 @pytest.mark.parametrize("maps", ["output", "joint"])
 def test_a_tiny_step_size_gives_nearly_the_plain_image(family: str, maps: Any) -> None:
-    options = {**CALL, **GUIDED[family]}
+    options: dict[str, Any] = {**CALL, **GUIDED[family]}
     plain = MAKERS[family]()(PROMPT, generator=torch.Generator().manual_seed(5), **options).images
     near, far = (
         guide(MAKERS[family](), PROMPT, TSAM(**{**TRY, "alpha": alpha}, maps=maps), seed=5, **options)
@@ -178,6 +179,7 @@ def planted(family: str, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
     model = (flux_transformer if family == "flux" else sd3_medium_transformer)()
     call = (flux_call if family == "flux" else sd3_call)(1, 4, 6)
     adapter, text = adapter_for(model), 7
+    assert isinstance(adapter, DiTAdapter)
     own: Any = torch.nn.functional.scaled_dot_product_attention
     orders = {"flux": slice(0, text), "sd3": slice(24, None)}
 
@@ -189,7 +191,7 @@ def planted(family: str, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
             made[:, row, ..., j % 4] = 9.0 * (-1) ** (j // 4)
         return made.transpose(side, 1)
 
-    attn = model.transformer_blocks[0].attn
+    attn: Any = model.transformer_blocks[0].attn
     for module in (attn.norm_q, attn.norm_added_k):
         module.register_forward_hook(plant)
     joint = JointMaps(
@@ -239,6 +241,7 @@ def test_output_maps_are_those_of_concept_attention() -> None:
 
     model, call = flux_transformer(), flux_call(1, 4, 6)
     adapter = adapter_for(model)
+    assert isinstance(adapter, DiTAdapter)
     recipe = adapter.recipe(4).override({"layers": (1, 3), "pooled": "prompt"}).resolve(4)
     concepts = Concepts(tuple("abcdefg"), call["encoder_hidden_states"][0], None)
     probe = ConceptProbe(adapter, concepts, recipe)

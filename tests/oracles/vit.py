@@ -89,7 +89,7 @@ def forward(w: dict[str, Any], pixels: Tensor) -> dict[str, Any]:
         x = layer_norm(x, *w["pre"])
     seen: dict[str, Any] = {"pixels": pixels, "tokens": tokens, "start": x, "blocks": []}
     for b in w["blocks"]:
-        kept: dict[str, Any] = {"x": x, "normed": layer_norm(x, *b["norm1"], w["eps"])}
+        kept: dict[str, Any] = {"x": x, "normed": layer_norm(x, b["norm1"][0], b["norm1"][1], w["eps"])}
         for name in "qkv":
             kept[name] = kept["normed"] @ b[name][0].T + b[name][1]
         d = x.shape[1] // heads
@@ -103,7 +103,7 @@ def forward(w: dict[str, Any], pixels: Tensor) -> dict[str, Any]:
         kept["context"] = torch.cat(columns, dim=1)
         kept["attended"] = kept["context"] @ b["o"][0].T + b["o"][1]
         kept["x2"] = x + kept["attended"]
-        kept["normed2"] = layer_norm(kept["x2"], *b["norm2"], w["eps"])
+        kept["normed2"] = layer_norm(kept["x2"], b["norm2"][0], b["norm2"][1], w["eps"])
         wide = kept["normed2"] @ b["fc1"][0].T + b["fc1"][1]
         kept["hidden"] = _activate(wide, w["act"])
         kept["mlp"] = kept["hidden"] @ b["fc2"][0].T + b["fc2"][1]
@@ -180,7 +180,7 @@ def relevance(w: dict[str, Any], seen: dict[str, Any], start: Tensor, joint: boo
     r[0] = linear(start[None], seen["token"][None], w["head"][0], joint)[0]
     d, made = r.shape[1] // w["heads"], []
     for b, kept in zip(reversed(w["blocks"]), reversed(seen["blocks"]), strict=True):
-        kept = {n: [a.detach() for a in t] if n == "A" else t.detach() for n, t in kept.items()}
+        kept: dict[str, Any] = {n: [a.detach() for a in t] if n == "A" else t.detach() for n, t in kept.items()}
         skip, r = addition(r, kept["x2"], kept["mlp"], joint)
         r = linear(r, kept["hidden"], b["fc2"][0], joint)
         r = skip + linear(r, kept["normed2"], b["fc1"][0], joint)

@@ -35,7 +35,7 @@ def test_mending_restores_the_caption(pictures: list[Scene]) -> None:
         for token, word, tint in zip(tokens.tolist(), words.tolist(), left_out.tolist(), strict=True):
             caption += [TINTS[tint]] if tint >= 0 else []
             if token > 1:
-                caption.append(CONTENT[word] if word >= 0 else tokenizer.convert_ids_to_tokens(token).strip("▁"))
+                caption.append(CONTENT[word] if word >= 0 else str(tokenizer.convert_ids_to_tokens(token)).strip("▁"))
         mended.append(caption)
     expected = [c.replace(",", " ,").replace("an ", "a ").split() for c in true]
     restored = [m == e for m, e in zip(mended, expected, strict=True)]

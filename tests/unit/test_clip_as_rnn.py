@@ -142,7 +142,8 @@ def test_activation_maps_follow_their_equation(clip: Clip, picture: torch.Tensor
     queries, others = clip.text(["sun", "house"]), clip.text(["grass", "sky", "sea"])
     seen = look(clip, picture, 16)
     made = seen.activation_maps(queries, others)
-    last, vision = model.vision_model.encoder.layers[-1], model.vision_model
+    last: Any = model.vision_model.encoder.layers[-1]
+    vision = model.vision_model
     before, texts = seen.before.double(), torch.cat([queries, others]).double()
 
     def chance(features: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 import conceptlens as cl
 from conceptlens.families import adapter_for
 from conceptlens.families.kinds.tokens import concept_ids, lost_letters
-from conceptlens.methods._words import clip_positions, t5_positions
+from conceptlens.readers.prompt_places import clip_positions, t5_positions
 from conceptlens.values.recipe import Recipe
 from conceptlens.watch.prompt_text import warn_of_cuts
 from conceptlens.watch.word_places import read_words

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,7 @@ from conceptlens.presence import Presence
 from conceptlens.session import Session
 
 
-def seen(session: Session, scene: Scene, **options: int) -> cl.ImageRecord:
+def seen(session: Session, scene: Scene, **options: Any) -> cl.ImageRecord:
     return session.read(Image.fromarray(scene.image), seed=scene.seed, **options)
 
 
@@ -37,8 +39,8 @@ def test_draws_are_averaged_and_patches_do_not_depend_on_the_words(demo: Session
     a, b = features(demo, record, ["house", "sky"]), features(demo, record, ["tree", "sky", "sun"])
     assert np.array_equal(a.patch_vectors, b.patch_vectors)
     assert not np.allclose(a.vector("sky"), b.vector("sky"), rtol=1e-3)
-    kept = {layer.layer: layer.out for layer in record.layers}
-    outs = torch.stack([kept[layer] for layer in a.layers])  # type: ignore[misc]
+    recorded = {layer.layer: layer for layer in record.layers}
+    outs = torch.stack([recorded[layer].part("out") for layer in a.layers])
     np.testing.assert_allclose(a.patch_vectors.reshape(5, 256, -1), outs.mean(1).numpy(), rtol=1e-4, atol=1e-4)
 
 

@@ -11,8 +11,8 @@ import torch
 import conceptlens as cl
 from conceptlens.guidance import TSAM, GuidedMaps, GuidedPainter
 from conceptlens.maps.image_maps import ConceptMaps
-from conceptlens.readers.orders import Order
-from conceptlens.readers.painter import Painter
+from conceptlens.readers.orders import Order, Request
+from conceptlens.readers.text_streams import StreamReader
 from conceptlens.session import Session
 
 PROMPT, WORDS = "a red house and a blue boat", ["house", "boat"]
@@ -20,7 +20,8 @@ PROMPT, WORDS = "a red house and a blue boat", ["house", "boat"]
 
 def ordered(demo: Session, prompt: Any = PROMPT, **options: Any) -> Order:
     pipeline = {**demo.generate_defaults, "num_inference_steps": 2, **options.pop("pipeline", {})}
-    return Order.of(demo._model, prompt, WORDS, demo.recipe(), pipeline, **options)
+    assert isinstance(demo.reader, StreamReader)
+    return Order.of(demo.reader.model, Request(prompt, WORDS, pipeline=pipeline, **options), WORDS, demo.recipe())
 
 
 def test_an_order_is_whole_and_frozen(demo: Session) -> None:
@@ -48,7 +49,7 @@ def test_every_call_of_an_order_begins_with_the_same_noise(demo: Session) -> Non
 
 
 def test_guidance_wraps_a_painter_and_leaves_the_session_alone(demo: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    order, painter = ordered(demo, seed=3), Painter(demo._model, demo.embed)
+    order, painter = ordered(demo, seed=3), demo.reader.painter()
     expected = demo.generate(PROMPT, WORDS, seed=3, num_inference_steps=2)
     monkeypatch.setattr(Session, "generate", lambda *_, **__: pytest.fail("guidance called the session"))
     guidance = TSAM.preset("transformer", alpha=0.05, steps=(0,))

@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 
 import conceptlens as cl
 from conceptlens.bench.datasets.scenes import CONCEPTS, make_scene, scenes
-from conceptlens.maps.image_maps import told_chance
+from conceptlens.maps.image_maps import chance_text
 from conceptlens.presence import Calibration, add_presence, calibrate, presence, standing
 from conceptlens.session import Session
 
@@ -104,7 +104,7 @@ def test_objects_and_grounds_of_unseen_scenes_are_told(demo: Session) -> None:
         assert maps.presence["sky"] is None, "the sky was in every picture, so nothing is known of its absence"
         for name in CONCEPTS:
             if name != "sky":
-                hit = (maps.presence[name] > 0.5) == (name in scene.concepts)
+                hit = ((maps.presence[name] or 0.0) > 0.5) == (name in scene.concepts)
                 right, wrong = right + hit, wrong + (not hit)
     assert right + wrong == 6 * 17
     assert wrong <= 3
@@ -129,7 +129,7 @@ def test_a_record_that_does_not_suit_is_read_again(demo: Session) -> None:
     found = add_presence(demo, demo.probe(prompted, ["house", "moon"]), prompted).presence
     assert found == add_presence(demo, plain).presence
     assert found is not None
-    assert {name: told_chance(chance)[:2] for name, chance in found.items()} == {
+    assert {name: chance_text(chance)[:2] for name, chance in found.items()} == {
         name: "ye" if name in scene.concepts else "no" for name in ("house", "moon")
     }
 
@@ -140,6 +140,6 @@ def test_chances_in_the_table(demo: Session) -> None:
     shown = add_presence(demo, maps).report()
     assert "in the image?" in shown
     assert "cannot say" in shown
-    assert [told_chance(c) for c in (None, 0.001, 0.3, 0.7, 0.999)] == [
+    assert [chance_text(c) for c in (None, 0.001, 0.3, 0.7, 0.999)] == [
         "cannot say", "no (< 1%)", "no (30%)", "yes (70%)", "yes (> 99%)",
     ]  # fmt: skip

@@ -15,8 +15,8 @@ from PIL import Image
 
 import conceptlens as cl
 from conceptlens.methods import method_named
-from conceptlens.methods._words import t5_positions
 from conceptlens.methods.cross_attention_prompt import PromptCrossAttention
+from conceptlens.readers.prompt_places import t5_positions
 from conceptlens.session import Session
 from conceptlens.values.errors import ConceptError, ModelError, RecipeError
 from conftest import hooks_left

@@ -70,7 +70,14 @@ def test_the_keys_of_a_painted_result_and_their_order() -> None:
 
 
 def test_a_file_of_an_earlier_version_keeps_what_was_done_then(tmp_path: Path) -> None:
-    told = {"model": "demo", "task": "read", "prompt": "", "concepts": ["house"], "background": None, "seed": 0}
+    told: dict[str, Any] = {
+        "model": "demo",
+        "task": "read",
+        "prompt": "",
+        "concepts": ["house"],
+        "background": None,
+        "seed": 0,
+    }
     found = Provenance.load(saved(tmp_path, {**told, "recipe": {"layers": [1, 2], "noise": 1}, "later": "unknown"}))
     assert found.recipe == Recipe(layers=(1, 2), noise=1.0)
     assert found.background == ()

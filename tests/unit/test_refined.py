@@ -44,7 +44,7 @@ def test_running_moments_are_the_mean_and_the_standard_deviation() -> None:
     torch.testing.assert_close(found.spread, maps.std(0))
     assert moments(maps[:1]).spread is None
     with pytest.raises(ValueError, match="no scores"):
-        moments([]).mean  # noqa: B018
+        _ = moments([]).mean
 
 
 def test_doubt_is_the_chance_that_the_runner_up_is_higher() -> None:

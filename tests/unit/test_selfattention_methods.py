@@ -12,12 +12,11 @@ import torch
 from PIL import Image
 from transformers import ViTModel
 
-from conceptlens.methods import method_named
 from conceptlens.methods._vit import IMAGENET_MEAN, IMAGENET_STD
 from conceptlens.methods.ibot import build_model, convert_checkpoint, read_checkpoint
 from conceptlens.values.errors import ModelError, OutputError, RecipeError
 from oracles import dino as oracle
-from tiny_methods import METHODS_TINY, vit_folder
+from tiny_methods import METHODS_TINY, method_class, vit_folder
 
 FAMILY = ["dino", "dinov2", "dinov2-reg"]
 
@@ -29,7 +28,7 @@ def picture(width: int = 32, height: int = 32) -> Image.Image:
 
 def load(name: str, folder: Path, **options: Any) -> Any:
     model, given = METHODS_TINY[name](folder)
-    return method_named(name).load(model, device="cpu", **{**given, **options})
+    return method_class(name).load(model, device="cpu", **{**given, **options})
 
 
 def own_attention(method: Any, image: Image.Image) -> torch.Tensor:
@@ -92,7 +91,7 @@ def test_pixels_are_on_the_grid_the_right_way_round(name: str, tmp_path: Path) -
     ("name", "patch", "grid"), [("dino", 8, (60, 60)), ("dinov2", 14, (37, 37)), ("ibot", 16, (30, 30))]
 )
 def test_default_sizes_give_the_grids_of_the_papers(name: str, patch: int, grid: tuple[int, int]) -> None:
-    method = method_named(name)
+    method = method_class(name)
     shell = object.__new__(method)
     shell._options, shell._patch = dict(method.defaults), patch
     width, height = shell._size(picture(500, 500))
@@ -105,7 +104,7 @@ def test_size_is_checked(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="dino has no setting 'rules'"):
         load("dino", tmp_path, rules="orig")
     with pytest.raises(ModelError, match="type vit; needed: Dinov2Model"):
-        method_named("dinov2").load(vit_folder(tmp_path)[0], device="cpu")
+        method_class("dinov2").load(vit_folder(tmp_path)[0], device="cpu")
 
 
 def checkpoint(path: Path, **more: Any) -> dict[str, torch.Tensor]:
@@ -119,7 +118,7 @@ def checkpoint(path: Path, **more: Any) -> dict[str, torch.Tensor]:
 def test_a_converted_checkpoint_computes_what_the_original_code_does(tmp_path: Path) -> None:
     weights = checkpoint(tmp_path / "teacher.pth")
     folder = convert_checkpoint(tmp_path / "teacher.pth", tmp_path / "ibot", heads=4)
-    method = method_named("ibot").load(folder, device="cpu", size=16)
+    method = method_class("ibot").load(folder, device="cpu", size=16)
     pixels = method._pixels(picture(16, 16))
     tokens, row = oracle.forward(weights, pixels[0], heads=4)
     out = method._model(pixels).last_hidden_state[0]
@@ -136,7 +135,7 @@ def test_an_original_checkpoint_opens_as_it_is(tmp_path: Path) -> None:
     torch.save(weights, tmp_path / "teacher.pth")
     convert_checkpoint(tmp_path / "teacher.pth", tmp_path / "ibot")
     at_once, converted = (
-        method_named("ibot").load(tmp_path / where, device="cpu", size=16) for where in ("teacher.pth", "ibot")
+        method_class("ibot").load(tmp_path / where, device="cpu", size=16) for where in ("teacher.pth", "ibot")
     )
     assert at_once._model.config.num_attention_heads == 2
     first, second = (m.explain(picture(), ["house"]).scores for m in (at_once, converted))
@@ -146,10 +145,10 @@ def test_an_original_checkpoint_opens_as_it_is(tmp_path: Path) -> None:
 
 def test_other_files_are_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="iBOT is not on the hub"):
-        method_named("ibot").load()
+        method_class("ibot").load()
     (tmp_path / "broken.pth").write_bytes(b"not a checkpoint")
     with pytest.raises(ModelError, match=r"cannot read .*broken\.pth"):
-        method_named("ibot").load(tmp_path / "broken.pth")
+        method_class("ibot").load(tmp_path / "broken.pth")
     torch.save({"state_dict": {"conv1.weight": torch.ones(2)}}, tmp_path / "resnet.pth")
     with pytest.raises(ModelError, match=r"it has no blocks\.0\.attn\.qkv\.weight"):
         read_checkpoint(tmp_path / "resnet.pth")

@@ -11,6 +11,7 @@ from PIL import Image
 import conceptlens as cl
 from conceptlens.families import adapter_for
 from conceptlens.readers.loading import Defaults, LoadedModel
+from conceptlens.readers.text_streams import reader_of
 from conceptlens.session import Session
 from conceptlens.values.recipe import Recipe
 from tiny_models import aura_flow_pipeline, cogvideox_pipeline, flux_pipeline, sd3_pipeline
@@ -56,10 +57,11 @@ def test_other_families_follow_the_call_and_else_their_pipeline() -> None:
 def test_what_the_folder_says_comes_first_and_stands_in_every_result() -> None:
     pipeline = flux_pipeline()
     defaults = Defaults(generate={"max_sequence_length": 24})
-    session = Session(LoadedModel(pipeline, adapter_for(pipeline.transformer), "tiny", defaults))
+    session = Session(reader_of(LoadedModel(pipeline, adapter_for(pipeline.transformer), "tiny", defaults)))
     live = session.generate("a house", WORDS, record=True, max_sequence_length=32, **SMALL)
     assert live.details["text_length"] == 24
     assert live.details["pipeline"]["max_sequence_length"] == 32
+    assert live.record is not None
     again = session.probe(live.record, WORDS)
     assert again.details["text_length"] == 24
     assert torch.equal(again.scores, live.scores)

@@ -11,24 +11,18 @@ import pytest
 import torch
 from PIL import Image
 
-from conceptlens.methods import method_named
-from conceptlens.methods._unet import (
-    NoisedImage,
-    UnetOptions,
-    keys,
-    layer_grid,
-    queries,
-    token_probabilities,
-    watch_cross_attention,
-)
-from conceptlens.methods._words import clip_positions, joined_prompt
 from conceptlens.methods.daam import Daam
 from conceptlens.methods.ovam import Ovam
+from conceptlens.ops.attention import text_probabilities
+from conceptlens.readers.prompt_places import clip_positions, joined_prompt
+from conceptlens.readers.unet_inputs import NoisedImage, UnetOptions, layer_grid
 from conceptlens.readers.unets import load_unet
 from conceptlens.session import Session
 from conceptlens.values.errors import ConceptError, ModelError, RecipeError
-from conceptlens.values.records import TokenGrid
+from conceptlens.values.records import CrossLayer, TokenGrid
+from conceptlens.watch.unet_attention import cross_layers, keys, queries, watch_cross_attention
 from oracles.daam import layer_maps_by_loops, word_map_by_loops
+from tiny_methods import method_class
 from tiny_models import flux_pipeline, tokenizers
 from tiny_unets import METHODS_TINY_UNET, SIDE, sd2_pipeline, sdxl_pipeline
 
@@ -50,7 +44,7 @@ def call(pipeline: Any) -> dict[str, Any]:
     """Arguments of one U-Net call, without any of the package's own code."""
     random = torch.Generator().manual_seed(1)
     width = pipeline.unet.config.cross_attention_dim
-    arguments = {
+    arguments: dict[str, Any] = {
         "sample": torch.randn(1, 4, 8, 12, generator=random),
         "timestep": torch.tensor([21]),
         "encoder_hidden_states": torch.randn(1, 77, width, generator=random),
@@ -61,15 +55,24 @@ def call(pipeline: Any) -> dict[str, Any]:
     return arguments
 
 
+def layers_of(pipeline: Any) -> dict[str, Any]:
+    return cross_layers(pipeline.unet, middle=False)
+
+
+def probabilities_of(attn: Any, hidden: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+    query = queries(attn, hidden).contiguous()
+    return text_probabilities(query, keys(attn, context), query.shape[-1] ** -0.5)
+
+
 @torch.no_grad()
 def probabilities(pipeline: Any, arguments: dict[str, Any]) -> dict[str, torch.Tensor]:
     """(head, image, token) of every layer."""
     seen: dict[str, torch.Tensor] = {}
 
     def note(name: str, attn: Any, hidden: torch.Tensor, context: torch.Tensor) -> None:
-        seen[name] = token_probabilities(queries(attn, hidden), keys(attn, context))[0]
+        seen[name] = probabilities_of(attn, hidden, context)[0]
 
-    with watch_cross_attention(pipeline.unet, note):
+    with watch_cross_attention(layers_of(pipeline), note):
         pipeline.unet(**arguments)
     return seen
 
@@ -87,9 +90,13 @@ def test_down_and_up_blocks_are_watched_and_the_middle_is_not(pipeline: Any) -> 
 
 def test_the_output_is_the_same_bits(pipeline: Any) -> None:
     arguments = call(pipeline)
+
+    def look(name: str, attn: Any, hidden: torch.Tensor, context: torch.Tensor) -> None:
+        queries(attn, hidden)
+
     with torch.no_grad():
         plain = pipeline.unet(**arguments).sample
-        with watch_cross_attention(pipeline.unet, lambda name, attn, hidden, context: queries(attn, hidden)):
+        with watch_cross_attention(layers_of(pipeline), look):
             assert torch.equal(pipeline.unet(**arguments).sample, plain)
     assert not watched(pipeline)
 
@@ -100,7 +107,7 @@ def test_probabilities_are_those_that_the_layer_uses(pipeline: Any) -> None:
     remade: dict[str, torch.Tensor] = {}
 
     def note(name: str, attn: Any, hidden: torch.Tensor, context: torch.Tensor) -> None:
-        chances = token_probabilities(queries(attn, hidden), keys(attn, context))
+        chances = probabilities_of(attn, hidden, context)
         value = attn.to_v(context).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
         remade[name] = attn.to_out[0]((chances @ value).transpose(1, 2).flatten(2))
 
@@ -110,7 +117,7 @@ def test_probabilities_are_those_that_the_layer_uses(pipeline: Any) -> None:
         modules[name].register_forward_hook(lambda module, args, out, name=name: outputs.__setitem__(name, out))
         for name in names
     ]
-    with torch.no_grad(), watch_cross_attention(pipeline.unet, note):
+    with torch.no_grad(), watch_cross_attention(layers_of(pipeline), note):
         pipeline.unet(**call(pipeline))
     for handle in handles:
         handle.remove()
@@ -146,7 +153,7 @@ def test_processors_are_put_back_after_an_exception(pipeline: Any) -> None:
     def fail(*_: Any) -> None:
         raise KeyError("stop")
 
-    with pytest.raises(KeyError, match="stop"), watch_cross_attention(pipeline.unet, fail):
+    with pytest.raises(KeyError, match="stop"), watch_cross_attention(layers_of(pipeline), fail):
         pipeline.unet(**call(pipeline))
     assert dict(pipeline.unet.attn_processors) == before
 
@@ -157,7 +164,9 @@ def test_daam_agrees_with_the_loops(image: Image.Image) -> None:
     maps = method.explain(image, ["tree", "sun"], prompt="a tree", seed=3)
     seen: list[tuple[torch.Tensor, torch.Tensor, Any]] = []
     with torch.no_grad():
-        with watch_cross_attention(pipeline.unet, lambda name, attn, hidden, text: seen.append((hidden, text, attn))):
+        with watch_cross_attention(
+            layers_of(pipeline), lambda name, attn, hidden, text: seen.append((hidden, text, attn))
+        ):
             NoisedImage(pipeline, image, UnetOptions(size=16), 3).show("a tree,a tree, a sun")
         layers = []
         for hidden, text, attn in seen:
@@ -238,13 +247,14 @@ def test_ovam_with_the_prompt_itself_is_daam(pipeline: Any, image: Image.Image) 
         seen: dict[str, torch.Tensor] = {}
 
         def note(name: str, attn: Any, hidden: torch.Tensor, context: torch.Tensor) -> None:
-            seen[name] = token_probabilities(queries(attn, hidden), keys(attn, context))
+            seen[name] = probabilities_of(attn, hidden, context)
 
-        with watch_cross_attention(pipeline.unet, note):
+        with watch_cross_attention(layers_of(pipeline), note):
             NoisedImage(pipeline, image, SMALL, 2).show(prompt)
         assert len(stored.layers) == len(seen) == 6
-        for layer in stored.layers:
-            assert torch.equal(layer.probabilities(padded), seen[layer.name])
+        for layer, (name, attn) in zip(stored.layers, layers_of(pipeline).items(), strict=True):
+            assert isinstance(layer, CrossLayer)
+            assert torch.equal(text_probabilities(layer.query, keys(attn, padded), layer.scale), seen[name])
 
 
 def test_ovam_encodes_without_padding_what_the_pipeline_encodes_with_it(pipeline: Any) -> None:
@@ -253,7 +263,7 @@ def test_ovam_encodes_without_padding_what_the_pipeline_encodes_with_it(pipeline
         padded = pipeline.encode_prompt(
             prompt, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False
         )[0]
-        own = Ovam(load_unet(pipeline)).encode(prompt)
+        own = load_unet(pipeline).encode(prompt)
     assert own.shape[1] == 7
     torch.testing.assert_close(own, padded[:, :7], rtol=1e-4, atol=1e-5)
 
@@ -280,11 +290,12 @@ def test_ovam_sums_over_heads_layers_and_calls(image: Image.Image) -> None:
     pipeline = sd2_pipeline()
     method = Ovam(load_unet(pipeline), size=SIDE, samples=2)
     stored = method.store(image)
-    assert len(stored.layers) == 12
-    for module in {layer.attn for layer in stored.layers}:
+    assert [len(layer.part("query")) for layer in stored.layers] == [2] * 6
+    modules = layers_of(pipeline).values()
+    for module in modules:
         module.to_k.weight.data.zero_()
     scores = method.attribute(stored, ["sun"], attribution="a sun").scores
-    heads = sum(layer.attn.heads for layer in stored.layers)
+    heads = 2 * sum(module.heads for module in modules)
     torch.testing.assert_close(scores, torch.full((1, 16, 16), heads / 4))
 
 
@@ -333,7 +344,7 @@ def test_grids() -> None:
 @pytest.mark.parametrize("name", ["daam", "ovam"])
 def test_a_folder_opens_and_explains(name: str, tmp_path: Path, image: Image.Image) -> None:
     folder, options = METHODS_TINY_UNET[name](tmp_path)
-    method = method_named(name).load(folder, device="cpu", **options)
+    method = method_class(name).load(folder, device="cpu", **options)
     maps = method.explain(image, ["tree", "sun"], prompt="a tree")
     assert maps.scores.shape == (2, 16, 16)
     assert maps.scores.dtype == torch.float32
@@ -346,7 +357,7 @@ def test_a_folder_opens_and_explains(name: str, tmp_path: Path, image: Image.Ima
     assert maps.heatmap("sun").shape == (24, 40)
     maps.save(tmp_path / "saved")
     with pytest.raises(RecipeError, match="no option 'sice'"):
-        method_named(name).load(folder, sice=3)
+        method_class(name).load(folder, sice=3)
 
 
 @pytest.mark.parametrize(
@@ -374,7 +385,7 @@ def test_settings_that_only_the_model_can_refuse(image: Image.Image) -> None:
 
 def test_models_of_other_kinds_are_refused(demo: Session, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="daam runs on a U-Net pipeline; got a Session. Open it with load"):
-        method_named("daam")(demo)
+        method_class("daam")(demo)
     with pytest.raises(ModelError, match="this pipeline is a FluxPipeline; a U-Net with text is needed"):
         load_unet(flux_pipeline())
     with pytest.raises(ModelError, match=r"has no model_index\.json"):

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from conceptlens.methods import _lrp_rules, method_named
+from conceptlens.methods import _lrp_rules
 from conceptlens.methods._lrp_rules import (
     add_relevance,
     linear_relevance,
@@ -30,11 +30,11 @@ from conceptlens.methods.templates import TEMPLATES
 from conceptlens.methods.textspan import token_contributions
 from conceptlens.values.errors import ConceptError, ModelError, RecipeError
 from oracles import vit as oracle
-from tiny_methods import clip_folder, dino_folder, tiny_clip, tiny_vit, vit_folder
+from tiny_methods import clip_folder, dino_folder, method_class, tiny_clip, tiny_vit, vit_folder
 from tiny_models import tokenizers
 
 MODELS = {"imagenet-vit": tiny_vit, "clip": tiny_clip}
-SMALL = {
+SMALL: dict[str, Any] = {
     **{"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 12, "num_hidden_layers": 2},
     **{"image_size": 8, "patch_size": 4},
 }
@@ -119,7 +119,7 @@ def test_vit_attention_is_the_last_row_of_the_models_own(
     kind: str, eager: tuple[Any, tuple[Tensor, ...], Tensor]
 ) -> None:
     _, attentions, _ = eager
-    method = method_named("vit-attention")(opened(kind))
+    method = method_class("vit-attention")(opened(kind))
     method._pixels = lambda _: pixels()  # type: ignore[method-assign]
     made = method.explain(picture(), ["house"]).scores[0].flatten()
     torch.testing.assert_close(made, attentions[-1].mean(dim=1)[0, 0, 1:].detach().float(), rtol=1e-5, atol=1e-7)
@@ -132,7 +132,7 @@ def test_attention_without_queries_is_uniform(kind: str) -> None:
     for layer in (block.q, block.k):
         nn.init.zeros_(layer.weight)
         nn.init.zeros_(layer.bias)
-    made = method_named("vit-attention")(ready).explain(picture(), ["house"]).scores
+    made = method_class("vit-attention")(ready).explain(picture(), ["house"]).scores
     torch.testing.assert_close(made, torch.full((1, 4, 4), 1 / 17))
 
 
@@ -149,7 +149,7 @@ def test_rollout_of_uniform_attention_halves_the_class_token_per_block(blocks: i
 
 def test_rollout_multiplies_later_blocks_from_the_left(kind: str) -> None:
     ready = opened(kind)
-    method = method_named("rollout")(ready)
+    method = method_class("rollout")(ready)
     made = method.explain(picture(), ["house"]).scores[0].flatten().double()
     trace = record(view_of(ready.model), method._pixels(picture()), {"q", "k"})
     first, second = ((attention(view_of(ready.model), trace, n)[0].mean(0) + torch.eye(17)) / 2 for n in (1, 2))
@@ -184,7 +184,7 @@ def test_gradcam_does_not_mind_the_order_of_heads_and_is_in_the_unit_range() -> 
 
 def test_gradcam_weighs_heads_as_its_equation_says(kind: str, eager: tuple[Any, tuple[Tensor, ...], Tensor]) -> None:
     _, attentions, out = eager
-    method = method_named("gradcam")(opened(kind))
+    method = method_class("gradcam")(opened(kind))
     method._pixels = lambda _: pixels()  # type: ignore[method-assign]
     made = method.explain(picture(), ["house", "tree"]).scores
     if kind == "clip":
@@ -294,7 +294,7 @@ def test_maps_of_relevance_agree_with_the_loops(kind: str) -> None:
         seen = oracle.forward(weights, pixels(8)[0])
         out = seen["out"]
         for name, rules in (("lrp", "orig"), ("partial-lrp", "orig"), ("transinterp", "ours")):
-            method = method_named(name)(ready, **({"start_layer": 0} if name == "transinterp" else {}))
+            method = method_class(name)(ready, **({"start_layer": 0} if name == "transinterp" else {}))
             assert method.settings["rules"] == rules
             method._pixels = lambda _: pixels(8)  # type: ignore[method-assign]
             made = method.explain(picture(), ["house"]).scores[0]
@@ -318,7 +318,7 @@ def test_maps_of_relevance_agree_with_the_loops(kind: str) -> None:
 
 def test_transinterp_of_one_block_is_its_gradient_times_relevance() -> None:
     ready = opened("imagenet-vit", num_hidden_layers=1)
-    method = method_named("transinterp")(ready, start_layer=0)
+    method = method_class("transinterp")(ready, start_layer=0)
     made = method.explain(picture(), ["house"]).scores[0].flatten().double()
     view = view_of(ready.model)
     trace = record(view, method._pixels(picture()), ALL_TAPS, grad=True)
@@ -330,7 +330,7 @@ def test_transinterp_of_one_block_is_its_gradient_times_relevance() -> None:
 def test_transinterp_without_gradients_is_zero() -> None:
     ready = opened("imagenet-vit")
     nn.init.zeros_(ready.model.classifier.weight)
-    assert torch.equal(method_named("transinterp")(ready).explain(picture(), ["house"]).scores, torch.zeros(1, 4, 4))
+    assert torch.equal(method_class("transinterp")(ready).explain(picture(), ["house"]).scores, torch.zeros(1, 4, 4))
 
 
 def test_the_mm_variant_weighs_attention_by_its_gradient(
@@ -338,7 +338,7 @@ def test_the_mm_variant_weighs_attention_by_its_gradient(
 ) -> None:
     _, attentions, out = eager
     for first in (None, 1):
-        method = method_named("transinterp")(opened(kind), variant="mm", start_layer=first)
+        method = method_class("transinterp")(opened(kind), variant="mm", start_layer=first)
         assert method.settings["start_layer"] == (2 if first is None else 1)
         method._pixels = lambda _: pixels()  # type: ignore[method-assign]
         made = method.explain(picture(), ["house"]).scores[0].flatten()
@@ -363,7 +363,7 @@ def test_token_contributions_agree_with_the_loops_and_add_up_to_the_embedding() 
 
 def test_textspan_maps_are_contributions_along_the_text() -> None:
     ready = opened("clip")
-    method = method_named("textspan")(ready)
+    method = method_class("textspan")(ready)
     maps = method.explain(picture(), ["house", "tree"])
     trace = record(view_of(ready.model), method._pixels(picture()), ALL_TAPS)
     along = token_contributions(view_of(ready.model), trace)[1:] @ method._text("tree")
@@ -372,8 +372,9 @@ def test_textspan_maps_are_contributions_along_the_text() -> None:
 
 def test_texts_are_unit_means_over_the_templates() -> None:
     ready = opened("clip")
-    words, model = ready.tokenizer, ready.model
-    single, ensemble = (method_named("gradcam")(ready, templates=kind)._text("house") for kind in TEMPLATES)
+    words: Any = ready.tokenizer
+    model = ready.model
+    single, ensemble = (method_class("gradcam")(ready, templates=kind)._text("house") for kind in TEMPLATES)
     wanted = model.get_text_features(**words(["a photo of a house."], return_tensors="pt")).pooler_output[0]
     torch.testing.assert_close(single, wanted / wanted.norm())
     each = [
@@ -386,7 +387,7 @@ def test_texts_are_unit_means_over_the_templates() -> None:
 
 
 def test_what_explains_a_class_follows_the_text_on_clip() -> None:
-    on_vit, on_clip = (method_named("gradcam")(opened(kind)) for kind in MODELS)
+    on_vit, on_clip = (method_class("gradcam")(opened(kind)) for kind in MODELS)
     assert (on_vit.info.class_conditioned, on_vit.info.text_conditioned) == (True, False)
     assert (on_clip.info.class_conditioned, on_clip.info.text_conditioned) == (False, True)
     assert "templates" not in on_vit.settings
@@ -394,7 +395,7 @@ def test_what_explains_a_class_follows_the_text_on_clip() -> None:
 
 
 def test_a_wide_picture_is_squeezed_into_the_square_and_its_map_comes_back_wide(tmp_path: Path) -> None:
-    method = method_named("lrp").load(vit_folder(tmp_path)[0], device="cpu")
+    method = method_class("lrp").load(vit_folder(tmp_path)[0], device="cpu")
     maps = method.explain(picture(90, 40), ["house"])
     assert maps.scores.shape == (1, 32, 32)
     assert maps.pixels().shape == (1, 40, 90)
@@ -406,11 +407,11 @@ def test_relevance_can_be_had_in_float64(name: str, kind: str) -> None:
     family, plain = opened(kind).family, MODELS[kind]().requires_grad_(False)
     words = tokenizers()[0] if kind == "clip" else None
     single = Opened(plain, family, "tiny", family.mean, family.std, words)
-    rough = method_named(name)(single).explain(picture(), ["house"]).scores
-    double = method_named(name)(single, dtype="float64")
+    rough = method_class(name)(single).explain(picture(), ["house"]).scores
+    double = method_class(name)(single, dtype="float64")
     assert double._view.first_token.dtype == torch.float64
     fine = double.explain(picture(), ["house"]).scores
-    exact = method_named(name)(opened(kind)).explain(picture(), ["house"]).scores
+    exact = method_class(name)(opened(kind)).explain(picture(), ["house"]).scores
     assert fine.dtype == torch.float32
     torch.testing.assert_close(fine, exact, rtol=0, atol=1e-5 * float(exact.abs().max()))
     assert (rough - exact).abs().max() >= (fine - exact).abs().max()
@@ -419,29 +420,29 @@ def test_relevance_can_be_had_in_float64(name: str, kind: str) -> None:
 def test_input_norm(tmp_path: Path) -> None:
     folder, _ = vit_folder(tmp_path)
     correct, reference = (
-        method_named("vit-attention").load(folder, device="cpu", input_norm=norm)._pixels(picture())
+        method_class("vit-attention").load(folder, device="cpu", input_norm=norm)._pixels(picture())
         for norm in ("correct", "reference")
     )
     torch.testing.assert_close(correct, 2 * reference - 1)
     assert 0 <= reference.min() < reference.max() <= 1
     (Path(folder) / "preprocessor_config.json").write_text('{"image_mean": [0, 0.5, 1], "image_std": [1, 2, 4]}')
-    own = method_named("vit-attention").load(folder, device="cpu")._pixels(picture())
+    own = method_class("vit-attention").load(folder, device="cpu")._pixels(picture())
     mean, std = (torch.tensor(v)[:, None, None] for v in ([0, 0.5, 1], [1, 2, 4]))
     torch.testing.assert_close(own, (reference - mean) / std)
 
 
 def test_backbones(tmp_path: Path) -> None:
     clip, vit = clip_folder(tmp_path)[0], vit_folder(tmp_path)[0]
-    assert method_named("lrp").load(clip, device="cpu").settings["backbone"] == "clip"
-    assert method_named("lrp").load(vit, device="cpu", backbone="imagenet-vit").settings["backbone"] == "imagenet-vit"
+    assert method_class("lrp").load(clip, device="cpu").settings["backbone"] == "clip"
+    assert method_class("lrp").load(vit, device="cpu", backbone="imagenet-vit").settings["backbone"] == "imagenet-vit"
     with pytest.raises(ModelError, match="type vit; needed: CLIPModel"):
-        method_named("lrp").load(vit, device="cpu", backbone="clip")
+        method_class("lrp").load(vit, device="cpu", backbone="clip")
     with pytest.raises(ModelError, match="type vit; needed: CLIPModel"):
-        method_named("textspan").load(vit, device="cpu")
+        method_class("textspan").load(vit, device="cpu")
     with pytest.raises(RecipeError, match="no backbone 'resnet'"):
-        method_named("lrp").load(vit, device="cpu", backbone="resnet")
+        method_class("lrp").load(vit, device="cpu", backbone="resnet")
     with pytest.raises(ModelError, match=r"the weights have no classifier\.bias for ViTForImageClassification"):
-        method_named("lrp").load(dino_folder(tmp_path)[0], device="cpu")
+        method_class("lrp").load(dino_folder(tmp_path)[0], device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -457,15 +458,15 @@ def test_backbones(tmp_path: Path) -> None:
 )
 def test_impossible_settings(name: str, options: dict[str, Any], said: str) -> None:
     with pytest.raises(RecipeError, match=said):
-        method_named(name)(opened("imagenet-vit"), **options)
+        method_class(name)(opened("imagenet-vit"), **options)
 
 
 def test_a_method_on_a_model_of_its_own_refuses_another() -> None:
     with pytest.raises(ModelError, match=r"gradcam reads a vision model, not str\. Open it with method_named"):
-        method_named("gradcam")("demo")  # type: ignore[arg-type]
+        method_class("gradcam")("demo")  # type: ignore[arg-type]
 
 
 def test_a_concept_that_is_too_long_says_so() -> None:
-    method = method_named("gradcam")(opened("clip"))
+    method = method_class("gradcam")(opened("clip"))
     with pytest.raises(ConceptError, match=r"tokens with its template; tiny takes 77\. Shorten it"):
         method.explain(picture(), ["house " * 90])

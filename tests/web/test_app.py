@@ -20,13 +20,13 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from conceptlens.bench.datasets.scenes import make_scene
-from conceptlens.maps.image_maps import told_chance
+from conceptlens.maps.image_maps import chance_text
 from conceptlens.presence import add_presence
 from conceptlens.session import Session
 from conceptlens.web import Limits, create_app
 from conceptlens.web.app import STATIC
 from conceptlens.web.asking import opened
-from conceptlens.web.store import Picture
+from conceptlens.web.store import Picture, Store
 from conceptlens.web.wire import pack, unpack
 from conftest import hooks_left
 
@@ -55,6 +55,12 @@ def picture(tab: Tab, scene: Image.Image) -> str:
 WORDS = ["house", "tree", "sky"]
 
 
+def store_of(client: TestClient) -> Store:
+    """What the application remembers for its tabs."""
+    app: Any = client.app
+    return app.state.store
+
+
 def half(scores: torch.Tensor) -> np.ndarray:
     """Scores as they travel."""
     return scores.numpy().astype(np.float16).astype(np.float32)
@@ -80,7 +86,9 @@ def test_maps_of_a_painting_are_those_of_the_live_run(demo: Session, tab: Tab) -
     live = demo.generate("a red house", WORDS, seed=5, num_inference_steps=4, steps=(1, 3), keep=True)
     assert np.array_equal(arrays["scores"], half(live.scores))
     assert told["steps"] == [1, 3]
-    assert told["layers"] == list(live.recipe.layers)
+    assert live.recipe is not None
+    assert live.parts is not None
+    assert told["layers"] == list(live.recipe.layers or ())
     np.testing.assert_allclose(arrays["parts"], live.parts.numpy(), atol=0.5 / 255 + 1e-6)
     kept = Image.open(io.BytesIO(tab.get(f"/api/pictures/{done['picture']}").content))
     assert kept.tobytes() == live.image.tobytes()
@@ -93,7 +101,7 @@ def test_whether_a_word_is_there_is_told_as_the_library_tells_it(demo: Session, 
     asked = demo.probe(demo.read(image), ["house", "boat", "red"])
     known = add_presence(demo, asked).presence
     assert known is not None
-    assert told["presence"] == {word: told_chance(known[word]) for word in ("house", "boat", "red")}
+    assert told["presence"] == {word: chance_text(known[word]) for word in ("house", "boat", "red")}
     assert told["presence"]["boat"].startswith("no")
     assert told["presence"]["red"] == "cannot say"
 
@@ -188,12 +196,12 @@ CHANGING = [("POST", f"/api/{name}") for name in ("tabs", "paint", "read", "maps
 
 @pytest.mark.parametrize("headers", FOREIGN, ids=range(len(FOREIGN)))
 def test_pages_of_other_sites_are_turned_away(client: TestClient, tab: Tab, headers: dict[str, str]) -> None:
-    before = client.app.state.store.counts()["tabs"]
+    before = store_of(client).counts()["tabs"]
     for method, address in [*CHANGING, ("DELETE", "/api/jobs/none")]:
         answer = client.request(method, address, headers={**tab.headers, **headers})
         assert answer.status_code == 403, address
         assert answer.json()["error"] == "this page is not for use by other pages. Open its own address."
-    assert client.app.state.store.counts()["tabs"] == before
+    assert store_of(client).counts()["tabs"] == before
 
 
 def test_its_own_pages_are_not(client: TestClient) -> None:
@@ -227,7 +235,7 @@ def test_the_oldest_picture_makes_room(client: TestClient, tab: Tab, scene: Imag
     names = [tab.finish(tab.upload(png(scene)))["picture"] for _ in range(LIMITS.pictures + 1)]
     assert tab.get(f"/api/pictures/{names[0]}").status_code == 404
     assert [tab.get(f"/api/pictures/{name}").status_code for name in names[1:]] == [200] * LIMITS.pictures
-    assert client.app.state.store.counts()["pictures"] == LIMITS.pictures
+    assert store_of(client).counts()["pictures"] == LIMITS.pictures
 
 
 def test_new_tabs_do_not_push_out_one_that_is_used(demo: Session, scene: Image.Image) -> None:

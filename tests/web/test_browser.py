@@ -88,7 +88,8 @@ def test_paint_type_and_point(browser_address: str, address: str, demo: Session)
         assert "row 10 of 16" in browser.text("#where")
         assert "row 10 of 16" in browser.run("return document.getElementById('spoken').textContent")
         browser.run("document.getElementById('inside').open = true")
-        layers = demo.recipe().layers or ()
+        layers = demo.recipe().layers
+        assert layers
         most = "return Number(document.getElementById('layer').max)"
         browser.wait(lambda: browser.run(most) == len(layers), "the layers")
         browser.run("const s = document.getElementById('layer'); s.value = 1; s.dispatchEvent(new Event('input'))")

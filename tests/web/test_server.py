@@ -61,7 +61,7 @@ class Served:
             connection.close()
 
     def post(self, address: str, **fields: Any) -> tuple[int, bytes]:
-        headers = {"x-conceptlens-tab": self.tab, "content-type": "application/json"}
+        headers: dict[str, Any] = {"x-conceptlens-tab": self.tab, "content-type": "application/json"}
         return self.ask("POST", address, json.dumps(fields).encode(), **headers)
 
     def upload(self, data: bytes) -> str:

@@ -1,4 +1,4 @@
-"""Ablations and sweeps: one thing varies, all else stays. Each variant is a run of its own, so its rows are kept.
+"""Ablations and sweeps: one thing varies, all else stays. Each variant is a separate run with its own rows.
 
 Variants that need the same picture of the model share it: the image is read once, with all layers and queries, and
 probed once per variant.
@@ -6,7 +6,7 @@ probed once per variant.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -114,7 +114,7 @@ def ablate(
     track: Track = lambda rows, total: rows,
     command: str = "",
 ) -> dict[str, Report]:
-    """Runs every variant of an ablation; the same call goes on where it was interrupted.
+    """Runs every variant of an ablation; the same call resumes where it was interrupted.
 
     Args:
         spec: the run that varies; its method must read a concept stream.
@@ -122,7 +122,7 @@ def ablate(
         out: a folder per variant is made in it.
         limit: only the first images of the dataset.
         track: wraps the images as they are done, for a progress bar.
-        command: what to tell about how to repeat it.
+        command: how to repeat it, for the report.
 
     Returns:
         Reports by the variant's name, in the order of the table.
@@ -136,26 +136,27 @@ def ablate(
     options = spec.method_options(session.depth)
     reader = _SharedReader(session, options.get("preset"))
     scorers = {v.name: _VariantScorer(spec, _VariantMethod(session, reader, v, options), data, v) for v in chosen}
-    first = scorers[chosen[0].name]
+    first = next(iter(scorers.values()))
     ids = first.ids(limit)
-    tolds = {v.name: {**first.told(command), "variant": v.name} for v in chosen}
+    headers = {name: {**first.header(command), "variant": name} for name in scorers}
     with ExitStack() as stack:
         files = {
-            name: stack.enter_context(RowFile(out / _folder(name), scorer.settings, tolds[name]))
+            name: stack.enter_context(RowFile(out / _folder(name), scorer.settings, headers[name]))
             for name, scorer in scorers.items()
         }
         todo = [i for i in ids if any(i not in file.rows for file in files.values())]
-
-        def rows() -> Iterator[dict[str, Any]]:
-            for id_ in todo:
-                for name, file in files.items():
-                    if id_ not in file.rows:
-                        file.append(scorers[name](id_))
-                yield files[chosen[0].name].rows[id_]
-
-        for _ in track(rows(), len(todo)):
+        for _ in track(_rows(scorers, files, todo), len(todo)):
             pass
-        return {name: Report(*finish(file, tolds[name], ids)) for name, file in files.items()}
+        return {name: Report(*finish(file, headers[name], ids)) for name, file in files.items()}
+
+
+def _rows(scorers: Mapping[str, Scorer], files: Mapping[str, RowFile], ids: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Scores every image with every variant that lacks its row; yields the first variant's row."""
+    for id_ in ids:
+        for name, file in files.items():
+            if id_ not in file.rows:
+                file.append(scorers[name](id_))
+        yield next(iter(files.values())).rows[id_]
 
 
 class _SharedReader:
@@ -193,7 +194,7 @@ class _VariantMethod(StreamMethod):
         self._options = {"space": "output", **given, **variant.options}
         self._recipe = session.recipe(self._preset, **self._options)
 
-    def explain(self, image: Image.Image, concepts: Any, *, prompt: str = "", seed: int = 0) -> ConceptMaps:
+    def explain(self, image: Image.Image, concepts: Sequence[str], *, prompt: str = "", seed: int = 0) -> ConceptMaps:
         record = self._reader.read(image, prompt, seed, self._options)
         wanted = self._recipe.to_dict()
         changed = {k: v for k, v in wanted.items() if v != record.recipe.to_dict()[k] and k != "preset"}

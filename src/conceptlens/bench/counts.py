@@ -76,8 +76,8 @@ class BinaryCounts:
         if kind == "paired":
             return _ratio(right, 2 * valid - right)
         unions = (self.tp + self.fp + self.fn, self.tn + self.fp + self.fn)
-        found = [i / u for i, u in zip((self.tp, self.tn), unions, strict=True) if u > 0]
-        return float(np.mean(found)) if found else float("nan")
+        ratios = [i / u for i, u in zip((self.tp, self.tn), unions, strict=True) if u > 0]
+        return float(np.mean(ratios)) if ratios else float("nan")
 
 
 @dataclass(frozen=True)
@@ -135,8 +135,8 @@ class ClassCounts:
 
     def iou(self, *, void_in_union: bool = False) -> float:
         """Mean over the classes that are predicted or labelled."""
-        found = self.class_iou(void_in_union=void_in_union)
-        return float(np.nanmean(found)) if np.isfinite(found).any() else float("nan")
+        ratios = self.class_iou(void_in_union=void_in_union)
+        return float(np.nanmean(ratios)) if np.isfinite(ratios).any() else float("nan")
 
     def to_json(self) -> dict[str, list[int]]:
         """Sparse: class number to intersection, predicted, labelled, void_predicted."""

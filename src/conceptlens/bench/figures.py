@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from conceptlens.bench.report import Estimate, Report
 from conceptlens.bench.tables import HEADINGS
 from conceptlens.values.errors import ConceptlensError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SHOWN = ("miou", "accuracy", "ap")
 
@@ -17,7 +20,7 @@ class FigureError(ConceptlensError, RuntimeError):
     """A figure cannot be drawn."""
 
 
-def new_figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Figure:
     """An empty figure of so many inches, without any window system.
 
     Raises:
@@ -62,9 +65,9 @@ def draw(reports: Mapping[str, Report], axis: str, paths: Sequence[Path], *, com
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=8, ncols=3, frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.12))
     one = next(iter(reports.values()))
-    made = one.settings
-    told = f"{made['dataset']} · {made['model']} · protocol {one.protocol['name']} · {len(one.good)} images"
-    figure.supxlabel(f"{told}\n{command}", fontsize=6, color="0.4")
+    settings = one.settings
+    caption = f"{settings['dataset']} · {settings['model']} · protocol {one.protocol['name']} · {len(one.good)} images"
+    figure.supxlabel(f"{caption}\n{command}", fontsize=6, color="0.4")
     for path in paths:
         aside = path.with_name(f".{path.name}")
         figure.savefig(aside, dpi=150, format=path.suffix[1:])

@@ -3,7 +3,7 @@
 `paper` repeats the official scripts of ConceptAttention (arXiv 2502.04320), mistakes included; `fixed` is what we hold
 to be right; `chefer` is what the upstream papers of the rows "LRP" to "TransInterp" did (Chefer et al., CVPR 2021), and
 `gandelsman` what that of the row "TextSpan" did (Gandelsman et al., ICLR 2024), save that the class is the true one.
-`gt-prompt` and `full-vocab` ask two more questions of multi-class data: with the true classes told to the model in
+`gt-prompt` and `full-vocab` ask two more questions of multi-class data: with the true classes given to the model in
 the prompt, and with every class of the dataset as a candidate.
 """
 
@@ -49,7 +49,7 @@ class Protocol:
         distractors: concepts that compete and count as background.
         distractors_first: they stand before the targets in the list of concepts, else after them.
         candidates: the classes asked for: those "present" in the image, or "all" of the dataset.
-        prompt: what the model is told about the image: nothing, "a {target}", or all present classes.
+        prompt: what the model's prompt says about the image: nothing, "a {target}", or all present classes.
         image_size: images are squeezed to this square before the method sees them; None: as they are.
         image_filter: how.
         label_size: labels and scores are compared at this square; None: at the labels' own size.
@@ -187,30 +187,30 @@ def protocols(dataset: type[Dataset], method: str, *, streams: bool) -> dict[str
             differently: more concepts and an argmax mask on VOC; and blur for ConceptAttention alone.
     """
     if dataset.task == "multi":
-        found = _multi(dataset.background)
+        protocols = _multi(dataset.background)
         if not dataset.background:
-            found.pop("paper")
+            protocols.pop("paper")
     else:
-        found = _single(streams, voc=dataset.name == "voc-single")
+        protocols = _single(streams, voc=dataset.name == "voc-single")
         if method == "textspan":
-            found["gandelsman"] = _gandelsman(found["chefer"])
-    if "paper" in found and streams:
-        found["paper"] = _official_settings(found["paper"], dataset.name, method)
-    elif "paper" in found and method in _OFFICIAL_OPTIONS:
-        found["paper"] = replace(found["paper"], options=_OFFICIAL_OPTIONS[method])
-    return found
+            protocols["gandelsman"] = _gandelsman(protocols["chefer"])
+    if "paper" in protocols and streams:
+        protocols["paper"] = _official_settings(protocols["paper"], dataset.name, method)
+    elif "paper" in protocols and method in _OFFICIAL_OPTIONS:
+        protocols["paper"] = replace(protocols["paper"], options=_OFFICIAL_OPTIONS[method])
+    return protocols
 
 
 def _official_settings(protocol: Protocol, dataset: str, method: str) -> Protocol:
     """What the official ConceptAttention command sets; layers are those of a FLUX.1 with 19 blocks (`flux_layers`)."""
-    own = method == "concept-attention"
+    streams = method == "concept-attention"
     layers = (14, 15, 16, 17, 18) if dataset == "voc-single" else (14, 15, 16, 17)
     options: dict[str, Any] = {"preset": "paper", "flux_layers": layers, "noise": 0.5}
-    if own:
+    if streams:
         options |= {"samples": 5, "normalize": "linear"}
     if dataset.startswith("voc"):
         options |= {"noise": 0.5128, "samples": 1}
-    return replace(protocol, blur=own and dataset == "imagenet-seg", options=options)
+    return replace(protocol, blur=streams and dataset == "imagenet-seg", options=options)
 
 
 _WRONG_WORDS = ("daam", "cross-attention-prompt", "clip-as-rnn")

@@ -34,18 +34,18 @@ class Report:
     """Figures of one run.
 
     Attributes:
-        told: what `run.json` says: settings, command, versions, ...
+        header: what `run.json` says: settings, command, versions, ...
         rows: one per image, bad ones (with an `error`) included.
     """
 
-    told: dict[str, Any]
+    header: dict[str, Any]
     rows: Sequence[dict[str, Any]]
 
     @classmethod
     def load(cls, folder: Path | str) -> Report:
         """From the folder of a run, or of a saved report. Raises `RunError` when there is none."""
-        told, rows = read_rows(Path(folder))
-        return cls(told, sorted(rows, key=lambda row: row["id"]))
+        header, rows = read_rows(Path(folder))
+        return cls(header, sorted(rows, key=lambda row: row["id"]))
 
     def save(self, folder: Path | str) -> None:
         """Writes `report.json`: all figures, tables and paired differences come out of it as out of the run's rows.
@@ -53,11 +53,11 @@ class Report:
         Raises:
             RunError: when it cannot be written.
         """
-        write_report(Path(folder), self.told, self.rows)
+        write_report(Path(folder), self.header, self.rows)
 
     @property
     def settings(self) -> dict[str, Any]:
-        return self.told["settings"]
+        return self.header["settings"]
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -104,9 +104,9 @@ class Report:
             means = {"ap": f"ap_{ap}", **means}
         if single and ap != "pooled_minmax":
             means["ap_minmax"] = "ap_pooled_minmax"
-        found = {name: _mean(self.column(score)) for name, score in means.items()}
-        first = [name for name in ("accuracy", "miou", "ap") if name in micro or name in found]
-        both = {**micro, **found}
+        means_of_images = {name: _mean(self.column(score)) for name, score in means.items()}
+        first = [name for name in ("accuracy", "miou", "ap") if name in micro or name in means_of_images]
+        both = {**micro, **means_of_images}
         return {name: both[name] for name in [*first, *(n for n in both if n not in first)]}
 
     def _binary(self) -> dict[str, Estimate]:
@@ -124,7 +124,7 @@ class Report:
         return _micro(table, chosen)
 
     def _classes(self) -> dict[str, Estimate]:
-        table = classes_from_json([row["counts"]["classes"] for row in self.good], len(self.told["classes"]))
+        table = classes_from_json([row["counts"]["classes"] for row in self.good], len(self.header["classes"]))
         union = self.protocol["void_in_union"]
         chosen: dict[str, Callable[[np.ndarray], float]] = {
             "accuracy": lambda sums: ClassCounts(*sums.T).accuracy(),
@@ -138,10 +138,10 @@ class Report:
         """IoU of each class over the whole run (multi); empty for one target per image."""
         if self.protocol["task"] == "single":
             return {}
-        classes = self.told["classes"]
+        classes = self.header["classes"]
         table = classes_from_json([row["counts"]["classes"] for row in self.good], len(classes)).sum(0)
-        found = ClassCounts(*table.T).class_iou(void_in_union=self.protocol["void_in_union"])
-        return {name: float(value) for name, value in zip(classes, found, strict=True) if np.isfinite(value)}
+        values = ClassCounts(*table.T).class_iou(void_in_union=self.protocol["void_in_union"])
+        return {name: float(value) for name, value in zip(classes, values, strict=True) if np.isfinite(value)}
 
     def summary(self) -> dict[str, Any]:
         """Everything but the rows, as plain JSON values."""
@@ -152,7 +152,7 @@ class Report:
             "bad_images": len(self.bad),
             "seconds_per_image": self.seconds,
             "paper": self.paper,
-            **self.told,
+            **self.header,
         }
 
     @property

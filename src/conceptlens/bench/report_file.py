@@ -3,37 +3,37 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 Rows = Sequence[Mapping[str, Any]]
 
 
-def to_text(told: Mapping[str, Any], rows: Rows) -> str:
-    """JSON with the fields of `told`, the `columns` of rows with results, and the rows of images that `failed`.
+def to_text(header: Mapping[str, Any], rows: Rows) -> str:
+    """JSON with the fields of `header`, the `columns` of rows with results, and the rows of images that `failed`.
 
     Args:
-        told: what is known about the run, its `recipe` (see `RowFile`) included, which is left out of the rows.
+        header: what is known about the run, including its `recipe` (see `RowFile`), which the rows leave out.
         rows: one per image.
     """
     plain = [{name: value for name, value in row.items() if name != "recipe"} for row in rows]
     good = [row for row in plain if "error" not in row]
-    content = {**told, "columns": to_columns(good), "failed": [row for row in plain if "error" in row]}
+    content = {**header, "columns": to_columns(good), "failed": [row for row in plain if "error" in row]}
     return _lines(json.loads(json.dumps(content, default=list))) + "\n"
 
 
 def from_text(text: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """What `to_text` was given, failed rows last, numbers to the last bit.
+    """What `to_text` got, failed rows last, numbers to the last bit.
 
     Raises:
         ValueError, KeyError, TypeError: for any other text.
     """
-    told = json.loads(text)
-    rows = from_columns(told.pop("columns"))
-    return told, [*rows, *told.pop("failed")]
+    header = json.loads(text)
+    rows = from_columns(header.pop("columns"))
+    return header, [*rows, *header.pop("failed")]
 
 
-def to_columns(values: Sequence[Any]) -> Any:
+def to_columns(values: Sequence[Any]) -> object:
     """Objects that share their names become one object of columns, at any depth; other values stay a list."""
     names = list(values[0]) if values and isinstance(values[0], Mapping) else []
     if names and all(isinstance(value, Mapping) and set(value) == set(names) for value in values):
@@ -41,15 +41,15 @@ def to_columns(values: Sequence[Any]) -> Any:
     return list(values)
 
 
-def from_columns(columns: Any) -> list[Any]:
+def from_columns(columns: Mapping[str, Any] | Iterable[Any]) -> list[Any]:
     """The values again, one per image."""
     if not isinstance(columns, Mapping):
         return list(columns)
-    made = {name: from_columns(column) for name, column in columns.items()}
-    return [dict(zip(made, values, strict=True)) for values in zip(*made.values(), strict=True)]
+    columns_by_name = {name: from_columns(column) for name, column in columns.items()}
+    return [dict(zip(columns_by_name, values, strict=True)) for values in zip(*columns_by_name.values(), strict=True)]
 
 
-def _lines(value: Any, depth: int = 1) -> str:
+def _lines(value: object, depth: int = 1) -> str:
     """JSON with a line per name, so that a change shows in a diff, and a list on one line, so that it stays short."""
     if not isinstance(value, dict) or not value:
         return json.dumps(value, separators=(",", ":"))

@@ -1,4 +1,4 @@
-"""RowFile: one JSON line per image, appended as it is made, safe to interrupt at any moment."""
+"""RowFile: one JSON line per image, appended as soon as it is scored, safe to interrupt at any moment."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ class RowFile:
     Args:
         folder: of the run; made if it is not there.
         settings: all that the rows depend on.
-        told: what else to note in `run.json`, such as the command and versions; may change between starts.
+        header: what else to note in `run.json`, such as the command and versions; may change between starts.
 
     Raises:
         RunError: when the folder holds a run with other settings, another process is writing to it, or it cannot be
             written.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any], told: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, Any], header: Mapping[str, Any]) -> None:
         self.folder, self.recipe = folder, fingerprint(settings)
         self.settings = json.loads(json.dumps(settings, default=list))
         try:
@@ -71,7 +71,7 @@ class RowFile:
             raise RunError(f"another process is writing to {folder}. Wait for it, or choose another --out.") from error
         try:
             self._check_settings()
-            self.note(told)
+            self.note(header)
             self.rows = self._recover()
         except BaseException:
             self._file.close()
@@ -83,9 +83,9 @@ class RowFile:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
         self._file.close()
 
-    def note(self, told: Mapping[str, Any]) -> None:
-        """Writes `run.json`: the settings and what else is told."""
-        content = {"recipe": self.recipe, "settings": self.settings, **told}
+    def note(self, header: Mapping[str, Any]) -> None:
+        """Writes `run.json`: the settings and the rest of the header."""
+        content = {"recipe": self.recipe, "settings": self.settings, **header}
         _replace(self.folder / RUN, json.dumps(content, indent=1) + "\n")
 
     def append(self, row: Mapping[str, Any]) -> None:
@@ -119,7 +119,7 @@ class RowFile:
     def _recover(self) -> dict[str, dict[str, Any]]:
         self._file.seek(0)
         stored = self._file.read()
-        rows, kept, dropped = {}, [], bool(stored) and not stored.endswith(b"\n")
+        rows, lines, dropped = {}, [], bool(stored) and not stored.endswith(b"\n")
         for line in stored.split(b"\n"):
             row = _parsed(line)
             if row is None or "error" in row or row["id"] in rows:
@@ -131,9 +131,9 @@ class RowFile:
                     "Choose another --out, or remove the folder."
                 )
             rows[row["id"]] = row
-            kept.append(line)
+            lines.append(line)
         if dropped:
-            self._rewrite(kept)
+            self._rewrite(lines)
         return rows
 
     def _rewrite(self, lines: list[bytes]) -> None:
@@ -165,15 +165,15 @@ def read_rows(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise RunError(f"{path} is damaged ({one_line(error)}). Get it again, or remove it.") from error
     try:
-        told = json.loads((folder / RUN).read_text())
+        header = json.loads((folder / RUN).read_text())
         lines = (folder / ROWS).read_bytes().split(b"\n")
     except (OSError, ValueError) as error:
         raise RunError(f"{folder} holds no run ({one_line(error)}). Make one with conceptlens bench --out.") from error
     rows = {row["id"]: row for row in map(_parsed, lines) if row is not None}
-    return told, list(rows.values())
+    return header, list(rows.values())
 
 
-def write_report(folder: Path, told: Mapping[str, Any], rows: report_file.Rows) -> None:
+def write_report(folder: Path, header: Mapping[str, Any], rows: report_file.Rows) -> None:
     """Writes a finished run as `report.json`, which `read_rows` reads; the folder is made if it is not there.
 
     Raises:
@@ -181,7 +181,7 @@ def write_report(folder: Path, told: Mapping[str, Any], rows: report_file.Rows) 
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _replace(folder / REPORT, report_file.to_text(told, rows))
+        _replace(folder / REPORT, report_file.to_text(header, rows))
     except OSError as error:
         raise RunError(f"cannot write to {folder}: {error.strerror}. Choose another folder.") from error
 
@@ -200,7 +200,7 @@ def _replace(path: Path, text: str) -> None:
     aside.replace(path)
 
 
-def _difference(old: Any, new: Any, name: str = "settings") -> tuple[str, Any, Any]:
+def _difference(old: object, new: object, name: str = "settings") -> tuple[str, Any, Any]:
     """The first place where two settings differ."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted(set(old) | set(new)):

@@ -16,7 +16,7 @@ from conceptlens.bench.scorer import RunSpec, Scorer
 Track = Callable[[Iterable[dict[str, Any]], int], Iterable[dict[str, Any]]]
 
 
-def run(
+def run(  # noqa: PLR0913 - a public call: one keyword for each thing that a run may vary
     spec: RunSpec,
     out: Path | str | None = None,
     *,
@@ -31,12 +31,12 @@ def run(
 
     Args:
         spec: what to run.
-        out: folder of the run; the rows are not kept when None. The same call goes on where it was interrupted.
+        out: folder of the run; rows are not stored when None. The same call resumes where it was interrupted.
         limit: only the first images of the dataset.
         engine: "local", or "ray" (see `conceptlens.bench.ray_engine`).
         workers: processes of the "ray" engine, each with its own model.
         track: wraps the rows as they come, for a progress bar; gets their number too.
-        command: what to tell about how to repeat it.
+        command: how to repeat it, for the report.
         scorer: an open one, in place of opening the spec.
 
     Raises:
@@ -45,22 +45,22 @@ def run(
     if out is not None:
         check_folder(Path(out))
     scorer = scorer or Scorer(spec)
-    ids, told = scorer.ids(limit), scorer.told(command)
+    ids, header = scorer.ids(limit), scorer.header(command)
     if out is None:
-        made = {row["id"]: row for row in track(_rows(scorer, ids, engine, workers), len(ids))}
-        return {"recipe": fingerprint(scorer.settings), "settings": scorer.settings, **told}, [made[i] for i in ids]
-    with RowFile(Path(out), scorer.settings, told) as file:
+        rows = {row["id"]: row for row in track(_rows(scorer, ids, engine, workers), len(ids))}
+        return {"recipe": fingerprint(scorer.settings), "settings": scorer.settings, **header}, [rows[i] for i in ids]
+    with RowFile(Path(out), scorer.settings, header) as file:
         todo = [i for i in ids if i not in file.rows]
         for row in track(_rows(scorer, todo, engine, workers), len(todo)):
             file.append(row)
-        return finish(file, told, ids)
+        return finish(file, header, ids)
 
 
-def finish(file: RowFile, told: Mapping[str, Any], ids: Sequence[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def finish(file: RowFile, header: Mapping[str, Any], ids: Sequence[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Notes what is known at the end of a run, and returns what `run.json` says and the rows of `ids`."""
-    told = {**told, "peak_memory_mb": _peak_memory()}
-    file.note(told)
-    return {"recipe": file.recipe, "settings": file.settings, **told}, [file.rows[i] for i in ids if i in file.rows]
+    header = {**header, "peak_memory_mb": _peak_memory()}
+    file.note(header)
+    return {"recipe": file.recipe, "settings": file.settings, **header}, [file.rows[i] for i in ids if i in file.rows]
 
 
 def _peak_memory() -> int:

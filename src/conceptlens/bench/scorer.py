@@ -103,7 +103,7 @@ class Scorer:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that a row depends on, besides the image."""
+        """Everything a row depends on, apart from the image."""
         return {
             "dataset": self.spec.dataset,
             "data_options": dict(self.spec.data_options),
@@ -114,7 +114,7 @@ class Scorer:
             "seed": self.spec.seed,
         }
 
-    def told(self, command: str) -> dict[str, Any]:
+    def header(self, command: str) -> dict[str, Any]:
         """What else to note about a run; may change between its starts."""
         return {
             "command": command,

@@ -25,7 +25,7 @@ _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "nearest": Image.Resampling.NEA
 
 @dataclass(frozen=True)
 class Scored:
-    """One image: counts that add up over images, and scores of its own (NaN where there is none)."""
+    """One image: counts that add up over images, and its own scores (NaN where there is none)."""
 
     counts: dict[str, Any]
     scores: dict[str, float]
@@ -97,21 +97,21 @@ def binary_mask(
 def _score_single(native: Tensor, target: int, labels: np.ndarray, protocol: Protocol) -> Scored:
     height, width = labels.shape
     others = [i for i in range(len(native)) if i != target]
-    own = resize(native[target][None], height, width, protocol.score_filter)[0]
+    scored = resize(native[target][None], height, width, protocol.score_filter)[0]
     if protocol.clip:
-        own = own.clamp_min(0)
+        scored = scored.clamp_min(0)
     if protocol.stretch:
-        own = unit_range(own)
-        mask = (own.double() > own.double().mean()).numpy()
+        scored = unit_range(scored)
+        mask = (scored.double() > scored.double().mean()).numpy()
     else:
         mask = resize(binary_mask(native, target, others, protocol)[None].float(), height, width, "nearest")[0] > 0.5
         mask = mask.numpy()
     counts = BinaryCounts.of(mask, labels)
     valid = labels != VOID
-    truth, raw = labels[valid] == 1, own.numpy()[valid]
+    truth, raw = labels[valid] == 1, scored.numpy()[valid]
     # Stretched by the extremes of the native map, as in the official ImageNet script, unless it was clipped at the
     # label size; a constant map says nothing.
-    extremes = own if protocol.clip else native[target]
+    extremes = scored if protocol.clip else native[target]
     constant = bool(extremes.max() <= extremes.min())
     stretched = resize(unit_range(extremes)[None], height, width, protocol.score_filter)[0].numpy()[valid]
     values = {

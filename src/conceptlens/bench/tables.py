@@ -87,13 +87,13 @@ def _board(dataset: str, protocol: str, reports: list[Report]) -> Table:
         figures = [str(report.metrics[n]) if n in report.metrics else "" for n in names]
         beside = [" / ".join(f"{v:.2f}" for v in paper) if paper else ""] if theirs else []
         images = str(len(report.good)) + (f" ({len(report.bad)} bad)" if report.bad else "")
-        peak = str(report.told.get("peak_memory_mb", ""))
+        peak = str(report.header.get("peak_memory_mb", ""))
         body.append((report.method, report.settings["model"], *figures, *beside, images, f"{report.seconds}", peak))
-    notes = [f"{told_protocol(report.protocol)} 95% bootstrap intervals over images." for report in reports[:1]]
-    different = {told_protocol(r.protocol) for r in reports}
+    notes = [f"{protocol_line(report.protocol)} 95% bootstrap intervals over images." for report in reports[:1]]
+    different = {protocol_line(r.protocol) for r in reports}
     if len(different) > 1:
-        notes = [f"{r.method}: {told_protocol(r.protocol)}" for r in reports] + ["95% bootstrap intervals over images."]
-    commands = [r.told["command"] for r in reports if r.told.get("command")]
+        notes = [f"{r.method}: {protocol_line(r.protocol)}" for r in reports] + ["95% bootstrap intervals over images."]
+    commands = [r.header["command"] for r in reports if r.header.get("command")]
     return Table(f"{dataset}, protocol {protocol}", head, tuple(body), (*notes, *(f"`{c}`" for c in commands)))
 
 
@@ -110,13 +110,13 @@ def ablation_table(reports: Mapping[str, Report], axis: str, command: str) -> Ta
     settings = one.settings
     notes = (
         f"{settings['dataset']}, {len(one.good)} images, model {settings['model']}, seed {settings['seed']}. "
-        f"{told_protocol(one.protocol)} 95% bootstrap intervals over images.",
+        f"{protocol_line(one.protocol)} 95% bootstrap intervals over images.",
         f"`{command}`",
     )
     return Table(f"Ablation: {axis}", (axis, *(HEADINGS[n] for n in names), *paper), tuple(body), notes)
 
 
-def told_protocol(protocol: dict) -> str:
+def protocol_line(protocol: dict) -> str:
     """Every field of a protocol, in one line."""
     fields = ", ".join(f"{k}={_plain(v)}" for k, v in protocol.items() if k != "name")
     return f"Protocol {protocol['name']}: {fields}."

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -32,6 +32,9 @@ from conceptlens.cli.options import (
 )
 from conceptlens.cli.options import settings as parse_settings
 from conceptlens.values.errors import RecipeError
+
+if TYPE_CHECKING:
+    from conceptlens.bench.report import Report
 
 bench = typer.Typer(rich_markup_mode=None)
 
@@ -90,8 +93,8 @@ def _run(
     limit = limit or DEFAULT_LIMITS.get(dataset)
     bar = _Bar(dataset, json_)
     with _resumable():
-        told, rows = run(spec, out, limit=limit, engine=engine, workers=workers, track=bar.track, command=_command())
-    report = Report(told, rows)
+        header, rows = run(spec, out, limit=limit, engine=engine, workers=workers, track=bar.track, command=_command())
+    report = Report(header, rows)
     _check_scored(report)
     if json_:
         say(json.dumps(report.summary()))
@@ -100,7 +103,7 @@ def _run(
 
 
 def _command_of(dataset: str) -> Callable[..., None]:
-    """`_run` on one dataset, with the options of `_run`: each dataset is a command of its own."""
+    """`_run` on one dataset, with the options of `_run`: each dataset is a separate command."""
 
     def command(**options: Any) -> None:
         _run(dataset, **options)
@@ -152,11 +155,11 @@ def ablate_(
         reports = ablate(spec, axis, folder, limit=limit, track=bar.track, command=_command())
     for report in reports.values():
         _check_scored(report)
-    made = ablation_table(reports, axis, _command())
+    ablation = ablation_table(reports, axis, _command())
     for ending, kind in (("md", "markdown"), ("tex", "latex"), ("csv", "csv")):
-        (folder / f"{axis}.{ending}").write_text(made.render(kind) + "\n")
+        (folder / f"{axis}.{ending}").write_text(ablation.render(kind) + "\n")
     draw(reports, axis, [folder / f"{axis}.png", folder / f"{axis}.svg"], command=_command())
-    say(made.render(form))
+    say(ablation.render(form))
     say(f"{folder}/{axis}.png, .svg, .md, .tex, .csv")
 
 
@@ -172,9 +175,9 @@ def report_(
     from conceptlens.bench.rows import REPORT, RUN, RunError
     from conceptlens.bench.tables import leaderboard
 
-    found = sorted({path.parent for folder in folders for name in (RUN, REPORT) for path in folder.rglob(name)})
+    runs = sorted({path.parent for folder in folders for name in (RUN, REPORT) for path in folder.rglob(name)})
     # Runs of `bench fidelity` have no dataset and no masks.
-    reports = [report for report in map(Report.load, found) if "dataset" in report.settings]
+    reports = [report for report in map(Report.load, runs) if "dataset" in report.settings]
     if not reports:
         raise RunError(f"no run in {', '.join(map(str, folders))}. Make one with conceptlens bench ... --out.")
     if json_:
@@ -197,7 +200,7 @@ def _resumable() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        console().print("stopped; the rows so far are kept, and the same command goes on from there")
+        console().print("stopped; finished rows are saved, and the same command resumes from there")
         raise typer.Exit(130) from None
 
 
@@ -205,7 +208,7 @@ def _command() -> str:
     return f"conceptlens {shlex.join(sys.argv[1:])}"
 
 
-def _check_scored(report: Any) -> None:
+def _check_scored(report: "Report") -> None:
     """Names the images that were skipped.
 
     Raises:
@@ -222,8 +225,8 @@ def _check_scored(report: Any) -> None:
         note(f"{len(report.bad)} images were skipped in all")
 
 
-def _show(report: Any) -> None:
-    from conceptlens.bench.tables import HEADINGS, told_protocol
+def _show(report: "Report") -> None:
+    from conceptlens.bench.tables import HEADINGS, protocol_line
 
     settings = report.settings
     title = f"{settings['method']} on {settings['dataset']}, protocol {report.protocol['name']}"
@@ -234,10 +237,10 @@ def _show(report: Any) -> None:
     if report.paper:
         say(f"paper: {' / '.join(map(str, report.paper))} (Acc / mIoU / AP, per cent)")
     counted = f"{len(report.good)} images" + (f", {len(report.bad)} bad" if report.bad else "")
-    peak = f" · peak {report.told['peak_memory_mb']} MB" if "peak_memory_mb" in report.told else ""
+    peak = f" · peak {report.header['peak_memory_mb']} MB" if "peak_memory_mb" in report.header else ""
     say(f"{counted} · model {settings['model']} · seed {settings['seed']} · {report.seconds} s/image{peak}")
-    say(told_protocol(report.protocol))
-    say(f"Intervals by bootstrap over images · {report.told['command']}")
+    say(protocol_line(report.protocol))
+    say(f"Intervals by bootstrap over images · {report.header['command']}")
 
 
 class _Bar:

@@ -41,7 +41,7 @@ from conceptlens.cli.options import (
     settings,
 )
 from conceptlens.cli.results import explain, finish, judged, open_session, refined
-from conceptlens.values.errors import ModelError, RecipeError
+from conceptlens.values.errors import RecipeError
 
 app = typer.Typer(
     help="See where a diffusion transformer sees a concept.",
@@ -55,11 +55,11 @@ app = typer.Typer(
 class _Bench(TyperGroup):
     """The commands of `bench`, built when one of them is asked for, since that takes as long as all the others."""
 
-    def list_commands(self, ctx: Any) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ANN401 - whose click, is a matter of typer's version
         self._fill()
         return super().list_commands(ctx)
 
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ANN401 - likewise
         self._fill()
         return super().get_command(ctx, cmd_name)
 
@@ -131,10 +131,10 @@ def generate(
     check_request(options, prompt=prompt, concepts=concept or None, seed=seed, out=out, preset=preset, abstain=abstain)
     options |= given(guide=guidance_of(guide, options), compare=compare or None, preset=preset)
     session = open_session(model, device, offload, single_stream, quiet=json_)
-    made = session.generate(prompt, concept or None, seed=seed, **options)
-    several = made if isinstance(made, list) else [made]
-    told = [refined(judged(session, maps), edges, abstain) for maps in several]
-    finish(told if isinstance(made, list) else told[0], out, json_)
+    painted: Any = session.generate(prompt, concept or None, seed=seed, **options)
+    several: list[Any] = painted if isinstance(painted, list) else [painted]
+    results = [refined(judged(session, maps), edges, abstain) for maps in several]
+    finish(results if isinstance(painted, list) else results[0], out, json_)
 
 
 @app.command()
@@ -165,7 +165,7 @@ def read(
     """Map concepts in an existing IMAGE."""
     if method is not None:
         if record is not None or space is not None:
-            raise RecipeError("--record and --space are of concept attention alone. Drop them, or --method.")
+            raise RecipeError("--record and --space are of what a model reads by itself. Drop them, or --method.")
         check_method(method)
         options = recipe_options(None, raw, layers, isolate) | given(noise=noise, samples=samples) | settings(set_)
         check_request({}, concepts=concept, seed=seed, out=out, abstain=abstain)
@@ -233,10 +233,10 @@ def doctor(
     from conceptlens.diagnosis import doctor as examine
 
     with console().status("examining the model"):
-        found = examine(model, height=height, width=width, frames=frames)
-    told = {**asdict(found), "ok": found.ok}
-    say(json.dumps(told, default=str) if json_ else found.describe())
-    if not found.ok:
+        diagnosis = examine(model, height=height, width=width, frames=frames)
+    content = {**asdict(diagnosis), "ok": diagnosis.ok}
+    say(json.dumps(content, default=str) if json_ else diagnosis.describe())
+    if not diagnosis.ok:
         raise typer.Exit(2)
 
 
@@ -284,9 +284,5 @@ def app_(
     names = tuple(allow_host or ())
     allowed_hosts(host, names)  # refused before a model is opened
     session = open_session(model, device, offload, single_stream, quiet=True)
-    if not session.depth:
-        raise ModelError(
-            f"{session.model_id} is a U-Net, which cannot be asked again; the page needs a diffusion transformer. "
-            "Use generate, with or without --guide."
-        )
+    session.require("record")  # the page asks what it painted for further words
     serve(session, host, port, browser, announce=lambda url: say(f"{url}  (stop with Ctrl-C)"), allow_hosts=names)

@@ -41,39 +41,38 @@ def fidelity(
         with console().status("opening the models"):
             return open_scorer(metric, model, second=second, device=device)
 
-    found = run(
+    summary = run(
         opened, images, prompts, out or Path("out/fidelity", metric), limit=limit,
         command=f"conceptlens {shlex.join(sys.argv[1:])}",
         track=lambda rows, total: progress(
             rows, metric, total, console=console(), transient=True, disable=json_ or not console().is_terminal
         ),
     )  # fmt: skip
-    if not found["pictures"]:
-        raise FidelityError(
-            f"none of {len(found['bad'])} pictures could be scored; {found['bad'][0]['id']}: {found['bad'][0]['error']}"
-        )
-    say(json.dumps(found)) if json_ else _show(found)
+    if not summary["pictures"]:
+        bad = summary["bad"]
+        raise FidelityError(f"none of {len(bad)} pictures could be scored; {bad[0]['id']}: {bad[0]['error']}")
+    say(json.dumps(summary)) if json_ else _show(summary)
 
 
-def _show(found: dict[str, Any]) -> None:
-    settings = found["settings"]
+def _show(summary: dict[str, Any]) -> None:
+    settings = summary["settings"]
     shown = table("score", "mean", "95% interval", "prompts", title=settings["metric"])
-    for name, (value, low, high) in found["metrics"].items():
-        shown.add_row(name, f"{value:.4f}", f"{low:.4f} to {high:.4f}", str(found["prompts"][name]))
-    if "tifa" in found:
-        figures = found["tifa"]
+    for name, (value, low, high) in summary["metrics"].items():
+        shown.add_row(name, f"{value:.4f}", f"{low:.4f} to {high:.4f}", str(summary["prompts"][name]))
+    if "tifa" in summary:
+        figures = summary["tifa"]
         for kind, value in figures["accuracy_by_type"].items():
             shown.add_row(f"  {kind}", f"{value:.4f}", "", f"{figures['questions_by_type'][kind]} questions")
     show(shown)
-    for bad in found["bad"][:5]:
+    for bad in summary["bad"][:5]:
         note(f"skipped {bad['id']}: {bad['error']}")
-    if len(found["bad"]) > 5:
-        note(f"{len(found['bad'])} pictures were skipped in all")
-    missing = found["prompts_without_picture"]
-    told = f"{found['pictures']} pictures" + (f" · {missing} prompts without a picture" if missing else "")
-    if "tifa" in found and found["tifa"]["tifa_stdev"] is not None:
-        told += f" · standard deviation over captions {found['tifa']['tifa_stdev']:.4f}"
-    say(told)
+    if len(summary["bad"]) > 5:
+        note(f"{len(summary['bad'])} pictures were skipped in all")
+    missing = summary["prompts_without_picture"]
+    line = f"{summary['pictures']} pictures" + (f" · {missing} prompts without a picture" if missing else "")
+    if "tifa" in summary and summary["tifa"]["tifa_stdev"] is not None:
+        line += f" · standard deviation over captions {summary['tifa']['tifa_stdev']:.4f}"
+    say(line)
     say("Protocol: " + ", ".join(f"{key}={value}" for key, value in settings.items()))
-    say("Versions: " + ", ".join(f"{name} {version}" for name, version in found["versions"].items()))
-    say(f"Means over prompts of means over their pictures, intervals by bootstrap over prompts · {found['command']}")
+    say("Versions: " + ", ".join(f"{name} {version}" for name, version in summary["versions"].items()))
+    say(f"Means over prompts of means over their pictures, intervals by bootstrap over prompts · {summary['command']}")

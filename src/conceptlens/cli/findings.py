@@ -2,8 +2,9 @@
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +12,10 @@ from conceptlens.cli.checks import check_request
 from conceptlens.cli.options import Device, Seed, Settings, console, say, show, table
 from conceptlens.cli.options import settings as parse_settings
 from conceptlens.values.errors import RecipeError
+
+if TYPE_CHECKING:
+    from conceptlens.bench.findings.finding import Finding
+    from conceptlens.bench.findings.painting import Painting
 
 NAMES = ("maps", "embeddings", "attention", "sink", "outcomes")
 
@@ -43,36 +48,43 @@ def findings(
         raise RecipeError(f"no finding {name!r}. Known: {', '.join(NAMES)}.")
     size, options = _size(attention_size), parse_settings(set_)
     check_request({}, seed=seed, out=out)
-    from conceptlens.readers.loading import demo_folder as demo_transformer
     from conceptlens.readers.opening import quiet_loading
 
     with quiet_loading(progress=False):
-        from conceptlens.bench.findings import binding, maps, sink
-        from conceptlens.bench.findings.outcomes import outcomes
         from conceptlens.bench.findings.painting import DEMO, Painting
         from conceptlens.bench.findings.prompts import prompts_named
-        from conceptlens.guidance import demo_folder
-        from conceptlens.readers.text_side import load_text_side
 
     asked = prompts_named(prompts or ("scenes" if model in (DEMO, "demo") else "objects"), limit)
     painting = Painting(model, step, options, size, device)
-    command = f"conceptlens {shlex.join(sys.argv[1:])}"
     with console().status(f"measuring {name} on {len(asked)} prompts"):
-        if name == "outcomes":
-            made = outcomes(painting, asked, verdicts, out, seed=seed)
-            if isinstance(made, str):
-                say(made)
-                return
-        elif name == "maps":
-            made = maps.measure(painting, asked, seed=seed)
-        else:
-            measures = {"embeddings": binding.embeddings, "attention": binding.attention, "sink": sink.measure}
-            folder = {DEMO: demo_folder(), "demo": demo_transformer()}.get(model, model)
-            made = measures[name](model, load_text_side(folder, device=device), asked)
-        made.save(out, command)
-    _show(made)
-    say(f"{made.counted()} · model {model}")
+        finding = _measured(name, painting, asked, verdicts, out, seed)
+        if isinstance(finding, str):
+            say(finding)
+            return
+        finding.save(out, f"conceptlens {shlex.join(sys.argv[1:])}")
+    _show(finding)
+    say(f"{finding.counted()} · model {model}")
     say(f"{out / name}.json, {out / name}.png")
+
+
+def _measured(
+    name: str, painting: "Painting", prompts: Sequence[str], verdicts: Path | None, out: Path, seed: int
+) -> "Finding | str":
+    """The finding; a text where its pictures must be judged first (`outcomes`)."""
+    from conceptlens.bench.findings import binding, maps, sink
+    from conceptlens.bench.findings.outcomes import outcomes
+    from conceptlens.bench.findings.painting import DEMO
+    from conceptlens.guidance import demo_folder
+    from conceptlens.readers.loading import demo_folder as demo_transformer
+    from conceptlens.readers.text_side import load_text_side
+
+    if name == "outcomes":
+        return outcomes(painting, prompts, verdicts, out, seed=seed)
+    if name == "maps":
+        return maps.measure(painting, prompts, seed=seed)
+    measures = {"embeddings": binding.embeddings, "attention": binding.attention, "sink": sink.measure}
+    folder = {DEMO: demo_folder(), "demo": demo_transformer()}.get(painting.model, painting.model)
+    return measures[name](painting.model, load_text_side(folder, device=painting.device), prompts)
 
 
 def _size(text: str | None) -> tuple[int, int] | None:
@@ -84,10 +96,10 @@ def _size(text: str | None) -> tuple[int, int] | None:
     return int(rows), int(cols)
 
 
-def _show(made: Any) -> None:
-    shown = table(*made.table.head, title=made.table.title)
-    for row in made.table.body:
+def _show(finding: "Finding") -> None:
+    shown = table(*finding.table.head, title=finding.table.title)
+    for row in finding.table.body:
         shown.add_row(*row)
     show(shown)
-    for note in made.table.notes:
+    for note in finding.table.notes:
         say(note)

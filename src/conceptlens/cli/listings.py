@@ -12,9 +12,9 @@ def methods(json_: Json = False) -> None:
         say(json.dumps(listings.methods()))
         return
     shown = table("method", "text", "class", "gradients", "backbone", "what it is")
-    for name, told in listings.methods().items():
-        marks = ["yes" if told[key] else "no" for key in ("text_conditioned", "class_conditioned", "needs_grad")]
-        shown.add_row(name, *marks, told["backbone"] or "embedded demo model", told["summary"])
+    for name, facts in listings.methods().items():
+        marks = ["yes" if facts[key] else "no" for key in ("text_conditioned", "class_conditioned", "needs_grad")]
+        shown.add_row(name, *marks, facts["backbone"] or "embedded demo model", facts["summary"])
     show(shown)
 
 
@@ -25,8 +25,8 @@ def show_served(json_: bool) -> None:
         say(json.dumps(every))
         return
     shown = table("transformer class", "family", "tier", "blocks", "seen", "own text", "maps")
-    for told in every:
-        seen, error = f"{told['captured']}/{told['expected']}", f"{told['own_text_error'] or 0:.0e}"
-        row = (told["adapter"], told["tier"], str(told["blocks"]), seen, error)
-        shown.add_row(told["transformer"], *row, "yes" if told["ok"] else "no")
+    for facts in every:
+        seen, error = f"{facts['captured']}/{facts['expected']}", f"{facts['own_text_error'] or 0:.0e}"
+        row = (facts["adapter"], facts["tier"], str(facts["blocks"]), seen, error)
+        shown.add_row(facts["transformer"], *row, "yes" if facts["ok"] else "no")
     show(shown)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from conceptlens.guidance import Guidance
+
 MOST_LAYERS = 1000
 Model = Annotated[str | None, typer.Option(help="Hub id or folder; the embedded model if not given.", metavar="MODEL")]
 Concepts = Annotated[list[str], typer.Option("--concept", "-c", help="A word to find; repeat it for more.")]
@@ -102,7 +104,7 @@ def recipe_options(space: str | None, raw: bool, layers: str | None, isolate: bo
     )
 
 
-def guidance_of(name: str | None, options: dict[str, Any]) -> Any:
+def guidance_of(name: str | None, options: dict[str, Any]) -> Guidance | None:
     """The guidance that was asked for, or None; its settings, `guide.KEY`, are taken out of the options.
 
     Raises:

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from conceptlens.cli.options import console, note, say, show, table
 from conceptlens.values.errors import RecipeError
+
+if TYPE_CHECKING:
+    from conceptlens.maps.image_maps import ConceptMaps
+    from conceptlens.maps.video_maps import VideoMaps
+    from conceptlens.session import Session
+    from conceptlens.values.records import ImageRecord
+
+    Result = ConceptMaps | VideoMaps
 
 
 def explain(
@@ -19,7 +27,7 @@ def explain(
     seed: int,
     device: str | None,
     options: dict[str, Any],
-) -> Any:
+) -> ConceptMaps:
     from conceptlens.maps.picture_files import open_image
 
     picture = open_image(image)
@@ -33,7 +41,7 @@ def explain(
 
 def open_session(
     model: str | None, device: str | None = None, offload: bool = False, single_stream: bool = False, *, quiet: bool
-) -> Any:
+) -> Session:
     """Opens the model; the heavy imports happen here, so that `--help` and `--version` are quick."""
     from conceptlens.session import load
 
@@ -43,44 +51,49 @@ def open_session(
     return session
 
 
-def judged(session: Any, maps: Any, record: Any = None, *, again: bool = True) -> Any:
+def judged(session: Session, maps: Result, record: ImageRecord | None = None, *, again: bool = True) -> Result:
     """Maps with the chance of each concept to be in the picture, where the model can tell."""
+    from conceptlens.maps.image_maps import ConceptMaps
     from conceptlens.presence import add_presence
 
-    return maps if hasattr(maps, "images") else add_presence(session, maps, record, again=again)
+    return add_presence(session, maps, record, again=again) if isinstance(maps, ConceptMaps) else maps
 
 
-def refined(maps: Any, edges: bool, abstain: float) -> Any:
+def refined(maps: Result, edges: bool, abstain: float) -> Result:
+    """Maps whose masks follow edges or abstain, where that is asked for."""
+    from conceptlens.maps.video_maps import VideoMaps
+
     if not edges and not abstain:
         return maps
-    if hasattr(maps, "images"):
+    if isinstance(maps, VideoMaps):
         raise RecipeError("--edges and --abstain are of pictures; got a video. Drop them.")
     return maps.refined(edges=edges, abstain=abstain)
 
 
-def finish(made: Any, out: Path, json_: bool) -> None:
-    """Saves and shows one result, or each of several in a folder of its own."""
-    if isinstance(made, list):
-        for number, maps in enumerate(made):
-            finish(maps, out / str(number), json_)
+def finish(maps: Result | list[Result], out: Path, json_: bool) -> None:
+    """Saves and shows one result, or each of several in its own folder."""
+    if isinstance(maps, list):
+        for number, each in enumerate(maps):
+            finish(each, out / str(number), json_)
         return
-    maps = made
+    from conceptlens.maps.image_maps import chance_text
+    from conceptlens.maps.video_maps import VideoMaps
+
     maps.save(out)
     if json_:
         peaks = {name: round(float(maps[name].max()), 4) for name in maps.asked}
         say(json.dumps({"out": str(out), **maps.provenance(), "peak": peaks}))
         return
-    if hasattr(maps, "images"):  # a video
+    if isinstance(maps, VideoMaps):
         say(f"{out / 'overlay.gif'}, with every frame and maps.json beside it")
         say(maps.describe())
         return
-    from conceptlens.maps.image_maps import told_chance
 
     there = [] if maps.presence is None else ["in the image?"]
     shown = table("concept", *there, "share of the image", "peak score")
     for name, place in maps.places().items():
-        told = [] if maps.presence is None else [told_chance(maps.presence[name])]
-        shown.add_row(name, *told, f"{place.area:.0%}", f"{float(maps[name].max()):.3f}")
+        chance = [] if maps.presence is None else [chance_text(maps.presence[name])]
+        shown.add_row(name, *chance, f"{place.area:.0%}", f"{float(maps[name].max()):.3f}")
     show(shown)
     say(f"{out / 'overlay.png'}, with heat maps, masks, report.html and maps.json beside it")
     if maps.run_info.caveat is not None:

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from conceptlens.families.groups import Group
+from conceptlens.families.kinds.layouts import AllBlocks
 from conceptlens.values.errors import RecipeError
-from conceptlens.values.recipe import Branch, Pooling, Recipe
-from conceptlens.values.records import CallRecord, LayerRecord, TokenGrid
+from conceptlens.values.models import Model, Module, Pipeline
+from conceptlens.values.recipe import Branch, Recipe
+from conceptlens.values.records import CallRecord, R, StreamLayer
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Tap:
     `argument` names the input where it is not the first; `select` takes what is wanted of an output.
     """
 
-    module: nn.Module
+    module: Module
     side: str = "output"
     select: Callable[[Tensor], Tensor] | None = None
     argument: str | None = None
@@ -70,7 +73,30 @@ class Projection:
     unrotated: Projection | None = None
 
 
-class ModelAdapter(ABC):
+@dataclass(frozen=True)
+class PromptEncoders:
+    """How a family's text-to-image pipeline uses its text encoders: what guidance and the methods on prompts need.
+
+    Attributes:
+        pipeline: its class.
+        clip: endings of the names of its CLIP encoders, `text_encoder` and so on; they share a tokenizer's cuts.
+        t5: the ending of its T5 encoder.
+        plain: options without which a negative prompt would be encoded, too.
+        clip_rows: whether CLIP's states are rows of the text stream, before T5's; else only its pooled vector is used.
+        unused: how many of CLIP's last layers never reach the transformer.
+        time: what the scheduler's timesteps are divided by.
+    """
+
+    pipeline: str
+    clip: tuple[str, ...]
+    t5: str
+    plain: Mapping[str, float]
+    clip_rows: bool = False
+    unused: int = 0
+    time: int = 1
+
+
+class ModelAdapter(ABC, Generic[R]):
     """What must be known of a model to watch it paint and to say what its text encoders make of a concept.
 
     Holds the transformer, and nothing that changes. `name` is what users read in listings; `classes` are the
@@ -79,6 +105,12 @@ class ModelAdapter(ABC):
 
     name: str
     classes: ClassVar[tuple[str, ...]]
+    group: ClassVar[Group | None] = None
+    """How these classes treat text."""
+    all_blocks: ClassVar[AllBlocks | None] = None
+    """Where single-stream blocks stand behind the dual-stream ones: how both are entered again."""
+    prompts: ClassVar[PromptEncoders | None] = None
+    """Where guidance and the methods on prompts serve the family: how its pipeline reads a prompt."""
     caveat: str = ""
     """What users should know about these maps before they trust them; stands in every result."""
     timestep: str = "timestep"
@@ -92,7 +124,7 @@ class ModelAdapter(ABC):
     one_area: bool = False
     """Whether the area that the pipeline paints is the most that the transformer takes."""
 
-    def __init__(self, transformer: Any) -> None:
+    def __init__(self, transformer: Model) -> None:
         self.transformer = transformer  # diffusers modules are read by attribute; they carry no types
 
     @abstractmethod
@@ -116,13 +148,11 @@ class ModelAdapter(ABC):
         """The blocks that carry a text stream, in order."""
 
     @abstractmethod
-    def taps(self, block: Any) -> Mapping[str, Tap]:
+    def taps(self, block: Module) -> Mapping[str, Tap]:
         """Where the parts of a `LayerRecord` pass by in this block."""
 
     @abstractmethod
-    def record(
-        self, block: Any, layer: int, call: CallRecord, tapped: Mapping[str, Tensor], rows: slice
-    ) -> LayerRecord:
+    def record(self, block: Module, layer: int, call: CallRecord, tapped: Mapping[str, Tensor], rows: slice) -> R:
         """The record of one block out of what was tapped, for the given rows of the batch."""
 
     @abstractmethod
@@ -137,7 +167,7 @@ class ModelAdapter(ABC):
         return False
 
     @abstractmethod
-    def embed(self, pipeline: Any, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
+    def embed(self, pipeline: Pipeline, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
         """Concepts through the pipeline's own text encoders; `options` are the pipeline's call keywords."""
 
     def trained_text_length(self) -> int | None:
@@ -147,7 +177,7 @@ class ModelAdapter(ABC):
         """
         return None
 
-    def text_length(self, pipeline: Any, options: Mapping[str, Any]) -> int:
+    def text_length(self, pipeline: Pipeline, options: Mapping[str, Any]) -> int:
         """Tokens, padding included, at which a pipeline with the keyword `max_sequence_length` encodes a text.
 
         That of the call, or else the checkpoint's own, or else the pipeline's default.
@@ -155,7 +185,9 @@ class ModelAdapter(ABC):
         given = options.get("max_sequence_length") or self.trained_text_length()
         return given or inspect.signature(pipeline.__call__).parameters["max_sequence_length"].default
 
-    def concept_length(self, pipeline: Any, options: Mapping[str, Any], stated: int | None = None) -> int | None:
+    def concept_length(
+        self, pipeline: Pipeline | None, options: Mapping[str, Any], stated: int | None = None
+    ) -> int | None:
         """Tokens, padding included, at which concepts are encoded; None where the pipeline has no say in it.
 
         The checkpoint's own where it is known, or else that of the call's prompt.
@@ -171,7 +203,7 @@ class ModelAdapter(ABC):
         return self.text_length(pipeline, options)
 
     def encode(
-        self, pipeline: Any, pixels: Float[Tensor, "batch 3 height width"]
+        self, pipeline: Pipeline, pixels: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch channel rows cols"]:
         """Clean latents as the transformer was trained on them: the autoencoder's mode, shifted and scaled.
 
@@ -183,22 +215,22 @@ class ModelAdapter(ABC):
         latents = vae.encode(pixels).latent_dist.mode()
         return (latents - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
 
-    def add_noise(self, pipeline: Any, clean: Tensor, noise: Tensor, sigma: float) -> Tensor:
+    def add_noise(self, pipeline: Pipeline, clean: Tensor, noise: Tensor, sigma: float) -> Tensor:
         """Latents at a noise level in 0..1; on the straight path of flow matching: (1 - sigma) clean + sigma noise."""
         return torch.lerp(clean, noise, sigma)
 
-    def native_area(self, pipeline: Any) -> int:
+    def native_area(self, pipeline: Pipeline) -> int:
         """Pixels of a picture in the size that the pipeline paints unless told otherwise."""
         return (getattr(pipeline, "default_sample_size", 128) * pipeline.vae_scale_factor) ** 2
 
     @abstractmethod
-    def side_multiple(self, pipeline: Any) -> int:
+    def side_multiple(self, pipeline: Pipeline) -> int:
         """Image sides must be a multiple of this many pixels."""
 
     @abstractmethod
     def prepare(
         self,
-        pipeline: Any,
+        pipeline: Pipeline,
         latents: Float[Tensor, "batch channel rows cols"],
         prompt: str,
         sigma: float,
@@ -207,11 +239,19 @@ class ModelAdapter(ABC):
         """Arguments of one transformer call on noised `latents`, as the pipeline itself would make them."""
 
 
-class DiTAdapter(ModelAdapter):
+class DiTAdapter(ModelAdapter[StreamLayer]):
     """A family whose text half of a block is written out here, so that concepts need no image rows: the fast way."""
 
+    def text_taps(self, block: Module) -> Mapping[str, Tap]:
+        """Where the "query", "key" and "out" of the prompt pass by in this block; a family with `prompts` has them all.
+
+        Queries and keys are after QK-norm and before rotation, `out` before its projection. A block that passes no
+        text on lacks "out".
+        """
+        return {}
+
     @abstractmethod
-    def heads(self, block: Any, tensor: Tensor) -> Float[Tensor, "batch head image head_dim"]:
+    def heads(self, block: Module, tensor: Tensor) -> Float[Tensor, "batch head image head_dim"]:
         """A tapped query, key or value with its head axis, whatever layout the model computes in."""
 
     def image_rows(self, tensor: Tensor, call: CallRecord) -> Tensor:
@@ -234,11 +274,11 @@ class DiTAdapter(ModelAdapter):
         return transposed(precise)[0]
 
     def record(
-        self, block: Any, layer: int, call: CallRecord, tapped: Mapping[str, Tensor], rows: slice
-    ) -> LayerRecord:
+        self, block: Module, layer: int, call: CallRecord, tapped: Mapping[str, Tensor], rows: slice
+    ) -> StreamLayer:
         image = {name: self.image_rows(tensor, call) for name, tensor in tapped.items()}
         heads = {name: self.heads(block, tensor)[rows] for name, tensor in image.items() if name != "out"}
-        return LayerRecord(
+        return StreamLayer(
             layer=layer,
             call=call,
             key=self.rotate(heads["key"], call),
@@ -261,63 +301,11 @@ class DiTAdapter(ModelAdapter):
         return 0
 
     @abstractmethod
-    def project(self, block: Any, hidden: Tensor, conditioning: Any) -> Projection:
+    def project(self, block: Module, hidden: Tensor, conditioning: Any) -> Projection:  # noqa: ANN401 - opaque: what `begin` of the same family returned
         """The block's text-side norm, modulation, q/k/v, QK-norm and rotation."""
 
     @abstractmethod
     def advance(
-        self, block: Any, hidden: Tensor, out: Float[Tensor, "batch concept dim"], modulation: tuple[Tensor, ...]
+        self, block: Module, hidden: Tensor, out: Float[Tensor, "batch concept dim"], modulation: tuple[Tensor, ...]
     ) -> Tensor | None:
         """The block's text-side residual update; None where the text stream ends with this block."""
-
-
-def grid_of(ids: Tensor) -> TokenGrid:
-    """The patch grid of (image, axis) position ids: axis 0 tells images apart, 1 and 2 are row and column."""
-    first = ids[ids[:, 0] == ids[0, 0]]
-    rows, cols = (int(v) + 1 for v in (first[:, 1:3].amax(0) - first[:, 1:3].amin(0)).tolist())
-    return TokenGrid(rows, cols)
-
-
-def references_of(ids: Tensor) -> tuple[TokenGrid, ...]:
-    """The patch grids of the images behind the first, told apart by axis 0, in the order of their tokens."""
-    images = list(dict.fromkeys(ids[:, 0].tolist()))
-    return tuple(grid_of(ids[ids[:, 0] == image]) for image in images[1:])
-
-
-def pool_tokens(hidden: Float[Tensor, "length dim"], kept: Sequence[int], pooling: Pooling) -> Float[Tensor, " dim"]:
-    """One vector for a concept whose own tokens stand at the positions `kept`."""
-    if pooling == "mean":
-        return hidden[list(kept)].mean(dim=0)
-    return hidden[kept[-1] if pooling == "last" else kept[0]]
-
-
-def take(tensor: Tensor, rows: slice) -> Tensor:
-    """The rows of a per-sample argument; a single row stands for all."""
-    return tensor if len(tensor) == 1 else tensor[rows]
-
-
-def repeat_rows(vector: Tensor, batch: int) -> Tensor:
-    """A (dim) vector, or (concept, dim) matrix, for every row of a batch."""
-    return vector[None].expand(batch, *vector.shape)
-
-
-def rotate_pairs(
-    heads: Float[Tensor, "batch head image head_dim"],
-    cos: Float[Tensor, "image head_dim"],
-    sin: Float[Tensor, "image head_dim"],
-) -> Float[Tensor, "batch head image head_dim"]:
-    """Rotary embedding of adjacent pairs, as one complex product per head; the same bits as diffusers' own.
-
-    Float32 whatever the model's dtype, as in diffusers. One head at a time, so that the float32 copy stays in the
-    cache: the rotation of the image keys is most of the method's cost, and the plain form makes six passes over memory
-    where this makes two. (On a GPU the launches would cost more than the memory; there it is one product.)
-    """
-    turn = torch.complex(cos[:, ::2].float(), sin[:, ::2].float())
-    if heads.device.type != "cpu":
-        whole = torch.view_as_complex(heads.float().unflatten(-1, (-1, 2)).contiguous())
-        return torch.view_as_real(whole * turn).flatten(-2).to(heads.dtype)
-    rotated = torch.empty(heads.shape, dtype=heads.dtype, device=heads.device)
-    for head in range(heads.shape[1]):
-        pairs = heads[:, head].float().unflatten(-1, (-1, 2)).contiguous()
-        rotated[:, head] = torch.view_as_real(torch.view_as_complex(pairs) * turn).flatten(-2)
-    return rotated

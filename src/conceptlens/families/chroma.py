@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from conceptlens.families import register
-from conceptlens.families.base import Concepts, Projection, repeat_rows, take
+from conceptlens.families.base import Concepts, Projection
+from conceptlens.families.groups import DUAL
 from conceptlens.families.kinds.dual_stream import DualStreamAdapter
+from conceptlens.families.kinds.layouts import FLUX_SINGLE, AllBlocks, Packed
+from conceptlens.families.kinds.rows import repeat_rows, take
 from conceptlens.families.kinds.text_side import project_at_origin
 from conceptlens.families.kinds.tokens import embed_alone
+from conceptlens.values.models import Module, Pipeline
 from conceptlens.values.recipe import Recipe
 from conceptlens.values.records import CallRecord
+
+
+class _ChromaLayout(Packed):
+    def replaced(self) -> tuple[str, ...]:
+        return (*super().replaced(), "attention_mask")  # of text and image; the concepts have no padding
 
 
 @register
@@ -22,6 +32,8 @@ class ChromaAdapter(DualStreamAdapter):
 
     name = "Chroma"
     classes = ("ChromaTransformer2DModel",)
+    group = DUAL
+    all_blocks = AllBlocks(_ChromaLayout(), replace(FLUX_SINGLE, joint="text first"))
 
     def observe(self, arguments: Mapping[str, Any], rows: slice, step: int, previous: CallRecord | None) -> CallRecord:
         grid, references, kept = self.placed(arguments["img_ids"], previous)
@@ -35,7 +47,7 @@ class ChromaAdapter(DualStreamAdapter):
         table = model.distilled_guidance_layer(model.time_text_embed(timestep.to(hidden.dtype) * 1000))
         return hidden, table
 
-    def project(self, block: Any, hidden: Tensor, conditioning: Tensor) -> Projection:
+    def project(self, block: Module, hidden: Tensor, conditioning: Tensor) -> Projection:
         model = self.transformer
         number = next(i for i, other in enumerate(model.transformer_blocks) if other is block)
         # The table: 3 rows for each single block, 6 for the image half of each dual block, then 6 for each text half.
@@ -43,7 +55,7 @@ class ChromaAdapter(DualStreamAdapter):
         normed, *modulation = block.norm1_context(hidden, emb=conditioning[:, first : first + 6])
         return project_at_origin(block.attn, normed, modulation, fused=self.is_fused(block.attn))
 
-    def embed(self, pipeline: Any, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
+    def embed(self, pipeline: Pipeline, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
         length = self.text_length(pipeline, options)
 
         def encode(text: str) -> Tensor:
@@ -52,7 +64,7 @@ class ChromaAdapter(DualStreamAdapter):
         return embed_alone(pipeline.tokenizer, encode, names, length, recipe.pooling)
 
     def prepare(
-        self, pipeline: Any, latents: Tensor, prompt: str, sigma: float, options: Mapping[str, Any]
+        self, pipeline: Pipeline, latents: Tensor, prompt: str, sigma: float, options: Mapping[str, Any]
     ) -> dict[str, Any]:
         batch, channels, rows, cols = latents.shape
         length = self.text_length(pipeline, options)

@@ -11,10 +11,13 @@ from diffusers.models.attention_processor import FusedCogVideoXAttnProcessor2_0
 from torch import Tensor, nn
 
 from conceptlens.families import register
-from conceptlens.families.base import Concepts, DiTAdapter, Projection, pool_tokens, repeat_rows, rotate_pairs, take
+from conceptlens.families.base import Concepts, DiTAdapter, Projection
+from conceptlens.families.groups import SHARED
+from conceptlens.families.kinds.rows import pool_tokens, repeat_rows, rotate_pairs, take
 from conceptlens.families.kinds.shared_weights import image_rows, shared_heads, shared_taps
 from conceptlens.families.kinds.text_side import gated_residuals, project_shared
 from conceptlens.families.kinds.tokens import concept_ids
+from conceptlens.values.models import Module, Pipeline
 from conceptlens.values.recipe import Recipe
 from conceptlens.values.records import CallRecord, TokenGrid
 
@@ -25,6 +28,7 @@ class CogVideoXAdapter(DiTAdapter):
 
     name = "CogVideoX"
     classes = ("CogVideoXTransformer3DModel",)
+    group = SHARED
     guided_batch = ("negative", "prompt")
 
     def recipe(self, depth: int) -> Recipe:
@@ -38,13 +42,13 @@ class CogVideoXAdapter(DiTAdapter):
     def blocks(self) -> nn.ModuleList:
         return self.transformer.transformer_blocks
 
-    def taps(self, block: Any) -> Mapping[str, Any]:
+    def taps(self, block: Module) -> Mapping[str, Any]:
         return shared_taps(block.attn1, fused=_is_fused(block.attn1))
 
     def image_rows(self, tensor: Tensor, call: CallRecord) -> Tensor:
         return image_rows(tensor, call)
 
-    def heads(self, block: Any, tensor: Tensor) -> Tensor:
+    def heads(self, block: Module, tensor: Tensor) -> Tensor:
         return shared_heads(block.attn1, tensor)
 
     def rotate(self, heads: Tensor, call: CallRecord) -> Tensor:
@@ -73,20 +77,20 @@ class CogVideoXAdapter(DiTAdapter):
             vector = vector + model.ofs_embedding(model.ofs_proj(given["ofs"]).to(hidden.dtype))
         return hidden, vector
 
-    def project(self, block: Any, hidden: Tensor, conditioning: Tensor) -> Projection:
+    def project(self, block: Module, hidden: Tensor, conditioning: Tensor) -> Projection:
         active = F.silu(conditioning)
         shift, scale, gate = block.norm1.linear(active).chunk(6, dim=1)[3:]
         normed = block.norm1.norm(hidden) * (1 + scale[:, None]) + shift[:, None]
         modulation = [gate, *block.norm2.linear(active).chunk(6, dim=1)[3:]]
         return project_shared(block.attn1, normed, modulation, fused=_is_fused(block.attn1))
 
-    def advance(self, block: Any, hidden: Tensor, out: Tensor, modulation: tuple[Tensor, ...]) -> Tensor:
+    def advance(self, block: Module, hidden: Tensor, out: Tensor, modulation: tuple[Tensor, ...]) -> Tensor:
         return gated_residuals(hidden, block.attn1.to_out[0](out), block.norm2.norm, block.ff, modulation)
 
     def trained_text_length(self) -> int:
         return self.transformer.config.max_text_seq_length
 
-    def embed(self, pipeline: Any, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
+    def embed(self, pipeline: Pipeline, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
         length = self.text_length(pipeline, options)
         own = [concept_ids(pipeline.tokenizer, name, length, "T5") for name in names]
         states = [self._text(pipeline, name, length)[0] for name in names]
@@ -96,28 +100,28 @@ class CogVideoXAdapter(DiTAdapter):
         tokens = torch.cat([tokens.new_zeros(extra, tokens.shape[-1]), tokens])
         return Concepts(names, tokens, None, extra=extra, pieces=tuple(o.pieces for o in own), positions=places)
 
-    def _text(self, pipeline: Any, text: str, length: int) -> Tensor:
+    def _text(self, pipeline: Pipeline, text: str, length: int) -> Tensor:
         return pipeline.encode_prompt(text, do_classifier_free_guidance=False, max_sequence_length=length)[0]
 
-    def encode(self, pipeline: Any, pixels: Tensor) -> Tensor:
+    def encode(self, pipeline: Pipeline, pixels: Tensor) -> Tensor:
         return pipeline.vae.encode(pixels[:, :, None]).latent_dist.mode()[:, :, 0] * pipeline.vae.config.scaling_factor
 
-    def add_noise(self, pipeline: Any, clean: Tensor, noise: Tensor, sigma: float) -> Tensor:
+    def add_noise(self, pipeline: Pipeline, clean: Tensor, noise: Tensor, sigma: float) -> Tensor:
         return pipeline.scheduler.add_noise(clean, noise, self._timestep(pipeline, sigma, clean))
 
-    def _timestep(self, pipeline: Any, sigma: float, latents: Tensor) -> Tensor:
+    def _timestep(self, pipeline: Pipeline, sigma: float, latents: Tensor) -> Tensor:
         last = pipeline.scheduler.config.num_train_timesteps - 1
         return torch.full((len(latents),), round(sigma * last), dtype=torch.int64, device=latents.device)
 
-    def side_multiple(self, pipeline: Any) -> int:
+    def side_multiple(self, pipeline: Pipeline) -> int:
         return pipeline.vae_scale_factor_spatial * self.transformer.config.patch_size
 
-    def native_area(self, pipeline: Any) -> int:
+    def native_area(self, pipeline: Pipeline) -> int:
         config = self.transformer.config
         return config.sample_height * config.sample_width * pipeline.vae_scale_factor_spatial**2
 
     def prepare(
-        self, pipeline: Any, latents: Tensor, prompt: str, sigma: float, options: Mapping[str, Any]
+        self, pipeline: Pipeline, latents: Tensor, prompt: str, sigma: float, options: Mapping[str, Any]
     ) -> dict[str, Any]:
         batch, _, rows, cols = latents.shape
         embeds = self._text(pipeline, prompt, self.text_length(pipeline, options))
@@ -135,5 +139,5 @@ class CogVideoXAdapter(DiTAdapter):
         }
 
 
-def _is_fused(attn: Any) -> bool:
+def _is_fused(attn: Module) -> bool:
     return isinstance(attn.processor, FusedCogVideoXAttnProcessor2_0)

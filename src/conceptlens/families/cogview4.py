@@ -10,10 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from conceptlens.families import register
-from conceptlens.families.base import Concepts, DiTAdapter, Projection, pool_tokens, repeat_rows, take
+from conceptlens.families.base import Concepts, DiTAdapter, Projection
+from conceptlens.families.groups import SHARED
+from conceptlens.families.kinds.rows import pool_tokens, repeat_rows, take
 from conceptlens.families.kinds.shared_weights import image_rows, shared_heads, shared_taps
 from conceptlens.families.kinds.text_side import gated_residuals, project_shared
 from conceptlens.families.kinds.tokens import concept_ids
+from conceptlens.values.models import Module, Pipeline
 from conceptlens.values.recipe import Recipe
 from conceptlens.values.records import CallRecord, TokenGrid
 
@@ -26,6 +29,7 @@ class CogView4Adapter(DiTAdapter):
 
     name = "CogView4"
     classes = ("CogView4Transformer2DModel",)
+    group = SHARED
 
     def recipe(self, depth: int) -> Recipe:
         return Recipe(layers=tuple(range(max(0, depth - 10), depth)), pooled="prompt")
@@ -33,13 +37,13 @@ class CogView4Adapter(DiTAdapter):
     def blocks(self) -> nn.ModuleList:
         return self.transformer.transformer_blocks
 
-    def taps(self, block: Any) -> Mapping[str, Any]:
+    def taps(self, block: Module) -> Mapping[str, Any]:
         return shared_taps(block.attn1)
 
     def image_rows(self, tensor: Tensor, call: CallRecord) -> Tensor:
         return image_rows(tensor, call)
 
-    def heads(self, block: Any, tensor: Tensor) -> Tensor:
+    def heads(self, block: Module, tensor: Tensor) -> Tensor:
         return shared_heads(block.attn1, tensor)
 
     def rotate(self, heads: Tensor, call: CallRecord) -> Tensor:
@@ -66,16 +70,16 @@ class CogView4Adapter(DiTAdapter):
         sizes = [given[name] for name in _SIZES]
         return hidden, F.silu(model.time_condition_embed(given["timestep"], *sizes, hidden.dtype))
 
-    def project(self, block: Any, hidden: Tensor, conditioning: Tensor) -> Projection:
+    def project(self, block: Module, hidden: Tensor, conditioning: Tensor) -> Projection:
         # Twelve parts, image and text in turn.
         shift, scale, *modulation = block.norm1.linear(conditioning).chunk(12, dim=1)[1::2]
         normed = block.norm1.norm_context(hidden).to(hidden.dtype) * (1 + scale[:, None]) + shift[:, None]
         return project_shared(block.attn1, normed, modulation)
 
-    def advance(self, block: Any, hidden: Tensor, out: Tensor, modulation: tuple[Tensor, ...]) -> Tensor:
+    def advance(self, block: Module, hidden: Tensor, out: Tensor, modulation: tuple[Tensor, ...]) -> Tensor:
         return gated_residuals(hidden, block.attn1.to_out[0](out), block.norm2_context, block.ff, modulation)
 
-    def embed(self, pipeline: Any, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
+    def embed(self, pipeline: Pipeline, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
         length = self.text_length(pipeline, options)
         own = [concept_ids(pipeline.tokenizer, name, length, "GLM") for name in names]
         tokens = []
@@ -85,14 +89,14 @@ class CogView4Adapter(DiTAdapter):
             tokens.append(pool_tokens(states, [padding + p for p in kept.positions], recipe.pooling))
         return Concepts(names, torch.stack(tokens), None, pieces=tuple(o.pieces for o in own))
 
-    def _text(self, pipeline: Any, text: str, length: int) -> Tensor:
+    def _text(self, pipeline: Pipeline, text: str, length: int) -> Tensor:
         return pipeline.encode_prompt(text, do_classifier_free_guidance=False, max_sequence_length=length)[0]
 
-    def side_multiple(self, pipeline: Any) -> int:
+    def side_multiple(self, pipeline: Pipeline) -> int:
         return max(16, pipeline.vae_scale_factor * self.transformer.config.patch_size)
 
     def prepare(
-        self, pipeline: Any, latents: Tensor, prompt: str, sigma: float, options: Mapping[str, Any]
+        self, pipeline: Pipeline, latents: Tensor, prompt: str, sigma: float, options: Mapping[str, Any]
     ) -> dict[str, Any]:
         batch, _, rows, cols = latents.shape
         embeds = self._text(pipeline, prompt, self.text_length(pipeline, options)).expand(batch, -1, -1)

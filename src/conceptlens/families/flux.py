@@ -10,11 +10,15 @@ import torch
 from torch import Tensor
 
 from conceptlens.families import register
-from conceptlens.families.base import Concepts, Projection, repeat_rows, take
+from conceptlens.families.base import Concepts, Projection, PromptEncoders
+from conceptlens.families.groups import DUAL
 from conceptlens.families.kinds.dual_stream import DualStreamAdapter
+from conceptlens.families.kinds.layouts import FLUX_SINGLE, AllBlocks, Packed
+from conceptlens.families.kinds.rows import repeat_rows, take
 from conceptlens.families.kinds.text_side import project_at_origin
 from conceptlens.families.kinds.tokens import embed_alone
 from conceptlens.values.errors import ModelError
+from conceptlens.values.models import Module, Pipeline
 from conceptlens.values.recipe import Recipe
 from conceptlens.values.records import CallRecord
 
@@ -25,6 +29,9 @@ class FluxAdapter(DualStreamAdapter):
 
     name = "FLUX.1"
     classes = ("FluxTransformer2DModel",)
+    group = DUAL
+    all_blocks = AllBlocks(Packed(pooled=True), FLUX_SINGLE)
+    prompts = PromptEncoders("FluxPipeline", ("",), "_2", {"true_cfg_scale": 1.0}, time=1000)
 
     def recipe(self, depth: int) -> Recipe:
         return Recipe(layers=tuple(range(max(0, depth - 10), depth)))
@@ -54,14 +61,14 @@ class FluxAdapter(DualStreamAdapter):
             return hidden, model.time_text_embed(timestep, given["guidance"].to(hidden.dtype) * 1000, pooled)
         return hidden, model.time_text_embed(timestep, pooled)
 
-    def project(self, block: Any, hidden: Tensor, conditioning: Tensor) -> Projection:
+    def project(self, block: Module, hidden: Tensor, conditioning: Tensor) -> Projection:
         normed, *modulation = block.norm1_context(hidden, emb=conditioning)
         return project_at_origin(block.attn, normed, modulation, fused=self.is_fused(block.attn))
 
     def trained_text_length(self) -> int:
         return 512 if self.transformer.config.guidance_embeds else 256  # dev, schnell: their model cards
 
-    def embed(self, pipeline: Any, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
+    def embed(self, pipeline: Pipeline, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
         length = self.text_length(pipeline, options)
 
         def encode(text: str) -> Tensor:
@@ -73,7 +80,7 @@ class FluxAdapter(DualStreamAdapter):
         return replace(found, pooled=found.tokens.new_zeros(self.transformer.config.pooled_projection_dim))
 
     def prepare(
-        self, pipeline: Any, latents: Tensor, prompt: str, sigma: float, options: Mapping[str, Any]
+        self, pipeline: Pipeline, latents: Tensor, prompt: str, sigma: float, options: Mapping[str, Any]
     ) -> dict[str, Any]:
         batch, channels, rows, cols = latents.shape
         wanted = self.transformer.config.in_channels

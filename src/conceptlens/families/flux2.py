@@ -10,11 +10,15 @@ import torch
 from torch import Tensor
 
 from conceptlens.families import register
-from conceptlens.families.base import Concepts, Projection, pool_tokens, repeat_rows, rotate_pairs, take
+from conceptlens.families.base import Concepts, Projection
+from conceptlens.families.groups import DUAL
 from conceptlens.families.kinds.dual_stream import DualStreamAdapter
+from conceptlens.families.kinds.layouts import AllBlocks, Blocks, Packed
+from conceptlens.families.kinds.rows import pool_tokens, repeat_rows, rotate_pairs, take
 from conceptlens.families.kinds.text_side import project_text
 from conceptlens.families.kinds.tokens import encode_watched, own_tokens
 from conceptlens.values.errors import ModelError
+from conceptlens.values.models import Module, Pipeline
 from conceptlens.values.recipe import Recipe
 from conceptlens.values.records import CallRecord
 
@@ -25,6 +29,10 @@ class Flux2Adapter(DualStreamAdapter):
 
     name = "FLUX.2"
     classes = ("Flux2Transformer2DModel",)
+    group = DUAL
+    all_blocks = AllBlocks(
+        Packed(), Blocks("single_transformer_blocks", joint="text first", out="to_out", text_out=None, fused=True)
+    )
 
     def paper_recipe(self, depth: int) -> Recipe:
         layers = tuple(range(max(0, depth - 3), depth))
@@ -55,7 +63,7 @@ class Flux2Adapter(DualStreamAdapter):
             ids[:, -1] = torch.tensor(concepts.positions, device=hidden.device)
         return hidden, (model.double_stream_modulation_txt(temb), *model.pos_embed(ids))
 
-    def project(self, block: Any, hidden: Tensor, conditioning: tuple[Tensor, ...]) -> Projection:
+    def project(self, block: Module, hidden: Tensor, conditioning: tuple[Tensor, ...]) -> Projection:
         vector, cos, sin = conditioning
         shift, scale, *modulation = vector.chunk(6, dim=-1)
         normed = block.norm1_context(hidden) * (1 + scale[:, None]) + shift[:, None]
@@ -63,7 +71,7 @@ class Flux2Adapter(DualStreamAdapter):
         query, key = (rotate_pairs(t, cos, sin) for t in (side.query, side.key))
         return replace(side, query=query, key=key, unrotated=side)
 
-    def embed(self, pipeline: Any, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
+    def embed(self, pipeline: Pipeline, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
         length = self.text_length(pipeline, options)
 
         def encode(text: str) -> Tensor:
@@ -76,11 +84,11 @@ class Flux2Adapter(DualStreamAdapter):
         positions = tuple(o.positions[-1] for o in own)
         return Concepts(names, torch.stack(tokens), None, pieces=tuple(o.pieces for o in own), positions=positions)
 
-    def encode(self, pipeline: Any, pixels: Tensor) -> Tensor:
+    def encode(self, pipeline: Pipeline, pixels: Tensor) -> Tensor:
         return pipeline._encode_vae_image(pixels, None)
 
     def prepare(
-        self, pipeline: Any, latents: Tensor, prompt: str, sigma: float, options: Mapping[str, Any]
+        self, pipeline: Pipeline, latents: Tensor, prompt: str, sigma: float, options: Mapping[str, Any]
     ) -> dict[str, Any]:
         batch = len(latents)
         embeds, text_ids = pipeline.encode_prompt(prompt, max_sequence_length=self.text_length(pipeline, options))

@@ -18,26 +18,26 @@ class Group:
         applies: whether the concept stream of the paper can run in such a model.
         reason: why, or why not.
         instead: what to do where there is no adapter.
-        classes: as diffusers names them.
+        unserved: classes of this group, as diffusers names them, that have no file; the others name it in theirs.
     """
 
     name: str
     applies: bool
     reason: str
     instead: str
-    classes: tuple[str, ...] = ()
+    unserved: tuple[str, ...] = ()
 
 
-_ADD = "Add an entry to families/kinds/layouts.py (CONTRIBUTING.md), or use a family of the same kind that has one."
+_ADD = "Add a file to families/entered (CONTRIBUTING.md), or use a family of the same kind that has one."
 _FLOW = "Use FLUX.1, FLUX.2, Stable Diffusion 3, Qwen-Image or another family with an adapter (docs/models.md)."
 _CROSS = (
-    "Use the method concept-cross-attention, which holds words against the image queries of its cross attention: "
-    "conceptlens read PHOTO -c WORD --method concept-cross-attention --model MODEL."
+    "Hold words against the image queries of its cross attention: conceptlens read PHOTO -c WORD --model MODEL, which "
+    "is the method concept-cross-attention."
 )
-_OTHER = "Use a class with an entry for the method concept-cross-attention (PixArt, Sana, Wan, ...)."
+_OTHER = "Use a class that the method concept-cross-attention reads (PixArt, Sana, Wan, ...)."
 _UNETS = (
-    "Use maps of its cross attention: conceptlens generate PROMPT --model MODEL paints with maps of the prompt's words "
-    "(Stable Diffusion 1, 2 and XL), conceptlens read PHOTO -c WORD --method daam --model MODEL reads pictures."
+    "Use maps of its cross attention: conceptlens generate PROMPT --model MODEL maps the prompt's words as it paints, "
+    "conceptlens read PHOTO -c WORD --model MODEL finds any words in a picture."
 )
 UNET_METHOD = "daam"
 """The method that reads pictures with a U-Net; `ovam` does as well."""
@@ -47,61 +47,24 @@ DUAL = Group(
     True,
     "text has weights of its own in each block, reads the image and is updated",
     _ADD,
-    (
-        "AuraFlowTransformer2DModel",
-        "BriaTransformer2DModel",
-        "ChromaTransformer2DModel",
-        "EasyAnimateTransformer3DModel",
-        "Flux2Transformer2DModel",
-        "FluxTransformer2DModel",
-        "HunyuanImageTransformer2DModel",
-        "HunyuanVideo15Transformer3DModel",
-        "HunyuanVideoFramepackTransformer3DModel",
-        "HunyuanVideoTransformer3DModel",
-        "JoyImageEditPlusTransformer3DModel",
-        "JoyImageEditTransformer3DModel",
-        "LongCatImageTransformer2DModel",
-        "MochiTransformer3DModel",
-        "MotifVideoTransformer3DModel",
-        "OvisImageTransformer2DModel",
-        "QwenImageTransformer2DModel",
-        "SD3Transformer2DModel",
-    ),
 )
 LAYERED_TEXT = Group(
     "dual stream with text states for each block",
     True,
     "each block takes part of its text from another layer of the language model, so a concept needs all of them",
     _ADD,
-    ("BriaFiboTransformer2DModel", "HiDreamImageTransformer2DModel"),
 )
 SHARED = Group(
     "shared weights, separate modulation",
     True,
     "text and image pass one attention as one sequence; the text part is updated",
     _ADD,
-    (
-        "CogVideoXTransformer3DModel",
-        "CogView3PlusTransformer2DModel",
-        "CogView4Transformer2DModel",
-        "ConsisIDTransformer3DModel",
-        "GlmImageTransformer2DModel",
-    ),
 )
 SINGLE = Group(
     "single stream",
     True,
     "text and image share all weights; the method runs, but nobody has shown yet that its maps mean as much",
     _FLOW,
-    (
-        "ErnieImageTransformer2DModel",
-        "Flux3Transformer2DModel",
-        "Ideogram4Transformer2DModel",
-        "Krea2Transformer2DModel",
-        "Lumina2Transformer2DModel",
-        "MiniMaxH3Transformer3DModel",
-        "ZImageTransformer2DModel",
-    ),
 )
 GIST = Group(
     "text boiled down to a gist",
@@ -115,7 +78,6 @@ KEYS_ONLY = Group(
     False,
     "text is read by the image but asks nothing itself, so there is no text stream for a concept to follow",
     _CROSS,
-    ("NucleusMoEImageTransformer2DModel", "PRXTransformer2DModel"),
 )
 BLIND_TEXT = Group(
     "text that cannot see the image",
@@ -130,25 +92,6 @@ CROSS = Group(
     False,
     _FIXED,
     _CROSS,
-    (
-        "AllegroTransformer3DModel",
-        "AnyFlowTransformer3DModel",
-        "CosmosTransformer3DModel",
-        "HeliosTransformer3DModel",
-        "HunyuanDiT2DModel",
-        "Kandinsky5Transformer3DModel",
-        "Kandinsky6Transformer3DModel",
-        "LTX2VideoTransformer3DModel",
-        "LTXVideoTransformer3DModel",
-        "LatteTransformer3DModel",
-        "LuminaNextDiT2DModel",
-        "PixArtTransformer2DModel",
-        "SanaTransformer2DModel",
-        "SanaVideoTransformer3DModel",
-        "SkyReelsV2Transformer3DModel",
-        "WanTransformer3DModel",
-        "WanVACETransformer3DModel",
-    ),
 )
 CROSS_OF_EDITORS = Group(
     "cross attention of models that go on from pictures",
@@ -184,8 +127,3 @@ GROUPS = (
     *(CROSS, CROSS_OF_EDITORS, UNET, OTHER_UNET),
     NO_TEXT,
 )
-
-
-def group_of(name: str) -> Group:
-    """The group of a transformer class; `UNKNOWN` for one that is in none."""
-    return next((group for group in GROUPS if name in group.classes), UNKNOWN)

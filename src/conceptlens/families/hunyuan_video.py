@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,11 +11,15 @@ from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PRO
 from torch import Tensor
 
 from conceptlens.families import register
-from conceptlens.families.base import Concepts, Projection, pool_tokens, repeat_rows, take
+from conceptlens.families.base import Concepts, Projection
+from conceptlens.families.groups import DUAL
 from conceptlens.families.kinds.dual_stream import DualStreamAdapter
+from conceptlens.families.kinds.layouts import FLUX_SINGLE, AllBlocks, Unpacked
+from conceptlens.families.kinds.rows import pool_tokens, repeat_rows, take
 from conceptlens.families.kinds.text_side import project_text
 from conceptlens.families.kinds.tokens import encode_watched, own_tokens
 from conceptlens.values.errors import ConceptError, ModelError
+from conceptlens.values.models import Module, Pipeline
 from conceptlens.values.recipe import Recipe
 from conceptlens.values.records import CallRecord, TokenGrid
 
@@ -25,8 +30,13 @@ class HunyuanVideoAdapter(DualStreamAdapter):
 
     name = "HunyuanVideo"
     classes = ("HunyuanVideoTransformer3DModel",)
+    group = DUAL
+    all_blocks = AllBlocks(
+        Unpacked(masks=("encoder_attention_mask",), pooled=True, frames=1),
+        replace(FLUX_SINGLE, shared="image first"),
+    )
 
-    def is_fused(self, attn: Any) -> bool:
+    def is_fused(self, attn: Module) -> bool:
         return False  # the processor of this family calls the separate layers even where fused ones exist
 
     def observe(self, arguments: Mapping[str, Any], rows: slice, step: int, previous: CallRecord | None) -> CallRecord:
@@ -57,11 +67,11 @@ class HunyuanVideoAdapter(DualStreamAdapter):
         hidden = model.context_embedder(tokens, given["timestep"], None)
         return hidden, model.time_text_embed(given["timestep"], pooled, given.get("guidance"))[0]
 
-    def project(self, block: Any, hidden: Tensor, conditioning: Tensor) -> Projection:
+    def project(self, block: Module, hidden: Tensor, conditioning: Tensor) -> Projection:
         normed, *modulation = block.norm1_context(hidden, emb=conditioning)
         return project_text(block.attn, normed, modulation, fused=False)
 
-    def embed(self, pipeline: Any, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
+    def embed(self, pipeline: Pipeline, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
         length, drop = self.text_length(pipeline, options), DEFAULT_PROMPT_TEMPLATE["crop_start"]
 
         def encode(text: str) -> Tensor:
@@ -82,17 +92,17 @@ class HunyuanVideoAdapter(DualStreamAdapter):
             pooled = tokens[0].new_zeros(self.transformer.config.pooled_projection_dim)
         return Concepts(names, torch.stack(tokens), pooled, pieces=tuple(o.pieces for o in own))
 
-    def encode(self, pipeline: Any, pixels: Tensor) -> Tensor:
+    def encode(self, pipeline: Pipeline, pixels: Tensor) -> Tensor:
         return pipeline.vae.encode(pixels[:, :, None]).latent_dist.mode()[:, :, 0] * pipeline.vae.config.scaling_factor
 
-    def side_multiple(self, pipeline: Any) -> int:
+    def side_multiple(self, pipeline: Pipeline) -> int:
         return pipeline.vae_scale_factor_spatial * self.transformer.config.patch_size
 
-    def native_area(self, pipeline: Any) -> int:
+    def native_area(self, pipeline: Pipeline) -> int:
         return 720 * 1280
 
     def prepare(
-        self, pipeline: Any, latents: Tensor, prompt: str, sigma: float, options: Mapping[str, Any]
+        self, pipeline: Pipeline, latents: Tensor, prompt: str, sigma: float, options: Mapping[str, Any]
     ) -> dict[str, Any]:
         batch, dtype = len(latents), latents.dtype
         embeds, pooled, mask = pipeline.encode_prompt(prompt, max_sequence_length=self.text_length(pipeline, options))

@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 
 from conceptlens.families import register
-from conceptlens.families.base import Concepts, Projection, repeat_rows, take
+from conceptlens.families.base import Concepts, Projection
+from conceptlens.families.groups import DUAL
 from conceptlens.families.kinds.dual_stream import DualStreamAdapter
+from conceptlens.families.kinds.rows import repeat_rows, take
 from conceptlens.families.kinds.text_side import project_text
 from conceptlens.families.kinds.tokens import embed_alone
+from conceptlens.values.models import Module, Pipeline
 from conceptlens.values.recipe import Recipe
 from conceptlens.values.records import CallRecord, TokenGrid
 
@@ -23,12 +26,13 @@ class MochiAdapter(DualStreamAdapter):
 
     name = "Mochi"
     classes = ("MochiTransformer3DModel",)
+    group = DUAL
     guided_batch = ("negative", "prompt")
 
-    def attention(self, block: Any) -> Any:
+    def attention(self, block: Module) -> Module:
         return block.attn1
 
-    def is_fused(self, attn: Any) -> bool:
+    def is_fused(self, attn: Module) -> bool:
         return False
 
     def rotate(self, heads: Tensor, call: CallRecord) -> Tensor:
@@ -57,14 +61,14 @@ class MochiAdapter(DualStreamAdapter):
         conditioning, _ = embed(given["timestep"], text, given["encoder_attention_mask"], hidden_dtype=text.dtype)
         return embed.caption_proj(tokens), conditioning
 
-    def project(self, block: Any, hidden: Tensor, conditioning: Tensor) -> Projection:
+    def project(self, block: Module, hidden: Tensor, conditioning: Tensor) -> Projection:
         if block.context_pre_only:
             normed, modulation = block.norm1_context(hidden, conditioning), []
         else:
             normed, *modulation = block.norm1_context(hidden, conditioning)
         return project_text(block.attn1, normed, modulation, fused=False)
 
-    def advance(self, block: Any, hidden: Tensor, out: Tensor, modulation: tuple[Tensor, ...]) -> Tensor:
+    def advance(self, block: Module, hidden: Tensor, out: Tensor, modulation: tuple[Tensor, ...]) -> Tensor:
         if block.context_pre_only:
             return hidden
         gate, scale_mlp, gate_mlp = (part[:, None] for part in modulation)
@@ -72,7 +76,7 @@ class MochiAdapter(DualStreamAdapter):
         normed = block.norm3_context(hidden, 1 + scale_mlp.to(torch.float32))
         return hidden + block.norm4_context(block.ff_context(normed), torch.tanh(gate_mlp))
 
-    def embed(self, pipeline: Any, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
+    def embed(self, pipeline: Pipeline, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
         length = self.text_length(pipeline, options)
 
         def encode(text: str) -> Tensor:
@@ -80,7 +84,7 @@ class MochiAdapter(DualStreamAdapter):
 
         return embed_alone(pipeline.tokenizer, encode, names, length, recipe.pooling)
 
-    def encode(self, pipeline: Any, pixels: Tensor) -> Tensor:
+    def encode(self, pipeline: Pipeline, pixels: Tensor) -> Tensor:
         config = pipeline.vae.config
         latents = pipeline.vae.encode(pixels[:, :, None]).latent_dist.mode()[:, :, 0]
         if config.latents_mean is None or config.latents_std is None:
@@ -88,14 +92,14 @@ class MochiAdapter(DualStreamAdapter):
         mean, std = (latents.new_tensor(values)[:, None, None] for values in (config.latents_mean, config.latents_std))
         return (latents - mean) * config.scaling_factor / std
 
-    def side_multiple(self, pipeline: Any) -> int:
+    def side_multiple(self, pipeline: Pipeline) -> int:
         return pipeline.vae_spatial_scale_factor * self.transformer.config.patch_size
 
-    def native_area(self, pipeline: Any) -> int:
+    def native_area(self, pipeline: Pipeline) -> int:
         return pipeline.default_height * pipeline.default_width
 
     def prepare(
-        self, pipeline: Any, latents: Tensor, prompt: str, sigma: float, options: Mapping[str, Any]
+        self, pipeline: Pipeline, latents: Tensor, prompt: str, sigma: float, options: Mapping[str, Any]
     ) -> dict[str, Any]:
         batch = len(latents)
         length = self.text_length(pipeline, options)

@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 
 from conceptlens.families import register
-from conceptlens.families.base import Concepts, Projection, pool_tokens, repeat_rows, rotate_pairs, take
+from conceptlens.families.base import Concepts, Projection
+from conceptlens.families.groups import DUAL
 from conceptlens.families.kinds.dual_stream import DualStreamAdapter
+from conceptlens.families.kinds.rows import pool_tokens, repeat_rows, rotate_pairs, take
 from conceptlens.families.kinds.text_side import gated_residuals, project_text
 from conceptlens.families.kinds.tokens import encode_watched, own_tokens
 from conceptlens.values.errors import ConceptError, ModelError
+from conceptlens.values.models import Module, Pipeline
 from conceptlens.values.recipe import Recipe
 from conceptlens.values.records import CallRecord, TokenGrid
 
@@ -25,8 +28,9 @@ class QwenImageAdapter(DualStreamAdapter):
 
     name = "Qwen-Image"
     classes = ("QwenImageTransformer2DModel",)
+    group = DUAL
 
-    def is_fused(self, attn: Any) -> bool:
+    def is_fused(self, attn: Module) -> bool:
         return False  # the processor of this family calls the separate layers even where fused ones exist
 
     def observe(self, arguments: Mapping[str, Any], rows: slice, step: int, previous: CallRecord | None) -> CallRecord:
@@ -58,7 +62,7 @@ class QwenImageAdapter(DualStreamAdapter):
         cos, sin = _real(turns[list(positions)])
         return hidden, (model.time_text_embed(timestep.to(hidden.dtype), hidden), cos, sin)
 
-    def project(self, block: Any, hidden: Tensor, conditioning: tuple[Tensor, ...]) -> Projection:
+    def project(self, block: Module, hidden: Tensor, conditioning: tuple[Tensor, ...]) -> Projection:
         vector, cos, sin = conditioning
         shift, scale, *modulation = block.txt_mod(vector).chunk(6, dim=-1)
         normed = block.txt_norm1(hidden) * (1 + scale[:, None]) + shift[:, None]
@@ -66,10 +70,10 @@ class QwenImageAdapter(DualStreamAdapter):
         query, key = (rotate_pairs(t, cos, sin) for t in (side.query, side.key))
         return replace(side, query=query, key=key, unrotated=side)
 
-    def advance(self, block: Any, hidden: Tensor, out: Tensor, modulation: tuple[Tensor, ...]) -> Tensor:
+    def advance(self, block: Module, hidden: Tensor, out: Tensor, modulation: tuple[Tensor, ...]) -> Tensor:
         return gated_residuals(hidden, block.attn.to_add_out(out), block.txt_norm2, block.txt_mlp, modulation)
 
-    def embed(self, pipeline: Any, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
+    def embed(self, pipeline: Pipeline, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
         if not hasattr(pipeline, "prompt_template_encode") or "Edit" in type(pipeline).__name__:
             raise ModelError(
                 f"{type(pipeline).__name__} shows its picture to the text encoder, so no concept stands alone. "
@@ -92,14 +96,14 @@ class QwenImageAdapter(DualStreamAdapter):
         ends = tuple(place[-1] for place in places)
         return Concepts(names, torch.stack(tokens), None, pieces=tuple(o.pieces for o in own), positions=ends)
 
-    def encode(self, pipeline: Any, pixels: Tensor) -> Tensor:
+    def encode(self, pipeline: Pipeline, pixels: Tensor) -> Tensor:
         config = pipeline.vae.config
         latents = pipeline.vae.encode(pixels[:, :, None]).latent_dist.mode()[:, :, 0]
         mean, std = (latents.new_tensor(values)[:, None, None] for values in (config.latents_mean, config.latents_std))
         return (latents - mean) / std
 
     def prepare(
-        self, pipeline: Any, latents: Tensor, prompt: str, sigma: float, options: Mapping[str, Any]
+        self, pipeline: Pipeline, latents: Tensor, prompt: str, sigma: float, options: Mapping[str, Any]
     ) -> dict[str, Any]:
         batch, channels, rows, cols = latents.shape
         embeds, mask = pipeline.encode_prompt(prompt, max_sequence_length=self.text_length(pipeline, options))

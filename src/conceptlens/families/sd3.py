@@ -12,14 +12,17 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from conceptlens.families import register
-from conceptlens.families.base import Concepts, DiTAdapter, Projection, Tap, repeat_rows, take
-from conceptlens.families.kinds.text_side import advance_text, project_text
+from conceptlens.families.base import Concepts, DiTAdapter, Projection, PromptEncoders, Tap
+from conceptlens.families.groups import DUAL
+from conceptlens.families.kinds.rows import repeat_rows, take
+from conceptlens.families.kinds.text_side import advance_text, project_text, text_taps
 from conceptlens.families.kinds.tokens import embed_side_by_side
 from conceptlens.values.errors import ModelError
+from conceptlens.values.models import Module, Pipeline
 from conceptlens.values.recipe import Recipe
 from conceptlens.values.records import CallRecord, TokenGrid
 
-_CLIP_LENGTH = 77
+_CLIP_LENGTH, _UNGUIDED = 77, {"guidance_scale": 1.0}
 
 
 @register
@@ -28,6 +31,8 @@ class SD3Adapter(DiTAdapter):
 
     name = "Stable Diffusion 3"
     classes = ("SD3Transformer2DModel",)
+    group = DUAL
+    prompts = PromptEncoders("StableDiffusion3Pipeline", ("", "_2"), "_3", _UNGUIDED, clip_rows=True, unused=1)
     guided_batch = ("negative", "prompt")
 
     def recipe(self, depth: int) -> Recipe:
@@ -41,7 +46,7 @@ class SD3Adapter(DiTAdapter):
     def blocks(self) -> nn.ModuleList:
         return self.transformer.transformer_blocks
 
-    def taps(self, block: Any) -> Mapping[str, Tap]:
+    def taps(self, block: Module) -> Mapping[str, Tap]:
         attn = block.attn
         fused = _is_fused(attn)
         if fused and attn.norm_q is not None:
@@ -60,7 +65,10 @@ class SD3Adapter(DiTAdapter):
             "out": Tap(attn.to_out[0], "input"),
         }
 
-    def heads(self, block: Any, tensor: Tensor) -> Tensor:
+    def text_taps(self, block: Module) -> Mapping[str, Tap]:
+        return text_taps(block.attn)
+
+    def heads(self, block: Module, tensor: Tensor) -> Tensor:
         return tensor if tensor.ndim == 4 else rearrange(tensor, "b n (h d) -> b h n d", h=block.attn.heads)
 
     def rotate(self, heads: Tensor, call: CallRecord) -> Tensor:
@@ -69,8 +77,7 @@ class SD3Adapter(DiTAdapter):
     def observe(self, arguments: Mapping[str, Any], rows: slice, step: int, previous: CallRecord | None) -> CallRecord:
         patch = self.transformer.config.patch_size
         height, width = arguments["hidden_states"].shape[-2:]
-        kept = {"timestep": arguments["timestep"], "pooled": arguments["pooled_projections"]}
-        kept = {name: take(tensor, rows) for name, tensor in kept.items()}
+        kept = {"timestep": take(arguments["timestep"], rows), "pooled": take(arguments["pooled_projections"], rows)}
         return CallRecord(step, TokenGrid(height // patch, width // patch), kept)
 
     def is_perturbed(self, arguments: Mapping[str, Any]) -> bool:
@@ -83,19 +90,17 @@ class SD3Adapter(DiTAdapter):
         conditioning = self.transformer.time_text_embed(call.arguments["timestep"], pooled)
         return self.transformer.context_embedder(repeat_rows(concepts.tokens, len(pooled)).to(pooled)), conditioning
 
-    def project(self, block: Any, hidden: Tensor, conditioning: Tensor) -> Projection:
+    def project(self, block: Module, hidden: Tensor, conditioning: Tensor) -> Projection:
         if block.context_pre_only:
             normed, modulation = block.norm1_context(hidden, conditioning), []
         else:
             normed, *modulation = block.norm1_context(hidden, emb=conditioning)
         return project_text(block.attn, normed, modulation, fused=_is_fused(block.attn))
 
-    def advance(self, block: Any, hidden: Tensor, out: Tensor, modulation: tuple[Tensor, ...]) -> Tensor | None:
-        if block.context_pre_only:
-            return None
-        return advance_text(block, hidden, out, modulation)
+    def advance(self, block: Module, hidden: Tensor, out: Tensor, modulation: tuple[Tensor, ...]) -> Tensor | None:
+        return None if block.context_pre_only else advance_text(block, hidden, out, modulation)
 
-    def embed(self, pipeline: Any, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
+    def embed(self, pipeline: Pipeline, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:
         def encode(text: str) -> list[Tensor]:
             return [pipeline._get_clip_prompt_embeds(text, clip_model_index=i)[0][0] for i in (0, 1)]
 
@@ -113,14 +118,14 @@ class SD3Adapter(DiTAdapter):
         tokens = torch.nn.functional.pad(tokens, (0, width - tokens.shape[-1]))
         return replace(found, tokens=tokens, pooled=pooled, extra=extra)
 
-    def concept_length(self, pipeline: Any, options: Mapping[str, Any], stated: int | None = None) -> int:
+    def concept_length(self, pipeline: Pipeline | None, options: Mapping[str, Any], stated: int | None = None) -> int:
         return _CLIP_LENGTH  # T5 reads the prompt alone
 
-    def side_multiple(self, pipeline: Any) -> int:
+    def side_multiple(self, pipeline: Pipeline) -> int:
         return pipeline.vae_scale_factor * self.transformer.config.patch_size
 
     def prepare(
-        self, pipeline: Any, latents: Tensor, prompt: str, sigma: float, options: Mapping[str, Any]
+        self, pipeline: Pipeline, latents: Tensor, prompt: str, sigma: float, options: Mapping[str, Any]
     ) -> dict[str, Any]:
         batch = len(latents)
         embeds, _, pooled, _ = pipeline.encode_prompt(
@@ -138,6 +143,6 @@ class SD3Adapter(DiTAdapter):
         }
 
 
-def _is_fused(attn: Any) -> bool:
+def _is_fused(attn: Module) -> bool:
     """By the processor: diffusers' `unfuse_qkv_projections` leaves the flag and the fused weights behind."""
     return isinstance(attn.processor, FusedJointAttnProcessor2_0)

@@ -99,7 +99,7 @@ class Guidance(ABC):
         if self.attention_size is not None:
             self._set("attention_size", map_size(self.attention_size))
 
-    def _set(self, name: str, value: Any) -> None:
+    def _set(self, name: str, value: object) -> None:
         """Puts a field into its one form while the guidance is made."""
         object.__setattr__(self, name, value)
 

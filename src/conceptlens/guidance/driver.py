@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,12 +20,13 @@ from conceptlens.guidance.unets import GuidedUnet
 from conceptlens.ops.alignment import cosine_matrix, smooth
 from conceptlens.readers.painting import refusals
 from conceptlens.values.errors import RecipeError, shown
+from conceptlens.values.models import Pipeline, Scheduler
 from conceptlens.watch.prompt_text import at_least_float32
 from conceptlens.watch.unet_attention import frozen
 
 
 def guide(
-    pipeline: Any,
+    pipeline: Pipeline,
     prompt: str | Sequence[str],
     guidance: Guidance,
     *,
@@ -60,7 +62,7 @@ def guide(
 
 
 class GuidedCall:
-    """One call of a pipeline, with guidance (or none) woven into its arguments; whoever makes it asks for `result`.
+    """One call of a pipeline, with guidance (or none) woven into its arguments; afterwards, ask it for `result`.
 
     Attributes:
         arguments: what to call the pipeline with, once.
@@ -69,7 +71,7 @@ class GuidedCall:
 
     def __init__(
         self,
-        pipeline: Any,
+        pipeline: Pipeline,
         prompt: str | Sequence[str],
         guidance: Guidance | None,
         seed: int | Sequence[int],
@@ -90,11 +92,11 @@ class GuidedCall:
         with torch.inference_mode(False), refusals(pipeline, "checkpointing=True"):
             self._run = self._begin(pipeline, prompts, guidance, options)
 
-    def _begin(self, pipeline: Any, prompts: list[str], guidance: Guidance, options: dict[str, Any]) -> _Run:
+    def _begin(self, pipeline: Pipeline, prompts: list[str], guidance: Guidance, options: dict[str, Any]) -> _Run:
         first = _generators(self.seeds)
-        made = GuidedTransformer if is_transformer(pipeline) else GuidedUnet
+        kind = GuidedTransformer if is_transformer(pipeline) else GuidedUnet
         drawn = first if isinstance(first, list) else [first]
-        run = _Run(made(pipeline, prompts, guidance, drawn, options), guidance, pipeline.scheduler)
+        run = _Run(kind(pipeline, prompts, guidance, drawn, options), guidance, pipeline.scheduler)
         call = self.arguments
         if 0 in guidance.steps:
             # A diffusion pipeline multiplies given latents by this; its generators must stand after the draw.
@@ -104,7 +106,7 @@ class GuidedCall:
         names = call.pop("callback_on_step_end_tensor_inputs", None) or ["latents"]
         names = getattr(user, "tensor_inputs", names)
 
-        def moved(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        def moved(pipe: Pipeline, step: int, timestep: object, tensors: dict[str, Any]) -> dict[str, Any]:
             if user is not None:
                 tensors = {**tensors, **user(pipe, step, timestep, tensors)}
             if step + 1 < pipe.num_timesteps and step + 1 in guidance.steps and not pipe.interrupt:
@@ -115,7 +117,7 @@ class GuidedCall:
         call["callback_on_step_end_tensor_inputs"] = list(dict.fromkeys([*names, "latents"]))
         return run
 
-    def result(self, images: Any) -> GuidedResult:
+    def result(self, images: list[Any] | np.ndarray | Tensor) -> GuidedResult:
         """What the call left behind, with the images that it made."""
         run = self._run
         if run is None:
@@ -136,14 +138,14 @@ def _seeds(seed: int | Sequence[int], count: int) -> tuple[int, ...]:
 
 
 def _generators(seeds: Sequence[int]) -> torch.Generator | list[torch.Generator]:
-    made = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-    return made if len(made) > 1 else made[0]
+    generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+    return generators if len(generators) > 1 else generators[0]
 
 
 class _Run:
     """One guided call: the objectives of its images, and the record of its steps."""
 
-    def __init__(self, model: GuidedModel, guidance: Guidance, scheduler: Any) -> None:
+    def __init__(self, model: GuidedModel, guidance: Guidance, scheduler: Scheduler) -> None:
         self.model, self.guidance, self.scheduler = model, guidance, scheduler
         self.objectives = [[guidance.objective(text) for text in readings] for readings in model.texts]
         self.before: Sequence[Maps | None] = [None] * len(model.texts)
@@ -155,15 +157,15 @@ class _Run:
         guidance, timestep = self.guidance, self.scheduler.timesteps[step]
         size = guidance.step_size(step, len(self.scheduler.timesteps))
         bound, moved, losses = guidance.bounds.get(step, -math.inf), latents, []
-        found = self.gradient(moved, timestep)
+        reading = self.gradient(moved, timestep)
         for _ in range(guidance.inner.get(step, 0)):
-            unfinished = found[0] > bound
+            unfinished = reading[0] > bound
             if not unfinished.any():
                 break
-            losses.append(found[0].masked_fill(~unfinished, math.nan))
-            moved = self.move(moved, found[1] * _per_image(unfinished, moved), size)
-            found = self.gradient(moved, timestep)
-        loss, gradient, maps = found
+            losses.append(reading[0].masked_fill(~unfinished, math.nan))
+            moved = self.move(moved, reading[1] * _per_image(unfinished, moved), size)
+            reading = self.gradient(moved, timestep)
+        loss, gradient, maps = reading
         losses.append(loss)
         moved = self.move(moved, gradient, size)
         self.record(step, torch.stack(losses), maps, (moved - latents).float().square().flatten(1).mean(1).sqrt())
@@ -178,7 +180,7 @@ class _Run:
             leaf = latents.detach().clone().requires_grad_(True)
             maps = self.model.maps(leaf, timestep)
             pairs = zip(self.objectives, maps, self.before, strict=True)
-            # One objective for each text encoder that has a say of its own; they weigh alike.
+            # One objective for each text encoder; all have the same weight.
             loss = torch.stack([torch.stack([o(own, before) for o in some]).mean() for some, own, before in pairs])
             (gradient,) = torch.autograd.grad(loss.sum() * scale, leaf)
         return loss.detach(), self.finite(at_least_float32(gradient) / scale), [own.detach() for own in maps]
@@ -201,15 +203,15 @@ class _Run:
         return (wide - size * gradient).to(latents.dtype)
 
     def record(self, step: int, losses: Tensor, maps: Sequence[Maps], moved: Tensor) -> None:
-        kept, similar = [], []
+        means, similar = [], []
         for (text, *_), own in zip(self.model.texts, maps, strict=True):
             places = self.guidance.similar_positions(text)
             chosen = torch.stack([own[list(p)].mean(0) for p in places])
-            kept.append(chosen.float().cpu())
+            means.append(chosen.float().cpu())
             similar.append(cosine_matrix(smooth(chosen)).float().cpu())
-        # A call that was begun again (to record fewer steps) is told once.
+        # A call that starts again (to record fewer steps) is reported once.
         self.steps = [before for before in self.steps if before.step < step]
-        self.steps.append(GuidedStep(step, losses.cpu(), tuple(similar), tuple(kept), moved.cpu()))
+        self.steps.append(GuidedStep(step, losses.cpu(), tuple(similar), tuple(means), moved.cpu()))
 
 
 def _rms(tensor: Tensor) -> Tensor:

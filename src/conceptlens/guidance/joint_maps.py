@@ -10,19 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+from torch.utils.hooks import RemovableHandle
 
 from conceptlens.families.base import DiTAdapter, Tap
 from conceptlens.ops.spaces import normalize_concepts, reduce_heads, vector_similarity
+from conceptlens.values.early_exit import StopForward
 from conceptlens.values.errors import ModelError
+from conceptlens.values.models import Module
 from conceptlens.values.recipe import Normalization
 from conceptlens.values.records import CallRecord
-from conceptlens.watch.early_exit import StopForward
 
 Segments = Sequence[Sequence[Sequence[int]]]
 """The text rows of each word, one list of words for each text encoder whose states are rows of the text stream."""
@@ -59,7 +60,7 @@ class JointMaps:
     @contextmanager
     def reading(self) -> Iterator[None]:
         """Hooks on the blocks that are read; none are left afterwards."""
-        handles: list[Any] = []
+        handles: list[RemovableHandle] = []
         try:
             for number in self._blocks:
                 for name, tap in self._taps(self._adapter.blocks()[number]).items():
@@ -86,21 +87,17 @@ class JointMaps:
         means = [torch.stack(maps).mean(0) for maps in zip(*self._maps.values(), strict=True)]
         return [mean.unflatten(-1, grid) for mean in means]
 
-    def _taps(self, block: Any) -> dict[str, Tap]:
-        image, attn = self._adapter.taps(block), block.attn
+    def _taps(self, block: Module) -> dict[str, Tap]:
+        image, text = self._adapter.taps(block), self._adapter.text_taps(block)
         if self._kind == "output":
-            return {"image": image["out"], "text": Tap(attn.to_add_out, "input")}
-        return {
-            "query": image["query"],
-            "key": image["key"],
-            "text": Tap(attn.add_k_proj if attn.norm_added_k is None else attn.norm_added_k),
-        }
+            return {"image": image["out"], "text": text["out"]}
+        return {"query": image["query"], "key": image["key"], "text": text["key"]}
 
-    def _hook(self, number: int, name: str, tap: Tap) -> Any:
-        def before(_module: Any, args: tuple[Tensor, ...]) -> None:
+    def _hook(self, number: int, name: str, tap: Tap) -> RemovableHandle:
+        def before(_module: Module, args: tuple[Tensor, ...]) -> None:
             self._keep(number, name, args[0])
 
-        def after(_module: Any, _args: Any, out: Tensor) -> None:
+        def after(_module: Module, _args: object, out: Tensor) -> None:
             self._keep(number, name, out if tap.select is None else tap.select(out))
 
         if tap.side == "input":
@@ -118,7 +115,7 @@ class JointMaps:
         if self.early_exit and len(self._maps) == len(self._blocks):
             raise StopForward
 
-    def _words(self, block: Any, tapped: dict[str, Tensor]) -> list[Float[Tensor, "_word image"]]:
+    def _words(self, block: Module, tapped: dict[str, Tensor]) -> list[Float[Tensor, "_word image"]]:
         if self._kind == "output":
             pairs = zip(tapped["text"], tapped["image"], self._segments, strict=True)
             return [

@@ -29,7 +29,7 @@ def guidance_named(name: str, settings: Mapping[str, Any] | None = None) -> Guid
     if unknown:
         raise RecipeError(f"{method} has no setting {unknown[0]!r}. It has: {', '.join(sorted(have))}.")
     try:
-        changes = {name: _plain(value) for name, value in (settings or {}).items()}
+        changes: dict[str, Any] = {name: _plain(value) for name, value in (settings or {}).items()}
         return kind.preset(preset, **changes) if preset else kind(**changes)
     except ConceptlensError:
         raise
@@ -37,7 +37,7 @@ def guidance_named(name: str, settings: Mapping[str, Any] | None = None) -> Guid
         raise RecipeError(f"a setting of {method} has a wrong value: {one_line(error)}. Correct it.") from error
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """JSON knows neither tuples nor numbers as keys."""
     if isinstance(value, dict):
         return {int(step): number for step, number in value.items()}

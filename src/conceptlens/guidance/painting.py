@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,17 +12,10 @@ from conceptlens.guidance.driver import GuidedCall
 from conceptlens.guidance.named import guidance_named
 from conceptlens.guidance.result import GuidedMaps
 from conceptlens.maps.image_maps import ConceptMaps
-from conceptlens.readers.orders import Order
-from conceptlens.readers.painter import Painter
+from conceptlens.readers.orders import Order, Painting
 from conceptlens.values.errors import RecipeError
+from conceptlens.values.models import Pipeline
 from conceptlens.values.words import check_prompts
-from conceptlens.watch.prompt_text import FUNCTION_WORDS
-
-
-def prompt_words(prompts: Sequence[str]) -> list[str]:
-    """The words of prompts, each once, without articles, conjunctions, prepositions and punctuation."""
-    words = [word for prompt in prompts for word in re.findall(r"[\w'’-]+", prompt)]
-    return [word for word in dict.fromkeys(words) if word.lower() not in FUNCTION_WORDS]
 
 
 def chosen_guidance(guide: Guidance | str | None, compare: bool) -> Guidance | None:
@@ -38,7 +30,7 @@ def chosen_guidance(guide: Guidance | str | None, compare: bool) -> Guidance | N
 
 
 def check_guided(
-    pipeline: Any, guidance: Guidance, prompt: str | Sequence[str] | None, call: Mapping[str, Any]
+    pipeline: Pipeline, guidance: Guidance, prompt: str | Sequence[str] | None, call: Mapping[str, Any]
 ) -> None:
     """Raises a `ModelError` or `RecipeError` for what could be painted, but not with guidance."""
     check_pipeline(pipeline, guidance)
@@ -48,9 +40,14 @@ def check_guided(
 class GuidedPainter:
     """A painter whose latents are moved on the way: the same call and the same maps otherwise."""
 
-    def __init__(self, painter: Painter, guidance: Guidance, *, compare: bool = False) -> None:
+    def __init__(self, painter: Painting, guidance: Guidance, *, compare: bool = False) -> None:
         """Wraps `painter`; with `compare` it also paints the plain picture of the same seed."""
         self._painter, self._guidance, self._compare = painter, guidance, compare
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The diffusers pipeline."""
+        return self._painter.pipeline
 
     def paint(self, order: Order) -> list[GuidedMaps]:
         """Maps of each picture of the order.
@@ -74,5 +71,6 @@ class GuidedPainter:
         # Without a seed there is a generator of the caller's own, which the call refuses.
         call = GuidedCall(self._painter.pipeline, prompt, guidance, order.seed or 0, dict(order.pipeline))
         arguments = {name: value for name, value in call.arguments.items() if name != "prompt"}
-        painted = self._painter.paint(replace(order, prompt=prompt, pipeline=arguments, seed=None))
+        size = guidance.attention_size
+        painted = self._painter.paint(replace(order, prompt=prompt, pipeline=arguments, seed=None, map_size=size))
         return call, [maps for maps in painted if isinstance(maps, ConceptMaps)]  # no video model can be guided

@@ -82,7 +82,7 @@ class GuidedMaps(ConceptMaps):
 
     @classmethod
     def of(cls, maps: ConceptMaps, run: GuidedResult, number: int, plain: ConceptMaps | None = None) -> GuidedMaps:
-        """Maps with what is known of the guidance, in their `run_info`, too."""
+        """Maps together with the guidance that made them, which their `run_info` names too."""
         losses = [[step.step, *map(_plain, step.losses[:, number].tolist())] for step in run.steps]
         info = replace(maps.run_info, guidance=run.settings, losses=losses)
         shared = {each.name: getattr(maps, each.name) for each in fields(ConceptMaps)}
@@ -90,23 +90,23 @@ class GuidedMaps(ConceptMaps):
         return cls(**shared, run=run, number=number, plain=plain)
 
     def _extras(self) -> dict[str, Image.Image]:
-        made = {}
+        pictures = {}
         if self.run is not None and self.run.steps:
-            made["loss"] = loss_curve(self.run.losses[:, self.number].tolist(), [s.step for s in self.run.steps])
+            pictures["loss"] = loss_curve(self.run.losses[:, self.number].tolist(), [s.step for s in self.run.steps])
         if self.plain is not None:
-            made["plain"] = self.plain.image
-            heats = [[(f"{who} {name}", tile) for name, tile in maps._tiles()] for who, maps in self._both()]
+            pictures["plain"] = self.plain.image
+            heats = [[(f"{who} {name}", tile) for name, tile in maps.tiles()] for who, maps in self._both()]
             shown = [tile for row in heats for tile in row if not tile[0].endswith("segmentation")]
-            made["compare"] = contact_sheet(shown, len(shown) // 2)
-        return made
+            pictures["compare"] = contact_sheet(shown, len(shown) // 2)
+        return pictures
 
     def _both(self) -> list[tuple[str, ConceptMaps]]:
         assert self.plain is not None
         return [("plain", self.plain), ("guided", self)]
 
-    def _told(self) -> list[str]:
+    def _facts(self) -> list[str]:
         settings = {} if self.run is None else self.run.settings
-        return [*super()._told(), f"guidance {settings.get('method')}", f"alpha {settings.get('alpha')}"]
+        return [*super()._facts(), f"guidance {settings.get('method')}", f"alpha {settings.get('alpha')}"]
 
 
 def _plain(loss: float) -> float | None:

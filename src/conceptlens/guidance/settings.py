@@ -5,33 +5,35 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeGuard
 
 from conceptlens.values.errors import RecipeError, shown
 
 
-def whole(value: Any, least: int) -> bool:
+def whole(value: object, least: int) -> bool:
     """Whether this is a whole number that is not below another; those of numpy are."""
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
 
 
-def finite(value: Any) -> bool:
+def finite(value: object) -> TypeGuard[float]:
     """Whether this is a number, and neither infinite nor NaN."""
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def number(name: str, value: Any, told: str, fits: Callable[[float], bool] = lambda _: True, hint: str = "") -> float:
+def number(
+    name: str, value: object, wanted: str, fits: Callable[[float], bool] = lambda _: True, hint: str = ""
+) -> float:
     """A finite number.
 
     Raises:
         RecipeError: for what is none, or does not fit.
     """
     if not finite(value) or not fits(float(value)):
-        raise RecipeError(f"{name} must be {told}; got {shown(value)}.{hint}")
+        raise RecipeError(f"{name} must be {wanted}; got {shown(value)}.{hint}")
     return float(value)
 
 
-def step_numbers(value: Any) -> tuple[int, ...]:
+def step_numbers(value: object) -> tuple[int, ...]:
     """Numbers of denoising steps.
 
     Raises:
@@ -43,17 +45,17 @@ def step_numbers(value: Any) -> tuple[int, ...]:
     return tuple(int(step) for step in steps)
 
 
-def by_step(name: str, value: Any, told: str, sound: Callable[[Any], bool]) -> None:
+def by_step(name: str, value: object, wanted: str, sound: Callable[[Any], bool]) -> None:
     """Checks what is given for single denoising steps.
 
     Raises:
         RecipeError: for no mapping from steps to what is sound.
     """
     if not isinstance(value, Mapping) or not all(whole(step, 0) and sound(one) for step, one in value.items()):
-        raise RecipeError(f"{name} must give {told} for each step; got {shown(value)}.")
+        raise RecipeError(f"{name} must give {wanted} for each step; got {shown(value)}.")
 
 
-def map_size(value: Any) -> tuple[int, int]:
+def map_size(value: object) -> tuple[int, int]:
     """(rows, cols).
 
     Raises:
@@ -65,7 +67,7 @@ def map_size(value: Any) -> tuple[int, int]:
     return int(sides[0]), int(sides[1])
 
 
-def kernel(value: Any) -> tuple[int, float]:
+def kernel(value: object) -> tuple[int, float]:
     """(kernel size, sigma) of a smoothing.
 
     Raises:
@@ -79,5 +81,5 @@ def kernel(value: Any) -> tuple[int, float]:
     return int(parts[0]), float(parts[1])
 
 
-def _several(value: Any) -> tuple[Any, ...] | None:
+def _several(value: object) -> tuple[Any, ...] | None:
     return tuple(value) if isinstance(value, Iterable) else None

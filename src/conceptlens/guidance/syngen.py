@@ -1,4 +1,4 @@
-"""SynGen: a modifier's map is its noun's, and nobody else's.
+"""SynGen: a modifier's map should match its noun's and no other.
 
 Rassin et al., "Linguistic Binding in Diffusion Models: Enhancing Attribute Correspondence through Attention Map
 Alignment", NeurIPS 2023, arXiv 2306.08877, equations 1 to 4. The paper finds the pairs with a dependency parser; here

@@ -1,52 +1,26 @@
-"""What guidance sees of a FLUX.1 or Stable Diffusion 3 pipeline: what the prompt says, first latents, word maps."""
+"""What guidance sees of a diffusion transformer's pipeline: what the prompt says, first latents, word maps."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from conceptlens.families import adapter_for
-from conceptlens.families.base import DiTAdapter
-from conceptlens.families.kinds.calls import named_arguments
+from conceptlens.families import adapter_for, prompt_encoders
+from conceptlens.families.base import DiTAdapter, PromptEncoders
+from conceptlens.families.kinds.first_call import first_call
 from conceptlens.guidance.base import Maps
 from conceptlens.guidance.joint_maps import JointMaps
+from conceptlens.values.early_exit import StopForward
 from conceptlens.values.errors import RecipeError, shown
-from conceptlens.watch.early_exit import StopForward
+from conceptlens.values.models import Pipeline, Tokenizer
 from conceptlens.watch.prompt_readings import by_words, read_t5_prompt
 from conceptlens.watch.prompt_text import PromptText, TextAttentionReader, read_prompt, warn_of_lost_words
 from conceptlens.watch.t5_text import T5AttentionReader
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a pipeline uses its text encoders.
-
-    Attributes:
-        clip: endings of the names of its CLIP encoders, `text_encoder` and so on; they share a tokenizer's cuts.
-        t5: the ending of its T5 encoder.
-        clip_rows: whether CLIP's states are rows of the text stream, before T5's; else only its pooled vector is used.
-        unused: how many of CLIP's last layers never reach the transformer.
-        time: what the scheduler's timesteps are divided by.
-        plain: options without which a negative prompt would be encoded, too.
-    """
-
-    clip: tuple[str, ...]
-    t5: str
-    clip_rows: bool
-    unused: int
-    time: int
-    plain: Mapping[str, Any]
-
-
-LAYOUTS = {
-    "FluxPipeline": Layout(("",), "_2", False, 0, 1000, {"true_cfg_scale": 1.0}),
-    "StableDiffusion3Pipeline": Layout(("", "_2"), "_3", True, 1, 1, {"guidance_scale": 1.0}),
-}
 
 
 class GuidedTransformer:
@@ -61,26 +35,19 @@ class GuidedTransformer:
 
     def __init__(
         self,
-        pipeline: Any,
+        pipeline: Pipeline,
         prompts: list[str],
-        guidance: Any,  # a method that reads transformers, with settings for it that others do not have
+        guidance: Any,  # noqa: ANN401 - a method that reads transformers, with settings for it that others do not have
         generators: list[torch.Generator],
         options: Mapping[str, Any],
     ) -> None:
-        kinds = [base.__name__ for base in type(pipeline).__mro__]
-        self._layout = next(LAYOUTS[kind] for kind in kinds if kind in LAYOUTS)
+        known = prompt_encoders()
+        self._encoders = next(known[base.__name__] for base in type(pipeline).__mro__ if base.__name__ in known)
         adapter = adapter_for(pipeline.transformer)
-        assert isinstance(adapter, DiTAdapter)  # those of LAYOUTS are
+        assert isinstance(adapter, DiTAdapter)  # those with `prompts` are
         self.module = adapter.transformer
-        layout = replace(self._layout, unused=self._layout.unused + (options.get("clip_skip") or 0))
-        given, readers = first_call(pipeline, self._layout, prompts, generators, options)
-        segments, texts = zip(
-            *(_read(pipeline, layout, readers, n, prompt) for n, prompt in enumerate(prompts)), strict=True
-        )
-        chosen = [_chosen(readings, guidance.text_encoders) for readings in texts]
-        repeats = options.get("num_images_per_prompt") or 1
-        self.texts = tuple(readings for readings in chosen for _ in range(repeats))
-        call = adapter.observe(given, slice(None), 0, None)
+        given, segments, self.texts = _started(pipeline, self._encoders, prompts, generators, options)
+        self.texts = tuple(_chosen(readings, guidance.text_encoders) for readings in self.texts)
         self.latents = given["hidden_states"]
         self.arguments = {n: v for n, v in given.items() if n not in ("hidden_states", "timestep", "return_dict")}
         whole = (
@@ -93,8 +60,8 @@ class GuidedTransformer:
             adapter,
             kind,
             _blocks(adapter, kind, guidance.blocks),
-            call,
-            [s for s in segments for _ in range(repeats)],
+            adapter.observe(given, slice(None), 0, None),
+            segments,
             early_exit=not whole,
         )
         hook = getattr(pipeline.transformer, "_hf_hook", None)
@@ -104,8 +71,8 @@ class GuidedTransformer:
     def maps(self, latents: Tensor, timestep: Tensor) -> Sequence[Maps]:
         """One forward with the prompt alone: (word, rows, cols) of each image, with graph."""
         time = timestep.to(latents.device).expand(len(latents))
-        if self._layout.time != 1:  # FLUX.1 rounds its timesteps to the latents' precision before the division
-            time = time.to(latents.dtype) / self._layout.time
+        if self._encoders.time != 1:  # FLUX.1 rounds its timesteps to the latents' precision before the division
+            time = time.to(latents.dtype) / self._encoders.time
         with suppress(StopForward):
             # Past all hooks on the transformer itself: one that records the pipeline's own calls must not see this one.
             type(self.module).forward(
@@ -118,71 +85,72 @@ class GuidedTransformer:
         return self.joint.reading()
 
 
-@torch.no_grad()
-def first_call(
-    pipeline: Any, layout: Layout, prompts: list[str], generators: list[torch.Generator], options: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The arguments of the pipeline's own first call of its transformer, and what its text encoders were seen doing.
+Places = tuple[tuple[tuple[int, ...], ...], ...]
+"""Text rows of a prompt's words in each segment of the text stream."""
 
-    The pipeline runs until that call, without a negative prompt, and is stopped there: whatever it does to timesteps,
-    latents and embeddings is done by itself.
-    """
-    seen: dict[str, Any] = {}
 
-    def stop(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen.update(named_arguments(pipeline.transformer, args, kwargs))
-        raise StopForward
-
+def _started(
+    pipeline: Pipeline,
+    encoders: PromptEncoders,
+    prompts: list[str],
+    generators: list[torch.Generator],
+    options: Mapping[str, Any],
+) -> tuple[dict[str, Any], list[Places], tuple[tuple[PromptText, ...], ...]]:
+    """The pipeline's own first call without a negative prompt; for each image where words stand, and its readings."""
     call = {n: v for n, v in options.items() if not n.startswith(("negative_prompt", "callback"))}
-    call |= {**layout.plain, "prompt": prompts, "generator": generators if len(generators) > 1 else generators[0]}
-    bar = getattr(pipeline, "_progress_bar_config", {})
-    handle = pipeline.transformer.register_forward_pre_hook(stop, with_kwargs=True)
-    try:
-        pipeline.set_progress_bar_config(**{**bar, "disable": True})
-        with ExitStack() as stack:
-            readers = {
-                ending: stack.enter_context(
-                    (T5AttentionReader if ending == layout.t5 else TextAttentionReader)(encoder)
-                )
-                for ending in (*layout.clip, layout.t5)
-                if (encoder := getattr(pipeline, f"text_encoder{ending}")) is not None
-            }
-            with suppress(StopForward):
-                pipeline(**call)
-    finally:
-        handle.remove()
-        pipeline.set_progress_bar_config(**bar)
-    return seen, readers
+    call |= {**encoders.plain, "prompt": prompts, "generator": generators if len(generators) > 1 else generators[0]}
+    with ExitStack() as stack:
+        readers = {
+            ending: stack.enter_context((T5AttentionReader if ending == encoders.t5 else TextAttentionReader)(module))
+            for ending in (*encoders.clip, encoders.t5)
+            if (module := getattr(pipeline, f"text_encoder{ending}")) is not None
+        }
+        given = first_call(pipeline, call)
+    unused = encoders.unused + (options.get("clip_skip") or 0)
+    encoders = replace(encoders, unused=unused)
+    read = [
+        _placed(pipeline, encoders, _read(pipeline, encoders, readers, row, prompt))
+        for row, prompt in enumerate(prompts)
+    ]
+    images = [pair for pair in read for _ in range(options.get("num_images_per_prompt") or 1)]
+    return given, [places for places, _ in images], tuple(readings for _, readings in images)
 
 
 def _read(
-    pipeline: Any, layout: Layout, readers: Mapping[str, Any], row: int, prompt: str
-) -> tuple[tuple[tuple[tuple[int, ...], ...], ...], tuple[PromptText, ...]]:
-    """Text rows of a prompt's words in each segment, and its readings."""
+    pipeline: Pipeline, encoders: PromptEncoders, readers: Mapping[str, Any], row: int, prompt: str
+) -> tuple[PromptText | None, PromptText | None]:
+    """A prompt as CLIP and as T5 read it; None for an encoder that the pipeline lacks."""
     clip = t5 = None
-    tokenizer = getattr(pipeline, f"tokenizer{layout.clip[0]}")
-    endings = [ending for ending in layout.clip if ending in readers]
+    endings = [ending for ending in encoders.clip if ending in readers]
     if endings:
+        tokenizer = getattr(pipeline, f"tokenizer{encoders.clip[0]}")
         attentions = [readers[ending].attention()[row] for ending in endings]
         ids = readers[endings[0]].input_ids[row]
-        told = _spelt_out(pipeline, prompt, tokenizer)
-        warn_of_lost_words(tokenizer, told, ids.shape[-1])
-        clip = read_prompt(prompt, tokenizer, ids, attentions, layout.unused, told)
-    if layout.t5 in readers:
-        tokenizer_t5, reader = getattr(pipeline, f"tokenizer{layout.t5}"), readers[layout.t5]
+        spelt_out = _spelt_out(pipeline, prompt, tokenizer)
+        warn_of_lost_words(tokenizer, spelt_out, ids.shape[-1])
+        clip = read_prompt(prompt, tokenizer, ids, attentions, encoders.unused, spelt_out)
+    if encoders.t5 in readers:
+        tokenizer, reader = getattr(pipeline, f"tokenizer{encoders.t5}"), readers[encoders.t5]
         ids = reader.input_ids[row]
-        told = _spelt_out(pipeline, prompt, tokenizer_t5)
-        warn_of_lost_words(tokenizer_t5, told, ids.shape[-1])
-        t5 = read_t5_prompt(prompt, tokenizer_t5, ids, reader.attention()[row], told)
-    if not layout.clip_rows:
+        spelt_out = _spelt_out(pipeline, prompt, tokenizer)
+        warn_of_lost_words(tokenizer, spelt_out, ids.shape[-1])
+        t5 = read_t5_prompt(prompt, tokenizer, ids, reader.attention()[row], spelt_out)
+    return clip, t5
+
+
+def _placed(
+    pipeline: Pipeline, encoders: PromptEncoders, texts: tuple[PromptText | None, PromptText | None]
+) -> tuple[Places, tuple[PromptText, ...]]:
+    """Text rows of a prompt's words in each segment, and its readings by words, T5's first."""
+    clip, t5 = texts
+    if not encoders.clip_rows:
         assert t5 is not None
         names = [word for word, _ in t5.words]
         places = tuple(rows for _, rows in t5.words)
-        own = [by_words(text, names, 0) for text in (t5, clip) if text is not None]
-        return (places,), tuple(own)
+        return (places,), tuple(by_words(text, names, 0) for text in (t5, clip) if text is not None)
     segments, readings, first = [], [], 0
-    offsets = ((clip, 0), (t5, tokenizer.model_max_length))
-    for text, offset in offsets:
+    length: int = getattr(pipeline, f"tokenizer{encoders.clip[0]}").model_max_length
+    for text, offset in ((clip, 0), (t5, length)):
         if text is not None and text.words:
             segments.append(tuple(tuple(offset + place for place in rows) for _, rows in text.words))
             readings.append(by_words(text, [word for word, _ in text.words], first))
@@ -190,7 +158,7 @@ def _read(
     return tuple(segments), tuple(reversed(readings))
 
 
-def _spelt_out(pipeline: Any, prompt: str, tokenizer: Any) -> str:
+def _spelt_out(pipeline: Pipeline, prompt: str, tokenizer: Tokenizer) -> str:
     """The prompt with the names of all vectors of a textual inversion, in pipelines that can load one."""
     convert = getattr(pipeline, "maybe_convert_prompt", None)
     return prompt if convert is None else convert(prompt, tokenizer)
@@ -203,14 +171,14 @@ def _chosen(readings: Sequence[PromptText], wanted: str) -> tuple[PromptText, ..
     return kept
 
 
-def _blocks(adapter: Any, kind: str, given: tuple[int, ...] | None) -> tuple[int, ...]:
+def _blocks(adapter: DiTAdapter, kind: str, given: tuple[int, ...] | None) -> tuple[int, ...]:
     blocks = adapter.blocks()
     if given is not None and (isinstance(given, str) or not isinstance(given, Sequence) or not given):
         raise RecipeError(f"blocks must be numbers of dual-stream blocks, such as (2, 3); got {shown(given)}.")
     recipe = replace(adapter.recipe(len(blocks)), layers=given) if given is not None else adapter.recipe(len(blocks))
     layers = recipe.resolve(len(blocks)).layers or ()
     # The last block of Stable Diffusion 3 attends for the text, too, but passes none of it on.
-    silent = [n for n in layers if kind == "output" and getattr(blocks[n].attn, "to_add_out", None) is None]
+    silent = [n for n in layers if kind == "output" and "out" not in adapter.text_taps(blocks[n])]
     if silent and given is not None:
         raise RecipeError(f"block {silent[0]} has no text output. Leave it out of blocks, or use maps='joint'.")
     return tuple(n for n in layers if n not in silent)

@@ -42,7 +42,7 @@ class TSAM(Guidance):
         text_layers: layers of the text encoder that are averaged: "all", "used" (without those that never reach the
             U-Net: the last of Stable Diffusion XL), or numbers, negative ones from the last.
         first_encoder_weight: share of the first of two text encoders (Stable Diffusion XL), 0..1.
-        merge: "word" averages the pieces of a word; "none" (as published) gives each piece a row of its own.
+        merge: "word" averages the pieces of a word; "none" (as published) gives each piece its own row.
         maps: on a diffusion transformer, what stands for cross-attention: "output", ConceptAttention's output space
             (arXiv 2502.04320) with the prompt's words as concepts, or "joint", the text columns of joint attention.
         blocks: on a diffusion transformer, the dual-stream blocks whose maps are averaged, negative ones from the last;
@@ -82,7 +82,7 @@ class TSAM(Guidance):
         """A published setting ("paper-tifa", "paper-ae", "release") or "transformer", with some fields changed.
 
         The paper's are its step sizes for TIFA (40) and Attend-and-Excite prompts (10), 25 steps of 50; whether alpha
-        falls or steps were refined is not told, so neither is done here. "release" is the official code's shipped
+        falls or steps were refined is not stated, so neither is done here. "release" is the official code's shipped
         configuration: another loss, power 3, a falling alpha and 20 more updates at steps 0, 10 and 20. (Its stopping
         rule cannot be followed: it raises for most prompts.) "transformer" is no publication's: a start for diffusion
         transformers, a share of the latents' size in the first 60 % of 28 steps.
@@ -104,9 +104,9 @@ class TSAM(Guidance):
             raise RecipeError("loss release_default is of causal text encoders; T5 is none. Use abs or cos_rows.")
 
         def loss(maps: Maps, _before: Maps | None) -> Tensor:
-            own = torch.stack([maps[list(p)].mean(0) for p in places])
-            own = own if self.smoothing is None else smooth(own, *self.smoothing)
-            return tsam_loss(own, target.to(own), self.loss, text.causal)
+            word_maps = torch.stack([maps[list(p)].mean(0) for p in places])
+            word_maps = word_maps if self.smoothing is None else smooth(word_maps, *self.smoothing)
+            return tsam_loss(word_maps, target.to(word_maps), self.loss, text.causal)
 
         return loss
 

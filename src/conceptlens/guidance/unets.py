@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from conceptlens.guidance.base import Guidance, Maps
-from conceptlens.values.errors import ModelError
-from conceptlens.watch.early_exit import StopForward
+from conceptlens.readers.unet_inputs import attention_size, image_size, tokenizers_of
+from conceptlens.values.early_exit import StopForward
+from conceptlens.values.models import Model, Pipeline
 from conceptlens.watch.prompt_text import PromptText, TextAttentionReader, read_prompt, warn_of_prompt
+from conceptlens.watch.surroundings import execution_device
 from conceptlens.watch.unet_attention import MapSink, capturing
 
 USUAL_BLOCKS = {"CrossAttnDownBlock2D", "DownBlock2D", "UNetMidBlock2DCrossAttn", "CrossAttnUpBlock2D", "UpBlock2D"}
@@ -33,7 +35,7 @@ class GuidedUnet:
 
     def __init__(
         self,
-        pipeline: Any,
+        pipeline: Pipeline,
         prompts: list[str],
         guidance: Guidance,
         generators: list[torch.Generator],
@@ -73,30 +75,7 @@ class GuidedUnet:
             self.sink.maps = {}
 
 
-def attention_size(unet: Any, latents: Sequence[int], wanted: tuple[int, int] | None = None) -> tuple[int, int]:
-    """(rows, cols) of the cross-attention to read: as wanted, or else that at a quarter of the latents' size.
-
-    In a U-Net that has none of that size it is that of the finest.
-
-    Raises:
-        ModelError: when there are layers with as many positions as are wanted, in another shape.
-    """
-    if wanted is not None:
-        for level in range(len(unet.config.down_block_types)):
-            rows, cols = (math.ceil(side / 2**level) for side in latents)
-            if rows * cols == math.prod(wanted) and (rows, cols) != wanted:
-                raise ModelError(
-                    f"no cross-attention layer has {wanted[0]}x{wanted[1]} (rows x columns), but there are layers with "
-                    f"{rows}x{cols} positions. Give attention_size=({rows}, {cols})."
-                )
-        return wanted
-    levels = [level for level, kind in enumerate(unet.config.down_block_types) if "CrossAttn" in kind]
-    level = 2 if 2 in levels or not levels else levels[0]
-    rows, cols = (math.ceil(side / 2**level) for side in latents)
-    return rows, cols
-
-
-def layers_of_size(unet: Any, latents: Sequence[int], size: tuple[int, int]) -> int | None:
+def layers_of_size(unet: Model, latents: Sequence[int], size: tuple[int, int]) -> int | None:
     """How many cross-attention layers have so many positions; None for a U-Net without the usual levels, or if none.
 
     Each level halves the one before, and the way up mirrors the way down.
@@ -105,13 +84,13 @@ def layers_of_size(unet: Any, latents: Sequence[int], size: tuple[int, int]) -> 
     middle = () if config.mid_block_type is None else (config.mid_block_type,)
     if not {*config.down_block_types, *config.up_block_types, *middle} <= USUAL_BLOCKS:
         return None
-    deepest, found = len(config.down_block_types) - 1, 0
+    deepest, layers = len(config.down_block_types) - 1, 0
     for name, _ in unet.named_modules():
         side, number, *_ = [*name.split("."), "", ""]
         if name.split(".")[-1] == "attn2":
             level = deepest if side == "mid_block" else int(number) if side == "down_blocks" else deepest - int(number)
-            found += math.prod(math.ceil(length / 2**level) for length in latents) == math.prod(size)
-    return found or None
+            layers += math.prod(math.ceil(length / 2**level) for length in latents) == math.prod(size)
+    return layers or None
 
 
 @dataclass(frozen=True)
@@ -125,13 +104,13 @@ class Conditioning:
 
 @torch.no_grad()
 def prepare(
-    pipeline: Any, prompts: list[str], generators: list[torch.Generator], options: Mapping[str, Any]
+    pipeline: Pipeline, prompts: list[str], generators: list[torch.Generator], options: Mapping[str, Any]
 ) -> Conditioning:
     """Encodes, sets the timesteps, and draws the first latents, each as the pipeline itself will."""
     # Here, where a pipeline is open already: importing it takes long, and says so on the terminal.
     from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import retrieve_timesteps
 
-    device = pipeline._execution_device
+    device = execution_device(pipeline)
     per_prompt = options.get("num_images_per_prompt") or 1
     texts, embeds, pooled = _encode(pipeline, prompts, options, device)
     given = {n: options.get(n) for n in ("timesteps", "sigmas")}
@@ -152,7 +131,7 @@ def prepare(
         "cross_attention_kwargs": options.get("cross_attention_kwargs"),
     }
     if pooled is not None:
-        ids = pipeline._get_add_time_ids(
+        ids = pipeline._get_add_time_ids(  # noqa: SLF001 - what the pipeline itself calls
             options.get("original_size") or (height, width),
             options.get("crops_coords_top_left", (0, 0)),
             options.get("target_size") or (height, width),
@@ -163,29 +142,13 @@ def prepare(
     return Conditioning(tuple(t for t in texts for _ in range(per_prompt)), arguments, latents)
 
 
-def image_size(pipeline: Any, options: Mapping[str, Any]) -> tuple[int, int]:
-    """Height and width in pixels, as the pipeline reads its options."""
-    sample, factor = pipeline.unet.config.sample_size, pipeline.vae_scale_factor
-    rows, cols = (sample, sample) if isinstance(sample, int) else sample
-    height, width = options.get("height"), options.get("width")
-    if hasattr(pipeline, "text_encoder_2"):
-        return height or rows * factor, width or cols * factor
-    return (height, width) if height and width else (rows * factor, cols * factor)
-
-
-def tokenizers_of(pipeline: Any) -> list[Any]:
-    """Those whose text encoders are there: SDXL's refiner has only the second."""
-    endings = [ending for ending in ("", "_2") if getattr(pipeline, f"text_encoder{ending}", None) is not None]
-    return [getattr(pipeline, f"tokenizer{ending}") for ending in endings]
-
-
 def _encode(
-    pipeline: Any, prompts: list[str], options: Mapping[str, Any], device: torch.device
+    pipeline: Pipeline, prompts: list[str], options: Mapping[str, Any], device: torch.device
 ) -> tuple[list[PromptText], Tensor, Tensor | None]:
     second = hasattr(pipeline, "text_encoder_2")
     tokenizers, encoders = tokenizers_of(pipeline), [getattr(pipeline, f"text_encoder{s}", None) for s in ("", "_2")]
-    told = [pipeline.maybe_convert_prompt(prompt, tokenizers[0]) for prompt in prompts]
-    for prompt in told:
+    encoded = [pipeline.maybe_convert_prompt(prompt, tokenizers[0]) for prompt in prompts]
+    for prompt in encoded:
         warn_of_prompt(tokenizers, prompt)
     skip = options.get("clip_skip")
     with ExitStack() as stack:
@@ -202,7 +165,7 @@ def _encode(
         ids = readers[0].input_ids
     assert ids is not None
     texts = [
-        read_prompt(prompt, tokenizers[0], row, [a[n] for a in attentions], (skip or 0) + second, told[n])
+        read_prompt(prompt, tokenizers[0], row, [a[n] for a in attentions], (skip or 0) + second, encoded[n])
         for n, (prompt, row) in enumerate(zip(prompts, ids, strict=True))
     ]
     return texts, embeds, pooled[0] if pooled else None

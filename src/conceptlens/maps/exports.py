@@ -31,18 +31,18 @@ def palette_image(labels: Int[np.ndarray, "height width"], count: int) -> Image.
     """
     if count > 255:
         raise ImageError(f"a palette PNG holds 255 labels; got {count}. Use the array in maps.npz.")
-    made = Image.fromarray(np.where(labels < 0, 255, labels).astype(np.uint8))
+    picture = Image.fromarray(np.where(labels < 0, 255, labels).astype(np.uint8))
     colours = palette(256)
     colours[255] = ABSTAINED
-    made.putpalette(colours.tobytes(), "RGB")
-    return made
+    picture.putpalette(colours.tobytes(), "RGB")
+    return picture
 
 
 def cut_out(image: Image.Image, alpha: Mask | Float[np.ndarray, "height width"]) -> Image.Image:
     """The picture with all but the concept transparent; `alpha` is a mask, or a map in 0..1 for soft edges."""
-    made = image.convert("RGB")
-    made.putalpha(Image.fromarray(np.rint(np.asarray(alpha, np.float32) * 255).astype(np.uint8)))
-    return made
+    picture = image.convert("RGB")
+    picture.putalpha(Image.fromarray(np.rint(np.asarray(alpha, np.float32) * 255).astype(np.uint8)))
+    return picture
 
 
 def run_lengths(mask: Mask) -> list[int]:
@@ -194,7 +194,7 @@ def coco(
     }
 
 
-def detections(masks: Mapping[str, Mask], scores: Mapping[str, Float[np.ndarray, "height width"]]) -> Any:
+def detections(masks: Mapping[str, Mask], scores: Mapping[str, Float[np.ndarray, "height width"]]) -> Any:  # noqa: ANN401 - an optional package's
     """Masks as `supervision.Detections`: one for each concept whose mask is not empty.
 
     `class_id` counts the concepts from 0, `data["class_name"]` names them, `confidence` is the mean score inside the

@@ -14,7 +14,7 @@ from PIL import Image
 from conceptlens.values.errors import LibraryError, OutputError
 
 RATE = 8
-"""Frames per second unless told otherwise; what the video models paint at most often."""
+"""Frames per second by default; the usual rate of the video models."""
 
 
 def can_write_mp4() -> bool:
@@ -38,7 +38,7 @@ def write_mp4(frames: Sequence[Image.Image], file: Path, rate: int = RATE) -> No
 
     Args:
         frames: RGB, all of one size in pixels.
-        file: where to write; the caller makes sure that nobody meets it half-written.
+        file: where to write; the caller keeps a half-written file out of sight.
         rate: frames per second, at least 1.
 
     Raises:

@@ -165,7 +165,7 @@ class ConceptMaps:
         """The masks of the asked concepts as a COCO data set; run lengths, or with `outlines` polygons."""
         return coco(self._masks(threshold), self.image.size, outlines=outlines)
 
-    def to_supervision(self, threshold: Threshold | None = None) -> Any:
+    def to_supervision(self, threshold: Threshold | None = None) -> Any:  # noqa: ANN401 - an optional package's
         """The masks of the asked concepts as `supervision.Detections`; see `conceptlens.maps.exports.detections`.
 
         Raises:
@@ -183,7 +183,7 @@ class ConceptMaps:
         return {name: place_of(mask) for name, mask in self._masks(threshold).items()}
 
     def relations(self, threshold: Threshold | None = None) -> tuple[Relation, ...]:
-        """How each pair of the asked concepts lies, by their centres; those with an empty mask are left out."""
+        """How the concepts of each pair are placed, by their centres; those with an empty mask are left out."""
         return relate(self.places(threshold), self.image.size)
 
     def _masks(
@@ -213,7 +213,7 @@ class ConceptMaps:
 
     def report(self) -> str:
         """A web page in one file: pictures, a table and the settings that made them."""
-        return self._report(self._tiles())
+        return self._report(self.tiles())
 
     def _report(self, tiles: list[tuple[str, Image.Image]]) -> str:
         title = self.prompt or f"Where is {', '.join(self.asked)}?"
@@ -223,16 +223,16 @@ class ConceptMaps:
         rows = []
         for name, place in self.places().items():
             box = "" if place.box is None else "{} to {} x {} to {}".format(*(place.box[i] for i in (0, 2, 1, 3)))
-            there = [] if self.presence is None else [told_chance(self.presence.get(name))]
+            there = [] if self.presence is None else [chance_text(self.presence.get(name))]
             rows.append((name, *there, f"{place.area:.0%}", f"{float(self[name].max()):.3f}", box))
         there = [] if self.presence is None else ["in the image?"]
         return table(("concept", *there, "share of the image", "peak score", "box in pixels"), rows)
 
     def overlay(self, columns: int | None = None) -> Image.Image:
         """A contact sheet: the image, each concept's heat over it, and the segmentation."""
-        return contact_sheet(self._tiles(), columns, legend=self.concepts)
+        return contact_sheet(self.tiles(), columns, legend=self.concepts)
 
-    def _tiles(self) -> list[tuple[str, Image.Image]]:
+    def tiles(self) -> list[tuple[str, Image.Image]]:
         """What is shown of these maps, with captions."""
         tiles = [("image", self.image)]
         tiles += [(name, tint(self.image, heat_colours(self.heatmap(name)), self.heatmap(name))) for name in self.asked]
@@ -273,10 +273,10 @@ class ConceptMaps:
         """One line that says how these maps were made."""
         rows, cols = self.scores.shape[1:]
         versions = " ".join(f"{k} {v}" for k, v in (self.run_info.versions or {}).items())
-        parts = (f"model {self.model_id}", *self._told(), f"grid {rows}x{cols}", f"seed {self.seed}", versions)
+        parts = (f"model {self.model_id}", *self._facts(), f"grid {rows}x{cols}", f"seed {self.seed}", versions)
         return " · ".join(part for part in parts if part)
 
-    def _told(self) -> list[str]:
+    def _facts(self) -> list[str]:
         """The settings, in words."""
         recipe = self.recipe
         if recipe is None:
@@ -316,7 +316,7 @@ class ConceptMaps:
         """
         with into_folder(folder) as stage:
             self.image.save(stage / "image.png")
-            tiles, masks = self._tiles(), self._masks()
+            tiles, masks = self.tiles(), self._masks()
             contact_sheet(tiles, legend=self.concepts).save(stage / "overlay.png")
             for name, picture in self._extras().items():
                 picture.save(stage / f"{name}.png")
@@ -343,7 +343,7 @@ class ConceptMaps:
         return Path(folder)
 
 
-def told_chance(chance: float | None) -> str:
+def chance_text(chance: float | None) -> str:
     """The chance that a concept is in the picture, for a table."""
     if chance is None:
         return "cannot say"
@@ -351,13 +351,14 @@ def told_chance(chance: float | None) -> str:
     return f"{'yes' if chance > 0.5 else 'no'} ({figure})"
 
 
-def reference_maps(given: Any, scores: Sequence[Tensor], **settings: Any) -> tuple[ConceptMaps, ...]:
+def reference_maps(given: object, scores: Sequence[Tensor], **settings: Any) -> tuple[ConceptMaps, ...]:
     """Maps over the pictures that a model was shown, one for each element of `scores`.
 
-    None where `given`, what the pipeline got as its image, is no picture or another number of them.
+    None where `given`, what the pipeline got as its image, is not pictures, or not as many.
     """
-    pictures = list(given) if isinstance(given, (list, tuple)) else [given]
-    if len(scores) != len(pictures) or not all(isinstance(picture, Image.Image) for picture in pictures):
+    offered = list(given) if isinstance(given, (list, tuple)) else [given]
+    pictures = [picture for picture in offered if isinstance(picture, Image.Image)]
+    if not len(scores) == len(pictures) == len(offered):
         return ()
     return tuple(
         ConceptMaps(scores=part, image=picture.convert("RGB"), **settings)

@@ -78,5 +78,5 @@ def page(
         f'<figure><img alt="{escape(name)}" src="{picture_url(image)}"><figcaption>{escape(name)}</figcaption></figure>'
         for name, image in tiles
     )
-    told = escape(json.dumps(provenance, indent=2, ensure_ascii=False), quote=False)
-    return _PAGE.format(title=escape(title), body=f"{figures}{rows}<p>{escape(line)}</p>", provenance=told)
+    shown = escape(json.dumps(provenance, indent=2, ensure_ascii=False), quote=False)
+    return _PAGE.format(title=escape(title), body=f"{figures}{rows}<p>{escape(line)}</p>", provenance=shown)

@@ -45,9 +45,9 @@ class Relation:
     @property
     def words(self) -> tuple[str, ...]:
         """Of "left of", "right of", "above" and "below" those that hold by more than `MARGIN`; the greater first."""
-        found = [(abs(self.dx), "left of" if self.dx < 0 else "right of")]
-        found += [(abs(self.dy), "above" if self.dy < 0 else "below")]
-        return tuple(word for far, word in sorted(found, reverse=True) if far > MARGIN)
+        directions = [(abs(self.dx), "left of" if self.dx < 0 else "right of")]
+        directions += [(abs(self.dy), "above" if self.dy < 0 else "below")]
+        return tuple(word for far, word in sorted(directions, reverse=True) if far > MARGIN)
 
     def __str__(self) -> str:
         return f"{self.first} {' and '.join(self.words) or 'at the place of'} {self.second}"
@@ -69,9 +69,9 @@ def place_of(mask: Bool[np.ndarray, "height width"]) -> Place:
 
 def relate(places: dict[str, Place], size: tuple[int, int]) -> tuple[Relation, ...]:
     """Every pair of concepts that have a place, each pair once, in order; `size` is the image's width and height."""
-    found = [(name, place.centroid) for name, place in places.items() if place.centroid is not None]
+    centres = [(name, place.centroid) for name, place in places.items() if place.centroid is not None]
     return tuple(
         Relation(first, second, (a[0] - b[0]) / size[0], (a[1] - b[1]) / size[1])
-        for number, (first, a) in enumerate(found)
-        for second, b in found[number + 1 :]
+        for number, (first, a) in enumerate(centres)
+        for second, b in centres[number + 1 :]
     )

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from conceptlens.methods.base import SaliencyMethod
 from conceptlens.values.errors import UnknownMethodError
 from conceptlens.values.registry import Registry
 
+Kind = TypeVar("Kind", bound=SaliencyMethod)
 _registry: Registry[SaliencyMethod] = Registry(__name__, "method", UnknownMethodError)
 registered, method_named = _registry.all, _registry.named
 
 
-def register(method: type[SaliencyMethod]) -> type[SaliencyMethod]:
+def register(method: type[Kind]) -> type[Kind]:
     """Class decorator: makes a method known by its `name`."""
     _registry.add(method.name, method)
     return method

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from conceptlens.methods._vit import VisionMethod
 from conceptlens.methods._vit_view import part, tapped, vit_blocks
@@ -30,9 +30,9 @@ class SelfAttentionMethod(VisionMethod):
     `size` x `size` pixels, and position embeddings are interpolated.
     """
 
-    def __init__(self, opened: Any, **options: Any) -> None:
+    def __init__(self, opened: object, **options: Any) -> None:
         super().__init__(opened, **options)
-        config = opened.model.config
+        config = self._model.config
         self._patch, self._prefix = config.patch_size, 1 + getattr(config, "num_register_tokens", 0)
         size = self._options["size"]
         if not (isinstance(size, int) and self._patch <= size <= 4096):
@@ -48,8 +48,8 @@ class SelfAttentionMethod(VisionMethod):
 
     def _last_queries_and_keys(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         last, seen = vit_blocks(self._model)[-1], {}
-        q = part(last, "attention.q_proj", "attention.attention.query")
-        k = part(last, "attention.k_proj", "attention.attention.key")
+        q = part(last, nn.Linear, "attention.q_proj", "attention.attention.query")
+        k = part(last, nn.Linear, "attention.k_proj", "attention.attention.key")
         resized = {"interpolate_pos_encoding": True} if self._opened.family.model_type == "vit" else {}
         with tapped([(q, lambda _, made: seen.update(q=made)), (k, lambda _, made: seen.update(k=made))]):
             self._model(pixels, **resized)

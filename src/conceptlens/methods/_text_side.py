@@ -14,6 +14,7 @@ from torch import Tensor
 
 from conceptlens.families.base import DiTAdapter
 from conceptlens.values.errors import ModelError
+from conceptlens.values.models import Module
 
 _SIDES = ("query", "key")
 
@@ -46,20 +47,16 @@ def watch_text(adapter: DiTAdapter, layers: Sequence[int]) -> Iterator[TextSide]
         for layer in layers:
             block: Any = adapter.blocks()[layer]
             for side in _SIDES:
-                handles.append(_source(block, side).register_forward_hook(_keep(adapter, block, seen, side, layer)))
+                source = adapter.text_taps(block)[side].module
+                handles.append(source.register_forward_hook(_keep(adapter, block, seen, side, layer)))
         yield seen
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _source(block: Any, side: str) -> Any:
-    norm = getattr(block.attn, f"norm_added_{side[0]}", None)
-    return getattr(block.attn, f"add_{side[0]}_proj") if norm is None else norm
-
-
-def _keep(adapter: DiTAdapter, block: Any, seen: TextSide, side: str, layer: int) -> Callable[..., None]:
-    def keep(module: Any, given: Any, output: Tensor) -> None:
+def _keep(adapter: DiTAdapter, block: Module, seen: TextSide, side: str, layer: int) -> Callable[..., None]:
+    def keep(module: Module, given: object, output: Tensor) -> None:
         getattr(seen, side)[layer] = adapter.heads(block, output)
 
     return keep

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
-from transformers import AutoConfig, CLIPModel, CLIPTokenizer, ViTForImageClassification
+from transformers import AutoConfig, CLIPModel, CLIPTokenizer, PreTrainedModel, ViTForImageClassification
 from transformers.image_processing_base import ImageProcessingMixin
 
 from conceptlens.maps.image_maps import ConceptMaps
@@ -25,6 +25,7 @@ from conceptlens.methods.templates import TEMPLATES
 from conceptlens.readers.loading import device_of
 from conceptlens.readers.opening import MODEL_FILE, opening
 from conceptlens.values.errors import ConceptError, ModelError, RecipeError
+from conceptlens.values.models import Model, Tokenizer
 from conceptlens.values.provenance import RunInfo, versions_of
 from conceptlens.values.words import check_concepts
 
@@ -49,7 +50,7 @@ class Family:
     name: str
     hub_id: str
     model_type: str
-    model: Any
+    model: type[PreTrainedModel]
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     resample: Image.Resampling = Image.Resampling.BILINEAR
@@ -60,12 +61,12 @@ class Family:
 class Opened:
     """A loaded model in float32, in evaluation mode, whose parameters take no gradient."""
 
-    model: Any
+    model: Model
     family: Family
     model_id: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    tokenizer: Any = None
+    tokenizer: Tokenizer | None = None
 
 
 IMAGENET_VIT = Family(
@@ -94,7 +95,7 @@ def open_checkpoint(source: str | Path, families: Sequence[Family], device: str 
         if family is None:
             expected = " or ".join(f"{f.model.__name__} (model type {f.model_type})" for f in families)
             raise ModelError(f"{source} has a model of type {kind}; needed: {expected}. Name such a checkpoint.")
-        model = family.model.from_pretrained(place, dtype=torch.float32, **family.arguments)
+        model: Any = family.model.from_pretrained(place, dtype=torch.float32, **family.arguments)
         tokenizer = CLIPTokenizer.from_pretrained(place) if kind == "clip" else None
         mean, std = _normalisation(place, family)
     name = str(Path(source).resolve()) if Path(source).is_dir() else str(source)
@@ -117,7 +118,7 @@ class VisionMethod(SaliencyMethod):
     defaults: ClassVar[Mapping[str, Any]] = {}
     choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
-    def __init__(self, opened: Any, **options: Any) -> None:
+    def __init__(self, opened: object, **options: Any) -> None:
         """On an `Opened` model; `options` as for `load`. Raises `ModelError` for anything else."""
         if not isinstance(opened, Opened):
             raise ModelError(
@@ -128,7 +129,7 @@ class VisionMethod(SaliencyMethod):
         self._options = self._check(options)
 
     @classmethod
-    def load(cls, model: Any = None, *, device: str | None = None, **options: Any) -> VisionMethod:
+    def load(cls, model: str | Path | None = None, *, device: str | None = None, **options: Any) -> VisionMethod:
         """See `SaliencyMethod.load`; `backbone="imagenet-vit"` or `"clip"` where a method has both."""
         backbone = options.pop("backbone", None) if len(cls.families) > 1 else None
         cls._check(options)
@@ -139,7 +140,7 @@ class VisionMethod(SaliencyMethod):
         return cls(cls._open(next(iter(families)).hub_id if model is None else model, families, device), **options)
 
     @classmethod
-    def _open(cls, source: Any, families: Sequence[Family], device: str | None) -> Opened:
+    def _open(cls, source: str | Path, families: Sequence[Family], device: str | None) -> Opened:
         return open_checkpoint(source, families, device)
 
     @classmethod
@@ -214,13 +215,13 @@ class ViTMethod(VisionMethod):
 
     families = (IMAGENET_VIT, CLIP)
 
-    def __init__(self, opened: Any, **options: Any) -> None:
+    def __init__(self, opened: object, **options: Any) -> None:
         super().__init__(opened, **options)
         if self._options.get("dtype") == "float64":
-            opened.model.double()
-        self._view = view_of(opened.model)
+            self._model.double()
+        self._view = view_of(self._model)
         self._texts: dict[str, Tensor] = {}
-        if opened.family.name == "clip" and self.info.class_conditioned:
+        if self._opened.family.name == "clip" and self.info.class_conditioned:
             vars(self)["info"] = replace(self.info, text_conditioned=True, class_conditioned=False)
         if not self.info.text_conditioned:
             self._options.pop("templates", None)
@@ -245,9 +246,10 @@ class ViTMethod(VisionMethod):
     def _text(self, concept: str) -> Float[Tensor, " out"]:
         """The mean over the templates of a concept's unit text embeddings, of unit length."""
         if concept not in self._texts:
-            words = self._opened.tokenizer
+            tokenizer = self._opened.tokenizer
+            assert tokenizer is not None
             texts = [template.format(concept) for template in TEMPLATES[self._options["templates"]]]
-            given = words(texts, padding=True, return_tensors="pt")
+            given = tokenizer(texts, padding=True, return_tensors="pt")
             longest = self._model.config.text_config.max_position_embeddings
             if given["input_ids"].shape[1] > longest:
                 raise ConceptError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import CLIPModel
 
+from conceptlens.values.models import Model, Module
+
+Part = TypeVar("Part", bound=nn.Module)
 TAPS = {
     "norm1": ("x", "normed"),
     "q": (None, "q"),
@@ -97,39 +100,39 @@ class Trace:
     blocks: Mapping[int, Mapping[str, Tensor]]
 
 
-def view_of(model: Any) -> ViTView:
+def view_of(model: Model) -> ViTView:
     """The view of a `ViTForImageClassification` or a `CLIPModel`."""
     return _view_clip(model) if isinstance(model, CLIPModel) else _view_vit(model)
 
 
-def part(module: Any, *paths: str) -> Any:
-    """The first part of a module that is there; names have changed between versions of transformers."""
+def part(module: Module, kind: type[Part], *paths: str) -> Part:
+    """The first of several paths that leads to such a layer; names have changed between versions of transformers."""
     for path in paths:
-        found = module
+        reached: object = module
         for name in path.split("."):
-            found = getattr(found, name, None)
-        if found is not None:
-            return found
+            reached = getattr(reached, name, None)
+        if isinstance(reached, kind):
+            return reached
     raise AttributeError(f"{type(module).__name__} has none of: {', '.join(paths)}")
 
 
-def vit_blocks(root: Any) -> list[Any]:
+def vit_blocks(root: Module) -> list[Any]:
     """The blocks of a ViT or DINOv2 model, in order."""
-    return list(part(root, "layers", "encoder.layer"))
+    return list(part(root, nn.ModuleList, "layers", "encoder.layer"))
 
 
-def _view_vit(model: Any) -> ViTView:
+def _view_vit(model: Model) -> ViTView:
     root = model.vit
     blocks = tuple(
         BlockView(
             norm1=block.layernorm_before,
-            q=part(block, "attention.q_proj", "attention.attention.query"),
-            k=part(block, "attention.k_proj", "attention.attention.key"),
-            v=part(block, "attention.v_proj", "attention.attention.value"),
-            o=part(block, "attention.o_proj", "attention.output.dense"),
+            q=part(block, nn.Linear, "attention.q_proj", "attention.attention.query"),
+            k=part(block, nn.Linear, "attention.k_proj", "attention.attention.key"),
+            v=part(block, nn.Linear, "attention.v_proj", "attention.attention.value"),
+            o=part(block, nn.Linear, "attention.o_proj", "attention.output.dense"),
             norm2=block.layernorm_after,
-            fc1=part(block, "mlp.fc1", "intermediate.dense"),
-            fc2=part(block, "mlp.fc2", "output.dense"),
+            fc1=part(block, nn.Linear, "mlp.fc1", "intermediate.dense"),
+            fc2=part(block, nn.Linear, "mlp.fc2", "output.dense"),
             heads=model.config.num_attention_heads,
         )
         for block in vit_blocks(root)
@@ -147,7 +150,7 @@ def _view_vit(model: Any) -> ViTView:
     )
 
 
-def _view_clip(model: Any) -> ViTView:
+def _view_clip(model: Model) -> ViTView:
     tower = model.vision_model
     blocks = tuple(
         BlockView(

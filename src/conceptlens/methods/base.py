@@ -5,11 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from PIL import Image
 
 from conceptlens.maps.image_maps import ConceptMaps
+
+if TYPE_CHECKING:
+    pass
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,7 @@ class MethodInfo:
         text_conditioned: maps differ from concept to concept; otherwise every concept gets the same map.
         class_conditioned: maps follow a class that the backbone itself predicts or is given.
         needs_grad: a backward pass is part of the method.
-        backbone: the checkpoint it is opened with unless told otherwise; None: the embedded demo model.
+        backbone: the checkpoint it is opened with by default; None: the embedded demo model.
     """
 
     text_conditioned: bool
@@ -41,7 +45,7 @@ class SaliencyMethod(ABC):
 
     @classmethod
     @abstractmethod
-    def load(cls, model: Any = None, *, device: str | None = None, **options: Any) -> SaliencyMethod:
+    def load(cls, model: str | Path | None = None, *, device: str | None = None, **options: Any) -> SaliencyMethod:
         """Opens the method on a model.
 
         Args:

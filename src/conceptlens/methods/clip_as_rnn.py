@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -26,10 +27,11 @@ from conceptlens.maps.picture_files import open_image
 from conceptlens.methods import register
 from conceptlens.methods._clip_as_rnn_masks import affinity, check_crf, dense_crf, refine, visual_prompt
 from conceptlens.methods._clip_as_rnn_words import BACKGROUNDS, SCORING_TEMPLATES, TEMPLATE
-from conceptlens.methods._options import check_range, maps_of, options_of, plain
+from conceptlens.methods._options import maps_of, plain
 from conceptlens.methods.base import MethodInfo, SaliencyMethod
 from conceptlens.methods.clip_models import Clip, load_clip, look
 from conceptlens.values.errors import ConceptError, ModelError, RecipeError
+from conceptlens.values.options import check_range, options_of
 from conceptlens.values.words import check_concepts
 
 SCORER = "openai/clip-vit-large-patch14"
@@ -75,19 +77,20 @@ class ClipAsRnn(SaliencyMethod):
     summary = "masks that CLIP proposes, and keeps while it recognises them (two CLIP models)"
     info = MethodInfo(text_conditioned=True, needs_grad=True, backbone="openai/clip-vit-base-patch16")
 
-    def __init__(self, proposer: Any, scorer: Any = None, **options: Any) -> None:
+    def __init__(self, proposer: object, scorer: object = None, **options: Any) -> None:
         """On two open CLIP models, each a `Clip`; `options` are the fields of `ClipAsRnnOptions`."""
-        for given in (proposer, scorer):
-            if not isinstance(given, Clip):
-                kind = type(given).__name__
-                raise ModelError(f"{self.name} runs on two CLIP models; got a {kind}. Open it with load.")
+        if not isinstance(proposer, Clip) or not isinstance(scorer, Clip):
+            kind = type(scorer if isinstance(proposer, Clip) else proposer).__name__
+            raise ModelError(f"{self.name} runs on two CLIP models; got a {kind}. Open it with load.")
         self._proposer, self._scorer, self._options = proposer, scorer, options_of(ClipAsRnnOptions, options)
         patch = proposer.model.config.vision_config.patch_size
         if self._options.size % patch:
             raise RecipeError(f"size must be a multiple of the patch size {patch}; got {self._options.size}.")
 
     @classmethod
-    def load(cls, model: Any = None, *, device: str | None = None, scorer: str = SCORER, **options: Any) -> ClipAsRnn:
+    def load(
+        cls, model: str | Path | None = None, *, device: str | None = None, scorer: str = SCORER, **options: Any
+    ) -> ClipAsRnn:
         """Opens `model` for the proposals and `scorer`, another hub id or folder of a CLIP model, for the filter."""
         options_of(ClipAsRnnOptions, options)
         return cls(load_clip(model or cls.info.backbone, device), load_clip(scorer, device), **options)
@@ -144,8 +147,8 @@ class ClipAsRnn(SaliencyMethod):
         scores = torch.stack([maps[name] for name in names]).cpu()
         if options.crf:
             scores = dense_crf(F.interpolate(scores[None], square.shape[:2], mode="bilinear")[0], square)
-        told = {"kept": [list(kept) for kept in rounds]}
-        return maps_of(self, names, scores, image=picture, prompt=prompt, seed=seed, started=started, **told)
+        details = {"kept": [list(kept) for kept in rounds]}
+        return maps_of(self, names, scores, image=picture, prompt=prompt, seed=seed, started=started, **details)
 
 
 def recur(

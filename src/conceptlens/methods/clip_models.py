@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from transformers import AutoConfig, CLIPModel, CLIPTokenizer
 from conceptlens.readers.loading import device_of
 from conceptlens.readers.opening import MODEL_FILE, opening
 from conceptlens.values.errors import ModelError
+from conceptlens.values.models import Model, Module, Tokenizer
 
 _MEAN, _DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _AVERAGED_LAYERS = 8
@@ -25,8 +27,8 @@ _AVERAGED_LAYERS = 8
 class Clip:
     """A CLIP model with its tokenizer."""
 
-    model: Any
-    tokenizer: Any
+    model: Model
+    tokenizer: Tokenizer
     model_id: str
 
     @torch.no_grad()
@@ -34,8 +36,8 @@ class Clip:
         """Unit vectors of texts; what is too long is cut."""
         length = self.model.config.text_config.max_position_embeddings
         given = self.tokenizer(list(texts), padding=True, truncation=True, max_length=length, return_tensors="pt")
-        made = self.model.get_text_features(**given.to(self.model.device)).pooler_output
-        return F.normalize(made.float(), dim=-1)
+        vectors = self.model.get_text_features(**given.to(self.model.device)).pooler_output
+        return F.normalize(vectors.float(), dim=-1)
 
     def pixels(self, pictures: UInt8[Tensor, "image rows cols 3"], side: int) -> Float[Tensor, "image 3 side side"]:
         """Pictures as the vision tower takes them: squares (bicubic), CLIP's mean and deviation."""
@@ -50,8 +52,8 @@ class Clip:
         patches = vision.embeddings.patch_embedding(pixels)
         weight = vision.embeddings.position_embedding.weight
         side = math.isqrt(len(weight) - 1)
-        own = weight[1:].T.unflatten(1, (side, side))[None]
-        places = F.interpolate(own, patches.shape[-2:], mode="bilinear", align_corners=False)
+        grid = weight[1:].T.unflatten(1, (side, side))[None]
+        places = F.interpolate(grid, patches.shape[-2:], mode="bilinear", align_corners=False)
         first = (vision.embeddings.class_embedding + weight[0]).expand(len(patches), 1, -1)
         tokens = torch.cat([first, (patches + places).flatten(2).transpose(1, 2)], dim=1)
         return vision.pre_layrnorm(tokens)
@@ -71,7 +73,7 @@ class Clip:
 
 
 @torch.no_grad()
-def head_mean_attention(layer: Any, hidden: Float[Tensor, "1 token width"]) -> Float[Tensor, "token token"]:
+def head_mean_attention(layer: Module, hidden: Float[Tensor, "1 token width"]) -> Float[Tensor, "token token"]:
     """A layer's attention probabilities, averaged over its heads."""
     attn, normed = layer.self_attn, layer.layer_norm1(hidden)
     query, key = (
@@ -117,8 +119,8 @@ class ProposalPass:
                 (gradient,) = torch.autograd.grad(chance, features, retain_graph=True)
                 weights = gradient[0, 1:].mean(dim=0)
                 maps.append((features[0, 1:].detach() @ weights).clamp(min=0))
-        made = torch.stack(maps).unflatten(1, (self.rows, self.rows))
-        return torch.stack([stretch(one) for one in made]).detach()
+        squares = torch.stack(maps).unflatten(1, (self.rows, self.rows))
+        return torch.stack([stretch(one) for one in squares]).detach()
 
 
 def stretch(values: Tensor) -> Tensor:
@@ -141,7 +143,7 @@ def look(clip: Clip, picture: UInt8[Tensor, "rows cols 3"], side: int) -> Propos
     return ProposalPass(clip, hidden, torch.stack(maps).mean(dim=0), rows)
 
 
-def load_clip(model: Any, device: str | torch.device | None) -> Clip:
+def load_clip(model: str | Path | None, device: str | torch.device | None) -> Clip:
     """A CLIP model from a folder or a hub id, in float32.
 
     Raises:

@@ -22,29 +22,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 from conceptlens.maps.image_maps import ConceptMaps
 from conceptlens.maps.picture_files import open_image
 from conceptlens.methods import register
-from conceptlens.methods._options import check_range, maps_of, options_of, plain
+from conceptlens.methods._options import maps_of, plain
 from conceptlens.methods.base import MethodInfo, SaliencyMethod
-from conceptlens.readers.cross import (
-    CrossModel,
-    CrossRecord,
-    check_fit,
-    concept_map,
-    encode_concepts,
-    load_cross,
-    read_queries,
-    wanted_layers,
-)
+from conceptlens.readers.cross import CrossReader, check_fit, load_cross
 from conceptlens.values.errors import ModelError, RecipeError, shown
+from conceptlens.values.models import Pipeline
+from conceptlens.values.options import check_range, options_of
+from conceptlens.values.records import ImageRecord
 from conceptlens.values.words import check_concepts
 
 
@@ -73,7 +67,7 @@ class ConceptCrossAttention(SaliencyMethod):
     summary = "cross attention of any words in transformers of fixed text (PixArt, Sana, Wan, ...)"
     info = MethodInfo(text_conditioned=True, backbone="PixArt-alpha/PixArt-Sigma-XL-2-1024-MS")
 
-    def __init__(self, model: Any, **options: Any) -> None:
+    def __init__(self, model: object, **options: Any) -> None:
         """On an open model.
 
         Args:
@@ -84,28 +78,35 @@ class ConceptCrossAttention(SaliencyMethod):
             ModelError: for anything but such a model.
             RecipeError: for impossible settings.
         """
-        if not isinstance(model, CrossModel):
+        if not isinstance(model, CrossReader):
             raise ModelError(
                 f"{self.name} runs on a transformer with cross attention; got a {type(model).__name__}. "
                 "Open it with load."
             )
         layers, self._options = _parted(options)
-        self._model, self._layers = model, wanted_layers(model, layers)
+        recipe = {} if layers is None else {"layers": layers}
+        self._reader = model
+        self._recipe = model.base_recipe.override({**recipe, **asdict(self._options)}).resolve(model.depth)
 
     @classmethod
     def load(
-        cls, model: Any = None, *, device: str | None = None, dtype: torch.dtype | None = None, **options: Any
+        cls,
+        model: str | Path | Pipeline | None = None,
+        *,
+        device: str | None = None,
+        dtype: torch.dtype | None = None,
+        **options: Any,
     ) -> ConceptCrossAttention:
         _parted(options)  # before any weight is fetched
         return cls(load_cross(model or cls.info.backbone, device=device, dtype=dtype), **options)
 
     @property
     def model_id(self) -> str:
-        return self._model.model_id
+        return self._reader.model_id
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        return {**plain(self._options), "layers": list(self._layers)}
+        return {**plain(self._options), "layers": list(self._recipe.layers or ())}
 
     def explain(self, image: Image.Image, concepts: Sequence[str], *, prompt: str = "", seed: int = 0) -> ConceptMaps:
         """Maps of concepts, which need not be in the prompt.
@@ -114,17 +115,14 @@ class ConceptCrossAttention(SaliencyMethod):
             ConceptError: for an unusable list of concepts, or one that the text encoder cannot hold.
         """
         started, names = time.perf_counter(), check_concepts(concepts)
-        check_fit(self._model, names)  # before the image, which takes longer
+        check_fit(self._reader, names)  # before the image, which takes longer
         return self.attribute(self.store(image, prompt=prompt, seed=seed), names, started=started)
 
-    def store(self, image: Image.Image, *, prompt: str = "", seed: int = 0) -> CrossRecord:
+    def store(self, image: str | Path | Image.Image, *, prompt: str = "", seed: int = 0) -> ImageRecord:
         """Shows the image to the transformer, once per noise draw, and keeps the image queries of every layer."""
-        noise, samples = self._options.noise, self._options.samples
-        read = {"noise": noise, "samples": samples, "seed": seed, "layers": self._layers}
-        return read_queries(self._model, open_image(image), prompt, **read)
+        return self._reader.read(open_image(image), prompt, self._recipe, seed, {})
 
-    @torch.no_grad()
-    def attribute(self, stored: CrossRecord, concepts: Sequence[str], *, started: float | None = None) -> ConceptMaps:
+    def attribute(self, stored: ImageRecord, concepts: Sequence[str], *, started: float | None = None) -> ConceptMaps:
         """Maps of any concepts out of a stored image; the transformer sees the words, not the image.
 
         Args:
@@ -137,18 +135,13 @@ class ConceptCrossAttention(SaliencyMethod):
             RecipeError: for an image that was stored with other layers.
         """
         started, names = time.perf_counter() if started is None else started, check_concepts(concepts)
-        layers = [layer.layer for layer in stored.samples[0]]
-        if layers != list(self._layers):
-            raise RecipeError(f"the image was stored with layers {layers}; got {list(self._layers)}. Store it again.")
-        maps: list[Tensor] = []
-        told: dict[str, list[str]] = {}
-        length = 0
-        encoded = encode_concepts(self._model, names, self._layers, noise=stored.noise, grid=stored.grid)
-        for name, concept in zip(names, encoded, strict=True):
-            maps.append(concept_map(stored, concept))
-            told[name], length = list(concept.pieces), concept.length
+        layers, wanted = [layer.layer for layer in stored.layers], list(self._recipe.layers or ())
+        if layers != wanted:
+            raise RecipeError(f"the image was stored with layers {layers}; got {wanted}. Store it again.")
+        answer = self._reader.probe(stored, names, stored.recipe, {})
         where = {"image": stored.image, "prompt": stored.prompt, "seed": stored.seed, "started": started}
-        return maps_of(self, names, torch.stack(maps), tokens=told, text_length=length, **where)
+        text = {"tokens": answer.info.tokens, "text_length": answer.info.text_length}
+        return maps_of(self, names, answer.scores, **text, **where)
 
 
 def _parted(options: Mapping[str, Any]) -> tuple[tuple[int, ...] | None, CrossOptions]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -24,16 +25,16 @@ from conceptlens.families import adapter_for
 from conceptlens.families.base import DiTAdapter
 from conceptlens.maps.image_maps import ConceptMaps
 from conceptlens.methods import register
-from conceptlens.methods._options import maps_of, options_of
+from conceptlens.methods._options import maps_of
 from conceptlens.methods._text_side import TextSide, image_to_text, text_to_image, watch_text
-from conceptlens.methods._words import clip_positions, joined_prompt, t5_positions
 from conceptlens.methods.base import MethodInfo, SaliencyMethod
+from conceptlens.readers.prompt_places import clip_positions, joined_prompt, t5_positions
 from conceptlens.session import Session, load
 from conceptlens.values.errors import ConceptError, ModelError, RecipeError
-from conceptlens.values.records import LayerRecord
+from conceptlens.values.options import options_of
+from conceptlens.values.records import StreamLayer
 from conceptlens.values.words import check_concepts
 
-_CLASSES = ("FluxTransformer2DModel", "SD3Transformer2DModel")
 _READING = ("layers", "noise", "samples")
 _OFFICIAL_TOKEN, _OFFICIAL_NOISE = 2, 0.602
 """Begin-of-text, "a", the word; timestep 602 of 1000 is the last but one of four steps at shift 3."""
@@ -64,14 +65,16 @@ class PromptCrossAttention(SaliencyMethod):
 
     def __init__(self, session: Session, **options: Any) -> None:
         """On an open session; `options` are the fields of `PromptOptions`, and `layers`, `noise`, `samples`."""
+        session.require("follow")
         transformer = session.pipeline.transformer
         adapter = adapter_for(transformer)
-        if type(transformer).__name__ not in _CLASSES or not isinstance(adapter, DiTAdapter):
+        if adapter.prompts is None or not isinstance(adapter, DiTAdapter):
             raise ModelError(f"{self.name} reads FLUX.1 and Stable Diffusion 3; got a {type(transformer).__name__}.")
         self._session, self._adapter = session, adapter
         reading = {name: options.pop(name) for name in _READING if name in options}
         self._options = options_of(PromptOptions, options)
-        self._clip = hasattr(session.pipeline, "tokenizer_3")
+        self._prompts = adapter.prompts
+        self._clip = self._prompts.clip_rows
         self._direction = self._options.direction or ("image-to-text" if self._clip else "text-to-image")
         if self._options.protocol == "paper":
             if not self._clip or self._direction != "image-to-text":
@@ -84,7 +87,9 @@ class PromptCrossAttention(SaliencyMethod):
         self._recipe = session.recipe(**self._reading)
 
     @classmethod
-    def load(cls, model: Any = None, *, device: str | None = None, **options: Any) -> PromptCrossAttention:
+    def load(
+        cls, model: str | Path | None = None, *, device: str | None = None, **options: Any
+    ) -> PromptCrossAttention:
         return cls(load(model, device=device), **options)
 
     @property
@@ -119,12 +124,13 @@ class PromptCrossAttention(SaliencyMethod):
         with watch_text(self._adapter, layers) as side:
             record = self._session.read(image, prompt=text, seed=seed, **self._reading)
         side.check(layers)
-        total = torch.stack([self._maps(record.layers[layer], side, places) for layer in layers]).mean(dim=0)
+        blocks = self._session.reader.layers_of(record)
+        total = torch.stack([self._maps(blocks[layer], side, places) for layer in layers]).mean(dim=0)
         scores = rearrange(
             total[:, : record.grid.tokens], "concept (rows cols) -> concept rows cols", rows=record.grid.rows
         )
-        told = dict(zip(names, map(list, places), strict=True))
-        return maps_of(self, names, scores, image=record.image, prompt=text, seed=seed, started=started, tokens=told)
+        tokens = dict(zip(names, map(list, places), strict=True))
+        return maps_of(self, names, scores, image=record.image, prompt=text, seed=seed, started=started, tokens=tokens)
 
     def _stands_in(self, text: str, name: str) -> bool:
         try:
@@ -139,20 +145,18 @@ class PromptCrossAttention(SaliencyMethod):
         if self._clip:
             return clip_positions(pipeline.tokenizer, text, name)
         length = self._adapter.text_length(pipeline, self._session.generate_defaults)
-        return t5_positions(pipeline.tokenizer_2, text, name, length)
+        return t5_positions(getattr(pipeline, f"tokenizer{self._prompts.t5}"), text, name, length)
 
     def _maps(
-        self, record: LayerRecord, side: TextSide, places: Sequence[Sequence[int]]
+        self, record: StreamLayer, side: TextSide, places: Sequence[Sequence[int]]
     ) -> Float[Tensor, "concept image"]:
         """One block's maps: the mean over samples and heads, then over each concept's tokens."""
         if self._direction == "text-to-image":
-            assert record.key is not None
             chosen = sorted({position for place in places for position in place})
             attend = text_to_image(
                 side.query[record.layer][:, :, chosen], side.key[record.layer], record.key, self._options.softmax
             )
             places = [[chosen.index(position) for position in place] for place in places]
         else:
-            assert record.query is not None
-            attend = image_to_text(side.key[record.layer], record.query, self._options.softmax)
+            attend = image_to_text(side.key[record.layer], record.part("query"), self._options.softmax)
         return torch.stack([attend[list(place)].mean(dim=0) for place in places])

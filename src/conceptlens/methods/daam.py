@@ -22,22 +22,15 @@ from PIL import Image
 from torch import Tensor
 
 from conceptlens.maps.image_maps import ConceptMaps
-from conceptlens.maps.picture_files import open_image
 from conceptlens.methods import register
 from conceptlens.methods._options import maps_of
-from conceptlens.methods._unet import (
-    NoisedImage,
-    UnetMethod,
-    UnetOptions,
-    keys,
-    layer_grid,
-    queries,
-    token_probabilities,
-    watch_cross_attention,
-)
-from conceptlens.methods._words import clip_positions, joined_prompt
-from conceptlens.values.records import TokenGrid
+from conceptlens.methods._unet import UnetMethod
+from conceptlens.ops.attention import text_probabilities
+from conceptlens.readers.prompt_places import clip_positions, joined_prompt
+from conceptlens.readers.unet_inputs import UnetOptions, encode_prompt, layer_grid
+from conceptlens.values.records import ImageRecord, TokenGrid
 from conceptlens.values.words import check_concepts
+from conceptlens.watch.unet_attention import keys
 
 _COARSEST = 8
 """Maps this many times smaller than the latents are left out, as in the `daam` package."""
@@ -69,7 +62,7 @@ class Daam(UnetMethod):
 
     @property
     def _is_xl(self) -> bool:
-        return self._model.pipeline.unet.config.addition_embed_type == "text_time"
+        return self._reader.pipeline.unet.config.addition_embed_type == "text_time"
 
     def texts(self, concepts: Sequence[str], caption: str) -> tuple[str, str]:
         """The prompt that the U-Net sees, and the text in which concepts are looked up: equal but for a quirk."""
@@ -86,17 +79,26 @@ class Daam(UnetMethod):
             ConceptError: for an unusable list of concepts, or more of them than the text encoder reads.
         """
         started = time.perf_counter()
-        names, picture, pipeline = check_concepts(concepts), open_image(image), self._model.pipeline
+        names, tokenizer = check_concepts(concepts), self._reader.pipeline.tokenizer
         shown, searched = self.texts(names, prompt)
-        places = [clip_positions(pipeline.tokenizer, searched, name, ignore_endings=self._half) for name in names]
-        noised = NoisedImage(pipeline, picture, self._options, seed)
-        mean = _HeadMean(noised.grid, sorted({p for place in places for p in place}), half=self._half)
-        with watch_cross_attention(pipeline.unet, mean):
-            for _ in range(self._options.samples):
-                noised.show(shown)
+        places = [clip_positions(tokenizer, searched, name, ignore_endings=self._half) for name in names]
+        record = self.store(image, prompt=shown, seed=seed)
+        mean = self._mean(record, sorted({p for place in places for p in place}))
+        timestep = round(record.recipe.noise * (len(self._reader.pipeline.scheduler.alphas_cumprod) - 1))
+        extra = {"tokens": dict(zip(names, map(list, places), strict=True)), "timestep": timestep}
         scores = mean.scores(places)
-        extra = {"tokens": dict(zip(names, map(list, places), strict=True)), "timestep": noised.timestep}
-        return maps_of(self, names, scores, image=picture, prompt=shown, seed=seed, started=started, **extra)
+        return maps_of(self, names, scores, image=record.image, prompt=shown, seed=seed, started=started, **extra)
+
+    def _mean(self, record: ImageRecord, tokens: Sequence[int]) -> _HeadMean:
+        """The recorded queries held against the keys of the very prompt that was shown, padding included."""
+        pipeline, attention = self._reader.pipeline, list(self._reader.attention.values())
+        context = encode_prompt(pipeline, record.prompt)[0].to(pipeline.unet.dtype)
+        texts = [keys(attention[layer.layer], context) for layer in record.layers]
+        mean = _HeadMean(record.grid, tokens, half=self._half)
+        for draw in range(self._options.samples):
+            for layer, key in zip(self._reader.layers_of(record), texts, strict=True):
+                mean.add(text_probabilities(layer.draw(draw).query, key, layer.scale)[0])
+        return mean
 
 
 class _HeadMean:
@@ -107,11 +109,12 @@ class _HeadMean:
         self._total: Tensor | None = None
         self._count = 0
 
-    def __call__(self, name: str, attn: Any, hidden: Tensor, context: Tensor) -> None:
-        grid = layer_grid(hidden.shape[1], self._latents)
+    def add(self, probabilities: Float[Tensor, "head image token"]) -> None:
+        """Takes one layer in one call."""
+        grid = layer_grid(probabilities.shape[1], self._latents)
         if self._latents.rows // grid.rows >= _COARSEST:
             return
-        chances = token_probabilities(queries(attn, hidden), keys(attn, context))[0, :, :, self._tokens]
+        chances = probabilities[:, :, self._tokens]
         if self._half:
             chances = chances[len(chances) // 2 :]
         maps = rearrange(chances, "head (rows cols) token -> head token rows cols", rows=grid.rows)

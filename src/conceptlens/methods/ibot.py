@@ -121,8 +121,12 @@ def convert_checkpoint(checkpoint: str | Path, folder: str | Path, *, heads: int
     try:
         with quiet_loading(progress=False):
             model.save_pretrained(target)
-        told = {"image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STD, "image_processor_type": "ViTImageProcessor"}
-        (target / "preprocessor_config.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        processor = {
+            "image_mean": IMAGENET_MEAN,
+            "image_std": IMAGENET_STD,
+            "image_processor_type": "ViTImageProcessor",
+        }
+        (target / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise OutputError(f"cannot write to {target}: {one_line(error)}. Choose another folder.") from error
     return target
@@ -139,7 +143,7 @@ class IBOT(SelfAttentionMethod):
     info = MethodInfo(text_conditioned=False, backbone=_WHERE)
 
     @classmethod
-    def _open(cls, source: Any, families: Sequence[Family], device: str | None) -> Opened:
+    def _open(cls, source: str | Path, families: Sequence[Family], device: str | None) -> Opened:
         if source == _WHERE:
             raise ModelError(f"iBOT is not on the hub. Download {_WHERE} and give its path.")
         if not Path(source).is_file():

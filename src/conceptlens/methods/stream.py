@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 from PIL import Image
@@ -10,6 +11,7 @@ from PIL import Image
 from conceptlens.maps.image_maps import ConceptMaps
 from conceptlens.methods.base import MethodInfo, SaliencyMethod
 from conceptlens.session import Session, load
+from conceptlens.values.models import Pipeline
 from conceptlens.values.recipe import Space
 
 
@@ -21,13 +23,19 @@ class StreamMethod(SaliencyMethod):
 
     def __init__(self, session: Session, *, preset: str | None = None, **options: Any) -> None:
         """On an open session; `options` are fields of `Recipe`, all but `space`."""
+        session.require("follow")
         options.pop("space", None)
         self._session, self._preset, self._options = session, preset, {**options, "space": self.space}
         self._recipe = session.recipe(preset, **self._options)
 
     @classmethod
     def load(
-        cls, model: Any = None, *, device: str | None = None, single_stream: bool = False, **options: Any
+        cls,
+        model: str | Path | Pipeline | None = None,
+        *,
+        device: str | None = None,
+        single_stream: bool = False,
+        **options: Any,
     ) -> StreamMethod:
         return cls(load(model, device=device, single_stream=single_stream), **options)
 

@@ -1,4 +1,4 @@
-"""Sentences in which CLIP is told a concept. Facts of the CLIP paper's ImageNet prompts (arXiv 2103.00020, 3.1.4)."""
+"""Sentences that put a concept to CLIP. Facts of the CLIP paper's ImageNet prompts (arXiv 2103.00020, 3.1.4)."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _MADE_OF = ["embroidered", "plastic", "origami", "toy", "cartoon", "plushie"]
 
 def _ensemble() -> tuple[str, ...]:
     """The 80 sentences over which OpenAI averages; all but four come with "a" and with "the"."""
-    made = ["a photo of many {}.", "a photo of my {}.", "a photo of one {}.", "itap of my {}."]
+    sentences = ["a photo of many {}.", "a photo of my {}.", "a photo of one {}.", "itap of my {}."]
     for article in ("a", "the"):
-        made += [f"a {view} photo of {article} {{}}." for view in _VIEWS]
-        made += [f"a {work} of {article} {{}}." for work in _WORKS]
-        made += [f"a photo of {article} {kind} {{}}." for kind in _KINDS]
-        made += [f"{article} {stuff} {{}}." for stuff in _MADE_OF]
-        made += [f"{form} of {article} {{}}." for form in ("graffiti", "art", "itap")]
-        made.append(f"{article} {{}} in a video game.")
-    return tuple(made)
+        sentences += [f"a {view} photo of {article} {{}}." for view in _VIEWS]
+        sentences += [f"a {work} of {article} {{}}." for work in _WORKS]
+        sentences += [f"a photo of {article} {kind} {{}}." for kind in _KINDS]
+        sentences += [f"{article} {stuff} {{}}." for stuff in _MADE_OF]
+        sentences += [f"{form} of {article} {{}}." for form in ("graffiti", "art", "itap")]
+        sentences.append(f"{article} {{}} in a video game.")
+    return tuple(sentences)
 
 
 TEMPLATES = {"single": ("a photo of a {}.",), "ensemble": _ensemble()}

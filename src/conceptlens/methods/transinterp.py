@@ -30,7 +30,7 @@ class TransInterp(RelevanceMethod):
     defaults = {**RelevanceMethod.defaults, "rules": "ours", "variant": "lrp", "start_layer": None}
     choices = {**RelevanceMethod.choices, "variant": ("lrp", "mm")}
 
-    def __init__(self, opened: Any, **options: Any) -> None:
+    def __init__(self, opened: object, **options: Any) -> None:
         super().__init__(opened, **options)
         if self._options["start_layer"] is None:
             last = len(self._view.blocks) - 1

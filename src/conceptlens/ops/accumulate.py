@@ -89,7 +89,7 @@ class RunningMoments:
 
 def moments(maps: Iterable[Float[Tensor, "*map"]]) -> RunningMoments:
     """Mean and spread of all maps."""
-    found = RunningMoments()
+    statistics = RunningMoments()
     for scores in maps:
-        found.add(scores)
-    return found
+        statistics.add(scores)
+    return statistics

@@ -43,8 +43,8 @@ def cosine_matrix(maps: Float[Tensor, "token rows cols"]) -> Float[Tensor, "toke
 
 def row_normalized(matrix: Float[Tensor, "token token"], causal: bool = True) -> Float[Tensor, "token token"]:
     """S: rows divided by their sum, over the tokens up to the row's own if `causal`."""
-    kept = matrix.tril() if causal else matrix
-    return kept / kept.sum(-1, keepdim=True)
+    visible = matrix.tril() if causal else matrix
+    return visible / visible.sum(-1, keepdim=True)
 
 
 def target_matrix(
@@ -52,11 +52,11 @@ def target_matrix(
 ) -> Float[Tensor, "token token"]:
     """T: text self-attention with unit rows, raised to the power `gamma`, with unit rows again.
 
-    The second normalisation matters: without it S lies above T^gamma nearly everywhere, and the gradient of the
+    The second normalisation matters: without it S is above T^gamma nearly everywhere, and the gradient of the
     absolute loss is zero. The first one keeps small rows from underflowing.
     """
-    kept = attention.tril() if causal else attention
-    return row_normalized(row_normalized(kept, causal).pow(gamma), causal)
+    visible = attention.tril() if causal else attention
+    return row_normalized(row_normalized(visible, causal).pow(gamma), causal)
 
 
 def tsam_loss(

@@ -1,4 +1,4 @@
-"""One-directional attention: concepts read [concepts; image], the image never reads them."""
+"""Attention between concepts and image: concepts that read [concepts; image], and an image that reads any text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Heads = Float[Tensor, "batch head concept head_dim"]
 ImageHeads = Float[Tensor, "batch head image head_dim"]
 
 
-def concept_attention(
+def concept_attention(  # noqa: PLR0913 - the five tensors of the equations and their three switches
     query: Heads,
     key: Heads,
     value: Heads,
@@ -59,3 +59,35 @@ def image_attention(
     """
     keys, values = torch.cat([image_key, key], 2), torch.cat([image_value, value], 2)
     return rearrange(F.scaled_dot_product_attention(image_query, keys, values), "b h n d -> b n (h d)")
+
+
+def text_probabilities(
+    query: ImageHeads,
+    key: Float[Tensor, "#batch kv_head token head_dim"],
+    scale: float,
+    bias: Float[Tensor, "#batch #head #image token"] | None = None,
+    image_key: Float[Tensor, "batch kv_head image head_dim"] | None = None,
+) -> Float[Tensor, "batch head image token"]:
+    """What each image token attends to in a text: softmax(q k scale + bias) over its rows, in float32 or better.
+
+    Where one softmax takes text and image, the image's own rows take their share of it, so the text's is below 1.
+
+    Args:
+        query: of the image, as it goes into the softmax.
+        key: of the text, likewise.
+        scale: of the scores.
+        bias: added to them; None where the layer has no mask.
+        image_key: of the image, where one softmax takes text and image.
+    """
+    scores = _scores(query, key, scale)
+    scores = scores if bias is None else scores + bias.to(scores)
+    if image_key is None:
+        return scores.softmax(dim=-1)
+    both = torch.cat([scores, _scores(query, image_key, scale)], dim=-1)
+    return both.softmax(dim=-1)[..., : scores.shape[-1]]
+
+
+def _scores(query: Tensor, key: Tensor, scale: float) -> Tensor:
+    precise = torch.promote_types(query.dtype, torch.float32)
+    key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
+    return query.to(precise) @ key.to(precise).transpose(-1, -2) * scale

@@ -41,8 +41,8 @@ def follow_edges(labels: Labels, sureness: Float[np.ndarray, "height width"], im
     regions, sure = regions.reshape(height, width), _sampled(sureness, height, width)
     seeds = np.zeros((height, width), np.int64)
     for number in range(len(numbers)):
-        own = regions == number
-        seeds[own & (sure >= np.quantile(sure[own], 1 - KEPT))] = number + 1
+        region = regions == number
+        seeds[region & (sure >= np.quantile(sure[region], 1 - KEPT))] = number + 1
     if (seeds > 0).all() or small.std() == 0:
         return labels
     from skimage.segmentation import random_walker

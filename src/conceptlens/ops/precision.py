@@ -14,7 +14,7 @@ _SIDE, _TURNS = 128, 3
 def cpu_dtype() -> torch.dtype:
     """bfloat16 where this processor multiplies matrices faster in it than in float32, else float32.
 
-    A processor without arithmetic of its own for bfloat16 can be a hundred times slower in it. The trial takes about
+    A processor without bfloat16 arithmetic can be a hundred times slower in it. The trial takes about
     ten milliseconds there, and less elsewhere.
     """
     return min((torch.float32, torch.bfloat16), key=_seconds)

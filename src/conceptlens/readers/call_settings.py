@@ -8,13 +8,14 @@ from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from conceptlens.values.errors import RecipeError
+from conceptlens.values.models import Pipeline
 from conceptlens.values.recipe import check_counts
 from conceptlens.values.words import check_text
 
 _NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text", NoneType: "null"}
 
 
-def check_call(pipeline: Any, call: Mapping[str, Any]) -> None:
+def check_call(pipeline: Pipeline, call: Mapping[str, Any]) -> None:
     """Refuses plain values of another kind than the annotation of their keyword; other objects are the pipeline's.
 
     Raises:
@@ -35,7 +36,7 @@ def check_call(pipeline: Any, call: Mapping[str, Any]) -> None:
     check_counts(call)
 
 
-def _kinds(hint: Any, default: Any) -> tuple[Any, ...]:
+def _kinds(hint: object, default: object) -> tuple[Any, ...]:
     """What a keyword takes: its annotation and the type of its default; nothing where neither names a plain type."""
     parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     kinds = [part for part in parts if part is not None]
@@ -45,7 +46,7 @@ def _kinds(hint: Any, default: Any) -> tuple[Any, ...]:
     return tuple(kinds) if plain and Any not in kinds else ()
 
 
-def _fits(value: Any, kind: Any) -> bool:
+def _fits(value: object, kind: object) -> bool:
     if kind is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     return type(value) is kind

@@ -1,29 +1,31 @@
-"""Cross attention as a transformer computes it: image queries of a noised picture, keys of any text."""
+"""Transformers whose text is only keys and values of cross attention: opened, read, and asked for any words.
+
+The definition is that of the method `concept-cross-attention`: image queries of a noised picture are recorded once, and
+each word, encoded by itself as if it were the prompt, is held against them.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
-from diffusers import DiffusionPipeline
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from conceptlens.families.groups import group_of
+from conceptlens.families import group_of
+from conceptlens.families.cross import cross_layouts
 from conceptlens.families.kinds.cross_attention import (
-    CROSS_LAYOUTS,
     METHOD,
     CrossLayout,
     at_noise,
     check_room,
-    clean_latents,
     grid_of_size,
     missing_package,
-    noised,
     own_rows,
     painted_area,
     refusal,
@@ -32,14 +34,31 @@ from conceptlens.families.kinds.cross_attention import (
     token_side,
     with_latents,
 )
-from conceptlens.readers.loading import Defaults, folder_defaults, open_pipeline, pipeline_name
+from conceptlens.families.kinds.latents import noised
+from conceptlens.ops.attention import text_probabilities
+from conceptlens.readers.base import Answer, Verb
+from conceptlens.readers.cross_attention import CrossAttentionReader
+from conceptlens.readers.loading import (
+    Defaults,
+    adopted,
+    classes_of,
+    folder_defaults,
+    location_of,
+    open_pipeline,
+    pipeline_name,
+)
 from conceptlens.readers.reading import working_size
-from conceptlens.values.errors import ModelError, RecipeError
-from conceptlens.values.records import TokenGrid
+from conceptlens.values.early_exit import StopForward
+from conceptlens.values.errors import ModelError
+from conceptlens.values.models import Pipeline
+from conceptlens.values.recipe import Recipe
+from conceptlens.values.records import CallRecord, CrossLayer, ImageRecord, TokenGrid
 from conceptlens.watch.cross_attention import LayerAttention, watch_cross_layers
-from conceptlens.watch.early_exit import StopForward
 from conceptlens.watch.recorder import check_compiled
 from conceptlens.watch.surroundings import usual_defaults
+
+_STREAM = f"Use its maps (probe, or read --method {METHOD}), or a diffusion transformer with a text stream."
+_PAINTING = "Paint with its own pipeline, then read the picture: its record answers any words."
 
 
 @dataclass(frozen=True)
@@ -55,45 +74,130 @@ class EncodedConcept:
     length: int
 
 
-@dataclass(frozen=True)
-class CrossRecord:
-    """What one picture left behind: the image queries of each wanted layer, for each noise draw.
+class CrossReader(CrossAttentionReader):
+    """A pipeline whose transformer has a `CrossLayout`: it reads pictures for any words.
 
-    Attributes:
-        samples: for each draw the layers, in order.
-        grid: the token grid.
-        noise: the level at which it was read, in 0..1.
-        prompt: what the model was told.
-        seed: of the noise.
-        image: the picture.
+    Raises:
+        ModelError: for a pipeline that cannot be read so.
     """
 
-    samples: tuple[tuple[LayerAttention, ...], ...]
-    grid: TokenGrid
-    noise: float
-    prompt: str
-    seed: int
-    image: Image.Image
+    can: ClassVar[frozenset[Verb]] = frozenset({"read", "probe"})
+    instead: ClassVar[Mapping[Verb, str]] = {
+        "generate": _PAINTING,
+        "record": _PAINTING,
+        "follow": _STREAM,
+        "vectors": _STREAM,
+    }
+    method = METHOD
+    settable: ClassVar[frozenset[str]] = frozenset({"layers", "noise", "samples"})
 
-
-@dataclass(frozen=True)
-class CrossModel:
-    """A pipeline whose transformer is in `CROSS_LAYOUTS`, its id, and its defaults."""
-
-    pipeline: Any
-    layout: CrossLayout
-    model_id: str
-    defaults: Defaults = field(default_factory=Defaults)
+    def __init__(self, pipeline: Pipeline, layout: CrossLayout, model_id: str, defaults: Defaults) -> None:
+        super().__init__(pipeline, model_id, defaults)
+        self.layout = layout
+        why = refusal(pipeline)
+        if why is not None:
+            raise ModelError(f"{model_id} {why}")
 
     @property
-    def depth(self) -> int:
-        """The number of cross-attention layers."""
-        return len(self.layout.layers(self.pipeline.transformer))
+    def family(self) -> str:
+        return self.layout.name
+
+    @property
+    def kind(self) -> str:
+        return f"a {self.layout.name} transformer, whose text is only read"
+
+    @property
+    def shapes(self) -> tuple[None, ...]:
+        return (None,) * len(self.layout.layers(self.pipeline.transformer))
+
+    @property
+    def base_recipe(self) -> Recipe:
+        """Each word is encoded by itself, so that its map does not depend on the others."""
+        return replace(super().base_recipe, isolate=True)
+
+    @usual_defaults()
+    def read(
+        self, image: Image.Image, prompt: str, recipe: Recipe, seed: int, options: Mapping[str, Any]
+    ) -> ImageRecord:
+        """One forward for each noise draw, which ends after the last wanted layer; the image's queries are kept.
+
+        See `Reader.read`. The seed draws the noise on the CPU.
+        """
+        pipeline, layers, draws = self.pipeline, recipe.layers or (), []
+        size = working_size(image.size, self._area(), side_multiple(pipeline, self.layout))
+        grid, generator = grid_of_size(pipeline, size), torch.Generator("cpu").manual_seed(seed)
+        try:
+            arguments = text_call(pipeline, self.layout, prompt, size, self.defaults.generate).arguments
+            processor = getattr(pipeline, "image_processor", None) or pipeline.video_processor
+            pixels = processor.preprocess(image, height=size[1], width=size[0])
+            clean = self.layout.clean_latents(pipeline.vae, pixels.to(self.device, pipeline.vae.dtype))
+            clean = clean.to(torch.promote_types(pipeline.transformer.dtype, torch.float32))
+            for _ in range(recipe.samples):
+                drawn = torch.randn(clean.shape, generator=generator, dtype=torch.float32, device="cpu").to(clean)
+                latents = noised(pipeline.scheduler, clean, drawn, recipe.noise)
+                call = at_noise(pipeline, self.layout, arguments, recipe.noise)
+                seen = _called(self, with_latents(pipeline, self.layout, call, latents), layers)
+                draws.append([replace(layer, key=layer.key[:, :, :0], bias=None) for layer in seen])
+        finally:
+            pipeline.maybe_free_model_hooks()
+        if draws[0][0].query.shape[2] != grid.tokens:
+            raise ModelError(
+                f"{draws[0][0].query.shape[2]} image tokens were seen where {grid.rows}x{grid.cols} were expected. "
+                "Load the pipeline with its own autoencoder."
+            )
+        call = CallRecord(0, grid, {})
+        records = tuple(_layer(call, each) for each in zip(*draws, strict=True))
+        return ImageRecord(records, grid, image, prompt, self.model_id, recipe, seed)
+
+    @usual_defaults()
+    def probe(
+        self,
+        record: ImageRecord,
+        names: tuple[str, ...],
+        recipe: Recipe,
+        options: Mapping[str, Any],
+        keep: bool = False,
+    ) -> Answer:
+        """See `Reader.probe`; scores are probabilities of a word's own tokens, 0 to 1."""
+        started, layers = time.perf_counter(), self.asked(record, recipe, keep)
+        maps: list[Tensor] = []
+        tokens: dict[str, list[str]] = {}
+        length = 0
+        numbers = [layer.layer for layer in layers]
+        encoded = encode_concepts(self, names, numbers, noise=record.recipe.noise, grid=record.grid)
+        for name, concept in zip(names, encoded, strict=True):
+            maps.append(concept_map(layers, concept, record.grid))
+            tokens[name], length = list(concept.pieces), concept.length
+        info = replace(self.info(started), tokens=tokens, text_length=length)
+        return Answer(torch.stack(maps).float().cpu(), info)
+
+    def _area(self) -> int:
+        given = self.defaults.generate
+        if {"width", "height"} <= set(given):
+            return given["width"] * given["height"]
+        return painted_area(self.pipeline, self.layout)
+
+
+def _layer(call: CallRecord, draws: Sequence[LayerAttention]) -> CrossLayer:
+    """One layer of a record, whose draws lie behind one another in memory, as they will when it is loaded again."""
+    keys = [draw.image_key for draw in draws if draw.image_key is not None]
+    query = torch.cat([draw.query for draw in draws])
+    return CrossLayer(draws[0].layer, call, query, draws[0].scale, torch.cat(keys) if keys else None)
+
+
+def layout_of(name: str) -> CrossLayout | None:
+    """Where the cross attention of a transformer class is; None for a class that is not read so."""
+    return cross_layouts().get(name)
 
 
 def load_cross(
-    model: Any, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None, offload: bool = False
-) -> CrossModel:
+    model: object,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    offload: bool = False,
+    single_stream: bool = False,
+) -> CrossReader:
     """Loads, or adopts, a pipeline whose text is only keys and values of cross attention.
 
     Args:
@@ -101,57 +205,39 @@ def load_cross(
         device: "cuda", "cpu", ...; CUDA where there is one.
         dtype: bfloat16 on CUDA, float32 elsewhere.
         offload: keep on the GPU only the part that runs (`enable_model_cpu_offload`).
+        single_stream: refused; no block of such a model carries its text.
 
     Raises:
         ModelError: when it cannot be loaded or is another kind of model.
     """
-    if isinstance(model, DiffusionPipeline):
-        part = getattr(model, "transformer", None) or getattr(model, "unet", None)
-        name = type(getattr(part, "_orig_mod", part)).__name__
-        return _checked(CrossModel(model, _layout(name, type(model).__name__), pipeline_name(model)))
+    if single_stream:
+        raise ModelError("a model whose text is only read has no single-stream blocks. Leave single_stream out.")
+    if (given := adopted(model)) is not None:
+        pipeline_class, name = classes_of(given)
+        return CrossReader(given, _layout(name, pipeline_class), pipeline_name(given), Defaults())
 
-    def check(source: str, index: Any) -> None:
+    def check(source: str, index: Mapping[str, Any]) -> None:
         parts = [index[part][1] for part in ("transformer", "unet") if index.get(part)]
         _layout((parts or [None])[0] or str(index.get("_class_name")), source)
 
-    found = open_pipeline(model, check, device=device, dtype=dtype, offload=offload)
-    layout = _layout(type(found.pipeline.transformer).__name__, found.model_id)
-    return _checked(CrossModel(found.pipeline, layout, found.model_id, folder_defaults(found.folder)))
+    opened = open_pipeline(location_of(model), check, device=device, dtype=dtype, offload=offload)
+    layout = _layout(type(opened.pipeline.transformer).__name__, opened.model_id)
+    return CrossReader(opened.pipeline, layout, opened.model_id, folder_defaults(opened.folder))
 
 
 def _layout(name: str, source: str) -> CrossLayout:
-    if name not in CROSS_LAYOUTS:
+    layout = layout_of(name)
+    if layout is None:
         group = group_of(name)
         next_step = "Use the method concept-attention." if group.applies else group.instead
         raise ModelError(
-            f"{METHOD} reads transformers whose text is only keys and values ({', '.join(sorted(CROSS_LAYOUTS))}); "
+            f"{METHOD} reads transformers whose text is only keys and values ({', '.join(cross_layouts())}); "
             f"{source} has {name} ({group.name}). {next_step}"
         )
-    return CROSS_LAYOUTS[name]
+    return layout
 
 
-def _checked(model: CrossModel) -> CrossModel:
-    why = refusal(model.pipeline)
-    if why is not None:
-        raise ModelError(f"{model.model_id} {why}")
-    return model
-
-
-def wanted_layers(model: CrossModel, layers: Sequence[int] | None) -> tuple[int, ...]:
-    """Block numbers, the negative ones counted from the last block; all of them for None.
-
-    Raises:
-        RecipeError: for a block that the model lacks, or none at all.
-    """
-    depth = model.depth
-    if layers is None:
-        return tuple(range(depth))
-    if not layers or not all(-depth <= layer < depth for layer in layers):
-        raise RecipeError(f"layers must be some of 0 to {depth - 1} for this model; got {list(layers)}.")
-    return tuple(sorted({layer % depth for layer in layers}))
-
-
-def _called(model: CrossModel, arguments: Mapping[str, Any], layers: Sequence[int]) -> tuple[LayerAttention, ...]:
+def _called(model: CrossReader, arguments: Mapping[str, Any], layers: Sequence[int]) -> tuple[LayerAttention, ...]:
     """One partial forward; what each wanted layer computed with.
 
     Raises:
@@ -177,65 +263,7 @@ def _called(model: CrossModel, arguments: Mapping[str, Any], layers: Sequence[in
     return tuple(seen[layer][0] for layer in layers)
 
 
-@usual_defaults()
-def read_queries(
-    model: CrossModel,
-    image: Image.Image,
-    prompt: str,
-    *,
-    noise: float,
-    samples: int,
-    seed: int,
-    layers: Sequence[int],
-) -> CrossRecord:
-    """One forward for each noise draw, which ends after the last wanted layer; the image's queries are kept.
-
-    Args:
-        model: from `load_cross`.
-        image: RGB.
-        prompt: what the model is told; "" for nothing.
-        noise: the noise level, from 0 (clean) to 1.
-        samples: noise draws.
-        seed: draws the noise, on the CPU.
-        layers: from `wanted_layers`.
-    """
-    pipeline, options = model.pipeline, model.defaults.generate
-    side = side_multiple(pipeline, model.layout)
-    area = (
-        options["width"] * options["height"]
-        if {"width", "height"} <= set(options)
-        else painted_area(pipeline, model.layout)
-    )
-    size = working_size(image.size, area, side)
-    grid, draws = grid_of_size(pipeline, size), []
-    generator = torch.Generator("cpu").manual_seed(seed)
-    try:
-        arguments = text_call(pipeline, model.layout, prompt, size, options).arguments
-        processor = getattr(pipeline, "image_processor", None) or pipeline.video_processor
-        pixels = processor.preprocess(image, height=size[1], width=size[0])
-        clean = clean_latents(pipeline, model.layout, pixels.to(pipeline._execution_device, pipeline.vae.dtype))
-        clean = clean.to(torch.promote_types(pipeline.transformer.dtype, torch.float32))
-        for _ in range(samples):
-            drawn = torch.randn(clean.shape, generator=generator, dtype=torch.float32, device="cpu").to(clean)
-            latents = noised(pipeline.scheduler, clean, drawn, noise)
-            call = at_noise(pipeline, model.layout, arguments, noise)
-            draws.append(_called(model, with_latents(pipeline, model.layout, call, latents), layers))
-    finally:
-        pipeline.maybe_free_model_hooks()
-    if draws[0][0].query.shape[2] != grid.tokens:
-        raise ModelError(
-            f"{draws[0][0].query.shape[2]} image tokens were seen where {grid.rows}x{grid.cols} were expected. "
-            "Load the pipeline with its own autoencoder."
-        )
-    return CrossRecord(tuple(map(_image_side, draws)), grid, noise, prompt, seed, image)
-
-
-def _image_side(layers: Sequence[LayerAttention]) -> tuple[LayerAttention, ...]:
-    """Without the prompt's keys, which nothing asks for later; a slice alone would keep them in memory."""
-    return tuple(replace(layer, key=layer.key[:, :, :0].clone(), bias=None) for layer in layers)
-
-
-def check_fit(model: CrossModel, names: Sequence[str]) -> None:
+def check_fit(model: CrossReader, names: Sequence[str]) -> None:
     """Refuses concepts that the text encoder cannot hold, as far as that is known before it runs.
 
     Raises:
@@ -246,7 +274,7 @@ def check_fit(model: CrossModel, names: Sequence[str]) -> None:
 
 
 def encode_concepts(
-    model: CrossModel,
+    model: CrossReader,
     names: Sequence[str],
     layers: Sequence[int],
     *,
@@ -261,7 +289,7 @@ def encode_concepts(
     Args:
         model: from `load_cross`.
         names: the concepts.
-        layers: from `wanted_layers`.
+        layers: numbers of the wanted ones.
         noise: the level that the transformer is told, in 0..1; that of the pipeline's first step when None.
         grid: of the picture, for models that place their text beside it.
 
@@ -280,8 +308,8 @@ def encode_concepts(
         for name in names:
             with usual_defaults():
                 text = text_call(pipeline, layout, name, size, options)
-                told = text.arguments if noise is None else at_noise(pipeline, layout, text.arguments, noise)
-                seen = _called(model, told, layers)
+                call = text.arguments if noise is None else at_noise(pipeline, layout, text.arguments, noise)
+                seen = _called(model, call, layers)
                 rows, pieces = own_rows(pipeline, layout, name, text, empty, seen[0].key.shape[2])
             keys = tuple(replace(layer, image_key=None) for layer in seen)
             yield EncodedConcept(keys, rows, pieces, len(text.tokens[0].states))
@@ -289,16 +317,18 @@ def encode_concepts(
         pipeline.maybe_free_model_hooks()
 
 
-@usual_defaults()
-def concept_map(record: CrossRecord, concept: EncodedConcept) -> Float[Tensor, "rows cols"]:
+def concept_map(layers: Sequence[CrossLayer], concept: EncodedConcept, grid: TokenGrid) -> Float[Tensor, "rows cols"]:
     """Probabilities of a concept's own tokens: the mean over tokens, heads, layers and draws.
 
-    Raises:
-        ModelError: for those that are NaN.
+    Args:
+        layers: of a record.
+        concept: encoded for these layers.
+        grid: the token grid.
     """
-    shares = [
-        layer.probabilities(text)[0, :, :, list(concept.rows)].mean(dim=(0, 2))
-        for draw in record.samples
-        for layer, text in zip(draw, concept.layers, strict=True)
-    ]
-    return torch.stack(shares).mean(dim=0).unflatten(0, (record.grid.rows, record.grid.cols))
+    shares = []
+    for number in range(len(layers[0].query)):
+        for layer, text in zip(layers, concept.layers, strict=True):
+            draw = layer.draw(number).to(text.key.device)
+            seen = text_probabilities(draw.query, text.key, draw.scale, text.bias, draw.image_key)
+            shares.append(seen[0, :, :, list(concept.rows)].mean(dim=(0, 2)))
+    return torch.stack(shares).mean(dim=0).unflatten(0, (grid.rows, grid.cols))

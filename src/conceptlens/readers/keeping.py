@@ -6,15 +6,17 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from conceptlens.values.errors import BudgetError, OutputError, RecipeError, one_line
 from conceptlens.values.recipe import check_choice
-from conceptlens.values.records import LayerRecord
+from conceptlens.values.records import LayerRecord, R
 
+Generators = torch.Generator | Sequence[torch.Generator] | None
+"""What a pipeline draws its noise with: one generator, one for each picture, or its own."""
 Store = Literal["model", "cpu", "disk"]
 RECORD_BUDGET = 2 * 2**30
 """Bytes that the record of a painted image may take unless told otherwise."""
@@ -38,7 +40,7 @@ class Keeping:
     def __post_init__(self) -> None:
         check_choice("record_store", self.store, Store)
 
-    def kept(self, record: LayerRecord) -> LayerRecord:
+    def kept(self, record: R) -> R:
         """A copy with memory of its own.
 
         Raises:
@@ -98,16 +100,16 @@ def spread(wanted: int, among: Sequence[int]) -> tuple[int, ...]:
     return tuple(among[count - 1 - (count * number) // wanted] for number in reversed(range(wanted)))
 
 
-def states(generator: Any) -> list[Tensor]:
+def states(generator: Generators) -> list[Tensor]:
     """Where random numbers stand, of one generator, several or none."""
     return [each.get_state() for each in _each(generator)]
 
 
-def restore(generator: Any, kept: list[Tensor]) -> None:
+def restore(generator: Generators, kept: list[Tensor]) -> None:
     """Puts generators back to where they stood."""
     for each, state in zip(_each(generator), kept, strict=True):
         each.set_state(state)
 
 
-def _each(generator: Any) -> list[torch.Generator]:
-    return [] if generator is None else list(generator) if isinstance(generator, (list, tuple)) else [generator]
+def _each(generator: Generators) -> list[torch.Generator]:
+    return [] if generator is None else [generator] if isinstance(generator, torch.Generator) else list(generator)

@@ -8,18 +8,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers import DiffusionPipeline
 
 from conceptlens.families import adapter_for, registered
 from conceptlens.families.base import ModelAdapter
-from conceptlens.families.kinds.cross_attention import CROSS_LAYOUTS, METHOD
-from conceptlens.families.single_stream import SingleStreamAdapter
+from conceptlens.families.kinds.single_stream import SingleStreamAdapter
 from conceptlens.readers.opening import PIPELINE_FILE, opening
 from conceptlens.readers.weights import check_tokenizers
 from conceptlens.values.errors import ModelError, one_line, shown
+from conceptlens.values.models import Pipeline
 from conceptlens.values.recipe import Recipe, check_counts
 from conceptlens.values.words import check_concepts
 
@@ -49,7 +49,7 @@ class Defaults:
 class LoadedModel:
     """A pipeline that is ready to be read."""
 
-    pipeline: Any
+    pipeline: Pipeline
     adapter: ModelAdapter
     model_id: str
     defaults: Defaults
@@ -68,13 +68,13 @@ def demo_folder(name: str = DEMO) -> Path:
     return Path(str(files("conceptlens") / "assets" / name))
 
 
-def is_demo(model: Any) -> bool:
+def is_demo(model: object) -> bool:
     """Whether the embedded model is meant: None, or its name where no folder has it."""
     return model is None or (model == DEMO and not Path(DEMO).is_dir())
 
 
 def load_model(
-    model: Any = None,
+    model: object = None,
     *,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
@@ -95,14 +95,11 @@ def load_model(
     Raises:
         ModelError: when it cannot be loaded or its family is not supported, or has no such blocks.
     """
-    if isinstance(model, DiffusionPipeline):
-        return LoadedModel(model, _adapter(model, single_stream), pipeline_name(model), Defaults())
+    if (given := adopted(model)) is not None:
+        return LoadedModel(given, _adapter(given, single_stream), pipeline_name(given), Defaults())
     embedded = is_demo(model)
-    if not embedded and not isinstance(model, (str, Path)):
-        raise ModelError(f"a model is a hub id, a folder or a diffusers pipeline; got {shown(model)}.")
-    found = open_pipeline(
-        demo_folder() if embedded else model, _check_supported, device=device, dtype=dtype, offload=offload
-    )
+    folder = demo_folder() if embedded else location_of(model)
+    found = open_pipeline(folder, _check_supported, device=device, dtype=dtype, offload=offload)
     name = DEMO if embedded else found.model_id
     return LoadedModel(found.pipeline, _adapter(found.pipeline, single_stream), name, folder_defaults(found.folder))
 
@@ -111,19 +108,24 @@ def load_model(
 class Opened:
     """A pipeline, what it is called, and its folder where it is one."""
 
-    pipeline: Any
+    pipeline: Pipeline
     model_id: str
     folder: Path | None
 
 
-def pipeline_name(pipeline: Any) -> str:
+def adopted(model: object) -> Pipeline | None:
+    """A model that is a loaded pipeline already; None for what has to be opened."""
+    return cast("Pipeline", model) if isinstance(model, DiffusionPipeline) else None
+
+
+def pipeline_name(pipeline: Pipeline) -> str:
     """What a loaded pipeline was loaded from, or else its class."""
     return getattr(pipeline.config, "_name_or_path", "") or type(pipeline).__name__
 
 
 def open_pipeline(
     model: str | Path,
-    check: Callable[[str, Any], None],
+    check: Callable[[str, Mapping[str, Any]], None],
     *,
     device: str | torch.device | None,
     dtype: torch.dtype | None,
@@ -146,8 +148,8 @@ def open_pipeline(
     chosen = device_of(device)
     dtype = dtype or (half if chosen.type == "cuda" else torch.float32)
     with opening(model, PIPELINE_FILE) as source:
-        check(str(model), DiffusionPipeline.load_config(source))
-        pipeline = DiffusionPipeline.from_pretrained(source, dtype=dtype)
+        check(str(model), cast("dict[str, Any]", DiffusionPipeline.load_config(source)))
+        pipeline = cast("Pipeline", DiffusionPipeline.from_pretrained(source, dtype=dtype))
         check_tokenizers(pipeline)
     pipeline.set_progress_bar_config(disable=True)
     if offload:
@@ -168,7 +170,7 @@ def device_of(device: str | torch.device | None) -> torch.device:
     return chosen
 
 
-def _check_supported(source: str, index: Any) -> None:
+def _check_supported(source: str, index: Mapping[str, Any]) -> None:
     """Refuses a pipeline by its model_index.json, before any weight is fetched."""
     _, transformer = index.get("transformer") or (None, None)
     if transformer is None:
@@ -176,7 +178,6 @@ def _check_supported(source: str, index: Any) -> None:
             f"{source} ({index.get('_class_name', 'no pipeline')}) has no diffusion transformer. "
             "Use a FLUX.1 or Stable Diffusion 3 model, or another family with an adapter."
         )
-    _refuse_cross(transformer, source)
     if transformer not in registered():
         raise ModelError(
             f"no adapter for {transformer} of {source}. Supported: {', '.join(sorted(registered()))}. "
@@ -184,35 +185,58 @@ def _check_supported(source: str, index: Any) -> None:
         )
 
 
-def _refuse_cross(transformer: str, source: str) -> None:
-    """Refuses a class whose text is fixed, and names the method that reads it."""
-    if transformer in CROSS_LAYOUTS:
-        raise ModelError(
-            f"no adapter for {transformer} of {source}: its text is fixed and only read, so concept attention cannot "
-            f"follow it. Use read --method {METHOD}, which reads its cross attention."
-        )
-
-
 @contextmanager
-def resident(pipeline: Any) -> Iterator[None]:
-    """Keeps a model-offloaded transformer on its device while its parts are called without a forward of the whole."""
-    hook = getattr(pipeline.transformer, "_hf_hook", None)
+def resident(pipeline: Pipeline) -> Iterator[None]:
+    """Keeps a model-offloaded transformer or U-Net on its device while parts of it are called without the whole."""
+    model = getattr(pipeline, "transformer", None) or pipeline.unet
+    hook = getattr(model, "_hf_hook", None)
     try:
         if hook is not None:
-            hook.pre_forward(pipeline.transformer)
+            hook.pre_forward(model)
         yield
     finally:
         if hook is not None:
             pipeline.maybe_free_model_hooks()
 
 
-def _adapter(pipeline: Any, single_stream: bool = False) -> ModelAdapter:
+def classes_of(model: object) -> tuple[str, str]:
+    """The classes of a pipeline and of the model in it that paints, before any weight is fetched.
+
+    Args:
+        model: see `load_model`; for what is no model, and for the embedded transformer, both are "".
+
+    Raises:
+        ModelError: for a folder or hub id that cannot be opened.
+    """
+    if isinstance(model, DiffusionPipeline):
+        part = getattr(model, "transformer", None) or getattr(model, "unet", None)
+        return type(model).__name__, type(getattr(part, "_orig_mod", part)).__name__
+    if is_demo(model) or not isinstance(model, (str, Path)):
+        return "", ""
+    with opening(folder_of(model), PIPELINE_FILE) as source:
+        index: Any = DiffusionPipeline.load_config(source)
+        parts = [index[part][1] for part in ("transformer", "unet") if index.get(part)]
+        return str(index.get("_class_name")), str((parts or [None])[0])
+
+
+def location_of(model: object) -> str | Path:
+    """A model that is a folder or a hub id. Raises a `ModelError` for anything else."""
+    if not isinstance(model, (str, Path)):
+        raise ModelError(f"a model is a hub id, a folder or a diffusers pipeline; got {shown(model)}.")
+    return model
+
+
+def folder_of(model: str | Path) -> str | Path:
+    """The embedded U-Net's folder for its name, where no folder has it; else the model itself."""
+    return demo_folder(DEMO_UNET) if model == DEMO_UNET and not Path(DEMO_UNET).is_dir() else model
+
+
+def _adapter(pipeline: Pipeline, single_stream: bool = False) -> ModelAdapter:
     transformer = getattr(pipeline, "transformer", None)
     if transformer is None:
         raise ModelError(
             f"{type(pipeline).__name__} has no diffusion transformer. Use a FLUX.1 model, or another with an adapter."
         )
-    _refuse_cross(type(getattr(transformer, "_orig_mod", transformer)).__name__, type(pipeline).__name__)
     return SingleStreamAdapter(transformer) if single_stream else adapter_for(transformer)
 
 
@@ -227,7 +251,7 @@ def folder_defaults(folder: Path | None) -> Defaults:
         raise ModelError(f"cannot use {path}: {one_line(error)}. Correct or remove it.") from error
 
 
-def _defaults(said: Any) -> Defaults:
+def _defaults(said: object) -> Defaults:
     """Raises a ValueError or TypeError for what cannot be defaults."""
     if not isinstance(said, dict):
         raise ValueError(f"it holds {said!r:.40}, not settings by name")

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import TypeVar
 
 import diffusers
 import transformers
@@ -24,6 +24,8 @@ from huggingface_hub.errors import (
 
 from conceptlens.readers.weights import cause, damaged_file, whole_weights
 from conceptlens.values.errors import ConceptlensError, ModelError
+
+T = TypeVar("T")
 
 PIPELINE_FILE, MODEL_FILE = "model_index.json", "config.json"
 """What a folder of diffusers' pipelines has, and one of a single model."""
@@ -105,9 +107,9 @@ def _ask_hub(name: str, file: str) -> None:
         raise ModelError(f"no network: {hub} cannot be reached. Check the network, or name a folder.") from error
 
 
-def _within(seconds: float, job: Callable[[], Any]) -> Any:
+def _within(seconds: float, job: Callable[[], T]) -> T:
     """A job's result. The names of hosts are looked up with no limit of time, so it runs in a thread that is left."""
-    answer: Future[Any] = Future()
+    answer: Future[T] = Future()
 
     def run() -> None:
         try:

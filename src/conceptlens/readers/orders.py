@@ -2,22 +2,62 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
+from conceptlens.maps.image_maps import ConceptMaps
+from conceptlens.maps.video_maps import VideoMaps
 from conceptlens.readers.call_settings import check_call
 from conceptlens.readers.keeping import Keeping
-from conceptlens.readers.loading import LoadedModel
+from conceptlens.readers.loading import Defaults, LoadedModel
 from conceptlens.values.errors import ConceptError, RecipeError
+from conceptlens.values.models import Pipeline
 from conceptlens.values.recipe import Recipe, check_seed
 from conceptlens.values.words import check_concepts, check_prompts
+from conceptlens.watch.prompt_text import FUNCTION_WORDS
 
 Background = bool | Sequence[str]
+
+
+def prompt_words(prompts: Sequence[str]) -> list[str]:
+    """The words of prompts, each once, without articles, conjunctions, prepositions and punctuation."""
+    words = [word for prompt in prompts for word in re.findall(r"[\w'’-]+", prompt)]
+    return [word for word in dict.fromkeys(words) if word.lower() not in FUNCTION_WORDS]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a caller of `Session.generate` said, not yet checked; see there.
+
+    Attributes:
+        prompt: what to paint.
+        concepts: None where none were named.
+        background: words that compete without being shown.
+        seed: None for a random one.
+        keep: keep the scores of each step and layer.
+        keeping: how the record is kept; None for no record.
+        preset: of the recipe.
+        settings: fields of the recipe.
+        pipeline: keywords of the pipeline's call.
+        guided: whether guidance will move the latents.
+    """
+
+    prompt: str | Sequence[str] | None
+    concepts: Sequence[str] | None
+    background: Background = True
+    seed: int | None = None
+    keep: bool = False
+    keeping: Keeping | None = None
+    preset: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    pipeline: Mapping[str, Any] = field(default_factory=dict)
+    guided: bool = False
 
 
 @dataclass(frozen=True)
@@ -34,6 +74,7 @@ class Order:
         seed: of the noise; None with a generator in `pipeline`.
         keep: keep the scores of each step and layer.
         keeping: how the record is kept; None for no record.
+        map_size: (rows, cols) of the cross-attention layers of a U-Net that are mapped; None for its usual ones.
     """
 
     prompt: str | Sequence[str] | None
@@ -45,27 +86,23 @@ class Order:
     seed: int | None
     keep: bool = False
     keeping: Keeping | None = None
+    map_size: tuple[int, int] | None = None
 
     @classmethod
-    def of(
-        cls,
-        model: LoadedModel,
-        prompt: str | Sequence[str] | None,
-        concepts: Sequence[str],
-        recipe: Recipe,
-        pipeline: Mapping[str, Any],
-        *,
-        background: Background = True,
-        seed: int | None = None,
-        keep: bool = False,
-        keeping: Keeping | None = None,
-    ) -> Order:
+    def of(cls, model: LoadedModel, request: Request, concepts: Sequence[str], recipe: Recipe) -> Order:
         """An order for `model`; a random seed is drawn where neither a seed nor a generator is given.
+
+        Args:
+            model: that will paint.
+            request: what was asked for.
+            concepts: those of the request, or what stands for them.
+            recipe: likewise.
 
         Raises:
             ConceptError: for an unusable list of concepts.
             RecipeError: for no prompt, or a keyword that cannot be.
         """
+        prompt, pipeline, seed = request.prompt, request.pipeline, request.seed
         prompts = check_prompts(prompt, pipeline.get("prompt_embeds"))
         for name in ("output_type", "return_dict"):
             if name in pipeline:
@@ -74,12 +111,12 @@ class Order:
         negative = pipeline.get("negative_prompt")
         if not isinstance(prompt, str) and isinstance(negative, str):
             pipeline = {**pipeline, "negative_prompt": [negative] * len(prompts)}
-        asked, added = with_background(model, concepts, background, recipe)
+        asked, added = with_background(model.defaults, concepts, request.background, recipe)
         if "generator" not in pipeline:
             seed = secrets.randbelow(2**31) if seed is None else check_seed(seed)
         elif seed is not None:
             raise RecipeError("both seed and generator were given. Give one of them.")
-        return cls(prompt, tuple(prompts), asked, added, recipe, pipeline, seed, keep, keeping)
+        return cls(prompt, tuple(prompts), asked, added, recipe, pipeline, seed, request.keep, request.keeping)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -94,8 +131,22 @@ class Order:
         return call
 
 
+@runtime_checkable
+class Painting(Protocol):
+    """What turns orders into pictures with their maps."""
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The diffusers pipeline."""
+        ...
+
+    def paint(self, order: Order) -> Sequence[ConceptMaps | VideoMaps]:
+        """Maps of each picture, or video, of the order."""
+        ...
+
+
 def with_background(
-    model: LoadedModel, concepts: Sequence[str], background: Background, recipe: Recipe
+    defaults: Defaults, concepts: Sequence[str], background: Background, recipe: Recipe
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The asked concepts, and those that join them; see `Session.generate`.
 
@@ -111,7 +162,7 @@ def with_background(
     if len(asked) > 1 or not background or not recipe.softmax:
         return asked, ()
     only = next(iter(asked))
-    added = tuple(name for name in model.defaults.background if name != only)
+    added = tuple(name for name in defaults.background if name != only)
     if added:
         warnings.warn(
             f"a softmax over the one concept {only!r} would be 1 everywhere; added {', '.join(added)} "
@@ -121,13 +172,13 @@ def with_background(
     return asked, added
 
 
-def note_unknown(model: LoadedModel, names: tuple[str, ...]) -> None:
+def note_unknown(model_id: str, defaults: Defaults, names: tuple[str, ...]) -> None:
     """Warns of concepts outside the vocabulary of a model that has one."""
-    known = model.defaults.vocabulary
+    known = defaults.vocabulary
     unknown = [n for n in names if known is not None and not set(n.lower().split()) <= set(known)]
     if unknown:
         warnings.warn(
-            f"{model.model_id} was never trained on {', '.join(unknown)}; expect noise. It knows the words of "
+            f"{model_id} was never trained on {', '.join(unknown)}; expect noise. It knows the words of "
             "session.vocabulary.",
             stacklevel=4,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,18 +14,25 @@ from conceptlens.readers.embedding import ConceptEmbedder
 from conceptlens.readers.loading import LoadedModel
 from conceptlens.readers.orders import Order, note_unknown
 from conceptlens.readers.painting import Generation, generate
+from conceptlens.readers.stream import Probe
+from conceptlens.values.models import Pipeline
 from conceptlens.values.provenance import RunInfo, Task, plain_values, versions_of
+from conceptlens.values.recipe import Recipe
 from conceptlens.values.records import ImageRecord
+from conceptlens.watch.surroundings import execution_device
 
 
 class Painter:
     """Calls the pipeline as it is, with the concept stream riding along. Guidance wraps it."""
 
-    def __init__(self, model: LoadedModel, embed: ConceptEmbedder) -> None:
-        self._model, self._embed = model, embed
+    def __init__(
+        self, model: LoadedModel, embed: ConceptEmbedder, begin: Callable[[Concepts, Recipe, bool], Probe[Any]]
+    ) -> None:
+        """Paints with `model`; `begin` makes the probe of one run, which keeps the scores of each layer if told to."""
+        self._model, self._embed, self._begin = model, embed, begin
 
     @property
-    def pipeline(self) -> Any:
+    def pipeline(self) -> Pipeline:
         """The diffusers pipeline."""
         return self._model.pipeline
 
@@ -40,10 +48,14 @@ class Painter:
         started = time.perf_counter()
         self._embed.renew()  # weights may have changed since the last call
         embedded = self._embed(order.names, order.recipe, order.pipeline)
-        note_unknown(self._model, order.concepts)
-        adapter, arguments = self._model.adapter, order.arguments()
+        note_unknown(self._model.model_id, self._model.defaults, order.concepts)
         painted = generate(
-            self.pipeline, adapter, embedded, order.recipe, arguments, keep=order.keep, keeping=order.keeping
+            self.pipeline,
+            self._model.adapter,
+            lambda recipe: self._begin(embedded, recipe, order.keep),
+            order.recipe,
+            order.arguments(),
+            order.keeping,
         )
         count = len(painted.images)
         info = replace(
@@ -97,7 +109,7 @@ def run_info(model: LoadedModel, task: Task, concepts: Concepts, started: float)
         tokens={name: list(pieces) for name, pieces in zip(concepts.names, concepts.pieces, strict=False)},
         text_length=concepts.length,
         dtype=str(model.pipeline.transformer.dtype).removeprefix("torch."),
-        device=str(model.pipeline._execution_device),
+        device=str(execution_device(model.pipeline)),
         seconds=round(time.perf_counter() - started, 3),
         versions=versions_of("diffusers", "torch"),
     )

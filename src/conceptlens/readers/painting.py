@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,15 +13,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from conceptlens.families.base import Concepts, ModelAdapter
+from conceptlens.families.base import ModelAdapter
 from conceptlens.ops.accumulate import ScoreAccumulator
 from conceptlens.readers.keeping import Keeping, restore, spread, states
-from conceptlens.readers.reentry import probe_for
-from conceptlens.readers.stream import needs_queries
+from conceptlens.readers.stream import Probe, needs_queries
 from conceptlens.readers.text_side import text_encoders
 from conceptlens.values.errors import BudgetError, ConceptlensError, ModelError, RecipeError, one_line
+from conceptlens.values.models import Module, Pipeline
 from conceptlens.values.recipe import RECIPE_FIELDS, Recipe, resolve_steps
-from conceptlens.values.records import LayerRecord, TokenGrid
+from conceptlens.values.records import LayerRecord, R, TokenGrid
 from conceptlens.watch.recorder import Recorder
 from conceptlens.watch.surroundings import check_surroundings
 
@@ -50,16 +50,16 @@ class Generation:
 
 
 def generate(
-    pipeline: Any,
-    adapter: ModelAdapter,
-    concepts: Concepts,
+    pipeline: Pipeline,
+    adapter: ModelAdapter[R],
+    begin: Callable[[Recipe], Probe[R]],
     recipe: Recipe,
     options: Mapping[str, Any],
-    *,
-    keep: bool = False,
     keeping: Keeping | None = None,
 ) -> Generation:
     """Runs the pipeline as it is with `options`, and probes each wanted block as it finishes.
+
+    `begin` makes the probe of one run.
 
     With `keeping`, the records are kept as well. Where they go beyond its budget and fewer steps will do, the run
     begins again; that shows after the first wanted step, so it costs the steps up to there once more.
@@ -74,7 +74,7 @@ def generate(
     generator = options.get("generator")
     stood = states(generator)
     try:
-        return _generate(pipeline, adapter, concepts, recipe, options, keep, keeping)
+        return _generate(pipeline, adapter, begin(recipe), recipe, options, keeping)
     except BudgetError as error:
         if keeping is None or not keeping.fit or error.fitting < 1:
             raise
@@ -86,20 +86,19 @@ def generate(
     )
     pipeline.maybe_free_model_hooks()  # as the end of a run would have done
     restore(generator, stood)
-    return _generate(pipeline, adapter, concepts, replace(recipe, steps=steps), options, keep, keeping)
+    fewer = replace(recipe, steps=steps)
+    return _generate(pipeline, adapter, begin(fewer), fewer, options, keeping)
 
 
 def _generate(
-    pipeline: Any,
-    adapter: ModelAdapter,
-    concepts: Concepts,
+    pipeline: Pipeline,
+    adapter: ModelAdapter[R],
+    probe: Probe[R],
     recipe: Recipe,
     options: Mapping[str, Any],
-    keep: bool,
     keeping: Keeping | None,
 ) -> Generation:
     assert recipe.layers is not None
-    probe = probe_for(adapter, concepts, recipe, keep=keep)
     wanted: frozenset[int] | None = None
     last = recipe.layers[-1]
 
@@ -109,9 +108,9 @@ def _generate(
             wanted = resolve_steps(recipe.steps, pipeline.num_timesteps)
         return step in wanted
 
-    kept: list[LayerRecord] = []
+    kept: list[R] = []
 
-    def finish(block: Any, record: LayerRecord) -> None:
+    def finish(block: Module, record: R) -> None:
         probe(block, record)
         if keeping is not None:
             kept.append(keeping.kept(record))
@@ -139,6 +138,13 @@ def _generate(
             f"{pipeline.num_timesteps} steps; maps would be partial. Remove what skips or repeats calls (caches, "
             "interrupts, second-order schedulers), or report the model."
         )
+    return _generation(images, probe, recorder.calls, tuple(kept), recipe)
+
+
+def _generation(
+    images: list[Any], probe: Probe[Any], steps: int, layers: tuple[LayerRecord, ...], recipe: Recipe
+) -> Generation:
+    """What a whole run left in its probe."""
     assert probe.grid is not None
     scores, first, references = probe.scores.mean(), probe.grid.tokens, []
     for grid in probe.references:
@@ -147,9 +153,9 @@ def _generate(
     return Generation(
         images=images,
         scores=on_grid(scores, probe.grid),
-        parts=stack_parts(probe.scores, probe.grid) if keep else None,
-        steps=recorder.calls,
-        layers=tuple(kept),
+        parts=stack_parts(probe.scores, probe.grid) if probe.scores.parts else None,
+        steps=steps,
+        layers=layers,
         recipe=recipe,
         references=tuple(references),
     )
@@ -163,7 +169,8 @@ def _at_once(options: Mapping[str, Any]) -> int:
     return (1 if texts is None else len(texts)) * each
 
 
-def _run(pipeline: Any, options: Mapping[str, Any]) -> list[Any]:
+def check_known(pipeline: Pipeline, options: Mapping[str, Any]) -> None:
+    """Raises a `RecipeError` for a keyword that the pipeline's call does not take."""
     known = inspect.signature(pipeline.__call__).parameters
     unknown = sorted(set(options) - set(known))
     if unknown:
@@ -171,6 +178,11 @@ def _run(pipeline: Any, options: Mapping[str, Any]) -> list[Any]:
             f"neither Recipe nor {type(pipeline).__name__} has an option {unknown[0]!r}. Recipe has: "
             f"{', '.join(sorted(RECIPE_FIELDS))}."
         )
+
+
+def _run(pipeline: Pipeline, options: Mapping[str, Any]) -> list[Any]:
+    check_known(pipeline, options)
+    known = inspect.signature(pipeline.__call__).parameters
     with refusals(pipeline, "offload=True"), _own_processors(pipeline), text_encoders(pipeline):
         # Some video pipelines give arrays unless asked for pictures.
         made = pipeline(**options, **({"output_type": "pil"} if "output_type" in known else {}))
@@ -178,7 +190,7 @@ def _run(pipeline: Any, options: Mapping[str, Any]) -> list[Any]:
 
 
 @contextmanager
-def _own_processors(pipeline: Any) -> Iterator[None]:
+def _own_processors(pipeline: Pipeline) -> Iterator[None]:
     """Pipelines of perturbed-attention guidance put their attention processors back only where nothing went wrong."""
     transformer = pipeline.transformer
     own = dict(transformer.attn_processors) if hasattr(pipeline, "pag_attn_processors") else None
@@ -191,7 +203,7 @@ def _own_processors(pipeline: Any) -> Iterator[None]:
 
 
 @contextmanager
-def refusals(pipeline: Any, remedy: str) -> Iterator[None]:
+def refusals(pipeline: Pipeline, remedy: str) -> Iterator[None]:
     """Errors of a pipeline's own checks as one clear line; `remedy` is a setting that takes less memory."""
     try:
         yield

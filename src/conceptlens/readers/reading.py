@@ -12,13 +12,16 @@ from PIL import Image
 from torch import Tensor
 
 from conceptlens.families.base import ModelAdapter
+from conceptlens.readers.loading import LoadedModel
 from conceptlens.readers.stream import needs_queries
 from conceptlens.readers.text_side import text_encoders
+from conceptlens.values.early_exit import StopForward
 from conceptlens.values.errors import ModelError, RecipeError, one_line
+from conceptlens.values.models import Model, Module, Pipeline
 from conceptlens.values.recipe import Recipe
-from conceptlens.values.records import LayerRecord, TokenGrid
-from conceptlens.watch.early_exit import StopForward
+from conceptlens.values.records import LayerRecord, R, TokenGrid
 from conceptlens.watch.recorder import Recorder
+from conceptlens.watch.surroundings import execution_device
 
 
 def working_size(size: tuple[int, int], area: int, multiple: int, *, within: bool = False) -> tuple[int, int]:
@@ -33,14 +36,14 @@ def working_size(size: tuple[int, int], area: int, multiple: int, *, within: boo
 
 
 def encode_image(
-    pipeline: Any, adapter: ModelAdapter, image: Image.Image, size: tuple[int, int], samples: int, seed: int
+    pipeline: Pipeline, adapter: ModelAdapter, image: Image.Image, size: tuple[int, int], samples: int, seed: int
 ) -> tuple[Tensor, Tensor]:
     """Clean latents (1, channel, rows, cols) and noise (samples, channel, rows, cols) in the transformer's dtype.
 
     The seed draws the noise on the CPU, so that it is the same on every device; the VAE gives its mode, not a sample.
     """
     width, height = size
-    device, vae = pipeline._execution_device, pipeline.vae
+    device, vae = execution_device(pipeline), pipeline.vae
     processor = getattr(pipeline, "image_processor", None) or pipeline.video_processor
     pixels = processor.preprocess(image, height=height, width=width)
     latents = adapter.encode(pipeline, pixels.to(device=device, dtype=vae.dtype))
@@ -53,14 +56,7 @@ def encode_image(
 
 @torch.no_grad()
 def read(
-    pipeline: Any,
-    adapter: ModelAdapter,
-    image: Image.Image,
-    prompt: str,
-    recipe: Recipe,
-    seed: int,
-    area: int,
-    options: Mapping[str, Any],
+    model: LoadedModel, image: Image.Image, prompt: str, recipe: Recipe, seed: int, options: Mapping[str, Any]
 ) -> tuple[tuple[LayerRecord, ...], TokenGrid]:
     """One forward of the noised image that ends after the last wanted block.
 
@@ -74,7 +70,8 @@ def read(
     assert recipe.layers is not None
     if recipe.branch != "prompt":
         raise RecipeError("branch='negative' is for generate: a reading has one pass, its prompt's. Drop branch.")
-    size = working_size(image.size, area, adapter.side_multiple(pipeline), within=adapter.one_area)
+    pipeline, adapter = model.pipeline, model.adapter
+    size = working_size(image.size, _area(model), adapter.side_multiple(pipeline), within=adapter.one_area)
     try:
         clean, noise = encode_image(pipeline, adapter, image, size, recipe.samples, seed)
         noised = adapter.add_noise(pipeline, clean.expand_as(noise).float(), noise.float(), recipe.noise)
@@ -88,8 +85,16 @@ def read(
     return layers, layers[0].call.grid
 
 
+def _area(model: LoadedModel) -> int:
+    """In pixels, that of the pictures the model is at home with."""
+    given = model.defaults.generate
+    if "width" in given and "height" in given:
+        return given["width"] * given["height"]
+    return model.adapter.native_area(model.pipeline)
+
+
 @contextmanager
-def _picture_alone(transformer: Any) -> Iterator[None]:
+def _picture_alone(transformer: Model) -> Iterator[None]:
     """Inside it a transformer is called with a picture and a text.
 
     Raises:
@@ -112,12 +117,12 @@ def _picture_alone(transformer: Any) -> Iterator[None]:
         ) from error
 
 
-def record_call(adapter: ModelAdapter, arguments: Mapping[str, Any], recipe: Recipe) -> tuple[LayerRecord, ...]:
+def record_call(adapter: ModelAdapter[R], arguments: Mapping[str, Any], recipe: Recipe) -> tuple[R, ...]:
     """Runs one transformer call up to the last wanted block and returns what its blocks left behind."""
     assert recipe.layers is not None
-    kept: list[LayerRecord] = []
+    kept: list[R] = []
 
-    def keep(block: Any, record: LayerRecord) -> None:
+    def keep(block: Module, record: R) -> None:
         kept.append(record)
 
     recorder = Recorder(

@@ -4,38 +4,31 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from diffusers.hooks import HookRegistry
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from conceptlens.families.base import Concepts, DiTAdapter, ModelAdapter
+from conceptlens.families.base import Concepts
 from conceptlens.families.kinds.reentry import ReentryAdapter
 from conceptlens.ops.spaces import accumulator, normalize_concepts, scores_of, vector_similarity
-from conceptlens.readers.stream import ConceptProbe
+from conceptlens.readers.stream import Probe
+from conceptlens.values.early_exit import StopForward
 from conceptlens.values.errors import ModelError
+from conceptlens.values.models import Module
 from conceptlens.values.recipe import Recipe
-from conceptlens.values.records import LayerRecord, TokenGrid
-from conceptlens.watch.early_exit import StopForward
+from conceptlens.values.records import EnteredLayer
 from conceptlens.watch.recorder import HOOK, NamedHook, check_compiled, input_of, unhook, with_input
+
+T = TypeVar("T")
 
 BLOCK_TEXT = "encoder_hidden_states"
 """What blocks call their text where it is an argument of its own."""
 
 
-def probe_for(
-    adapter: ModelAdapter, concepts: Concepts, recipe: Recipe, *, keep: bool = False
-) -> ConceptProbe | ReentryProbe:
-    """The probe that a model takes: its own arithmetic where an adapter has it, its own blocks again otherwise."""
-    if isinstance(adapter, DiTAdapter):
-        return ConceptProbe(adapter, concepts, recipe, keep=keep)
-    assert isinstance(adapter, ReentryAdapter)
-    return ReentryProbe(adapter, concepts, recipe, keep=keep)
-
-
-class ReentryProbe:
+class ReentryProbe(Probe[EnteredLayer]):
     """Waits for the records of one call, then runs the model again for the concepts and keeps the mean of their scores.
 
     Args:
@@ -48,16 +41,14 @@ class ReentryProbe:
     def __init__(self, adapter: ReentryAdapter, concepts: Concepts, recipe: Recipe, *, keep: bool = False) -> None:
         assert recipe.layers is not None
         adapter.check(recipe)
+        super().__init__(accumulator(recipe, keep=keep))
         self._adapter, self._concepts, self._recipe = adapter, concepts, recipe
         self._wanted = frozenset(recipe.layers)
         self._last = recipe.layers[-1]
-        self._records: list[LayerRecord] = []
-        self.scores = accumulator(recipe, keep=keep)
-        self.grid: TokenGrid | None = None
-        self.references: tuple[TokenGrid, ...] = ()
+        self._records: list[EnteredLayer] = []
 
     @torch.no_grad()
-    def __call__(self, block: Any, record: LayerRecord) -> None:
+    def __call__(self, block: Module, record: EnteredLayer) -> None:
         if record.layer > self._last:
             return
         self._records.append(record)
@@ -67,12 +58,11 @@ class ReentryProbe:
         self.grid = record.call.grid
         outs = self._concept_outputs(records)
         for layer in sorted(self._wanted):
-            image = records[layer].out
-            assert image is not None
+            image = records[layer].part("out")
             raw = vector_similarity(normalize_concepts(outs[layer], self._recipe.normalize), image)
             self.scores.add(record.call.step, layer, scores_of(raw, self._recipe))
 
-    def _concept_outputs(self, records: list[LayerRecord]) -> dict[int, Float[Tensor, "batch concept dim"]]:
+    def _concept_outputs(self, records: list[EnteredLayer]) -> dict[int, Float[Tensor, "batch concept dim"]]:
         if not self._recipe.isolate:
             return concept_outputs(self._adapter, self._concepts, records, self._wanted)
         alone = [concept_outputs(self._adapter, part, records, self._wanted) for part in _one_by_one(self._concepts)]
@@ -89,7 +79,7 @@ def _one_by_one(concepts: Concepts) -> list[Concepts]:
 
 
 def concept_outputs(
-    adapter: ReentryAdapter, concepts: Concepts, records: list[LayerRecord], wanted: frozenset[int]
+    adapter: ReentryAdapter, concepts: Concepts, records: list[EnteredLayer], wanted: frozenset[int]
 ) -> dict[int, Float[Tensor, "batch concept dim"]]:
     """Attention outputs of the concepts, before their projection, in the wanted blocks of one call.
 
@@ -103,18 +93,17 @@ def concept_outputs(
         ModelError: when not all of them were passed; a partial map is never returned.
     """
     found: dict[int, Tensor] = {}
-    hooked: list[tuple[nn.Module, str]] = []
+    hooked: list[tuple[Module, str]] = []
     blocks = adapter.blocks()
 
-    def hook(module: nn.Module, made: NamedHook) -> None:
-        registry = HookRegistry.check_if_exists_or_initialize(module)
+    def hook(module: Module, made: NamedHook) -> None:
+        registry = HookRegistry.check_if_exists_or_initialize(cast("nn.Module", module))
         registry.register_hook(made, made.name)
         hooked.append((module, made.name))
 
     try:
         for record in records:
             block = blocks[record.layer]
-            assert record.hidden is not None
             if record.layer in wanted:
                 hook(adapter.text_tap(block).module, _ListenHook(found, block, record, adapter, len(concepts.tokens)))
             count = len(concepts.tokens) if record.layer == 0 and adapter.layout.length else None
@@ -153,7 +142,7 @@ class _EnterHook(NamedHook):
             args, kwargs = with_input(module, BLOCK_TEXT, text[:, : self._cut], args, kwargs)
         return args, kwargs
 
-    def post_forward(self, module: nn.Module, output: Any) -> Any:
+    def post_forward(self, module: nn.Module, output: T) -> T:
         if self._last:
             raise StopForward
         return output
@@ -165,7 +154,7 @@ class _ListenHook(NamedHook):
     name = f"{HOOK}-listen"
 
     def __init__(
-        self, found: dict[int, Tensor], block: nn.Module, record: LayerRecord, adapter: ReentryAdapter, count: int
+        self, found: dict[int, Tensor], block: nn.Module, record: EnteredLayer, adapter: ReentryAdapter, count: int
     ) -> None:
         super().__init__()
         self._found, self._block, self._record = found, block, record

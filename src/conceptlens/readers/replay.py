@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from conceptlens.families.base import Concepts, DiTAdapter, ModelAdapter
 from conceptlens.ops.accumulate import RunningMoments
 from conceptlens.ops.grids import check_finite
-from conceptlens.readers.reentry import ReentryProbe, probe_for
-from conceptlens.readers.stream import ConceptProbe, ConceptStream, needs_queries
+from conceptlens.readers.base import Vectors
+from conceptlens.readers.stream import ConceptStream, Probe, needs_queries
 from conceptlens.values.errors import ModelError, RecipeError, shown
 from conceptlens.values.recipe import Recipe, resolve_steps
-from conceptlens.values.records import ImageRecord
+from conceptlens.values.records import ImageRecord, R, StreamLayer, TokenGrid
 
 
-def check_origin(record: Any, model_id: str) -> None:
+def check_origin(record: object, model_id: str) -> None:
     """Raises a `ModelError` for a record of another model, a `RecipeError` for what is no record."""
     if not isinstance(record, ImageRecord):
         raise RecipeError(f"probe asks a record; got {shown(record)}. Make one with read or load_record.")
@@ -29,24 +26,14 @@ def check_origin(record: Any, model_id: str) -> None:
         raise ModelError(f"this record was made by {record.model_id}, this session has {model_id}. Read again.")
 
 
-def check_recorded(adapter: ModelAdapter, record: ImageRecord, recipe: Recipe) -> None:
+def check_recorded(record: ImageRecord, recipe: Recipe) -> None:
     """Refuses a recipe that needs more than the record holds.
 
     Raises:
-        ModelError: for a record of the other kind of adapter.
         RecipeError: for layers, steps, a space or a branch that were not recorded, or another noise level.
     """
-    entered = not isinstance(adapter, DiTAdapter)
-    if any((layer.hidden is not None) != entered for layer in record.layers):
-        raise ModelError(
-            "this record was made with"
-            + ("out" if entered else "")
-            + " single_stream, this model opened with"
-            + ("" if entered else "out")
-            + " it. Open the model as it was opened for the record."
-        )
     again = "Paint it again" if record.steps else "Read the image again"
-    recorded = {layer.layer for layer in record.layers if layer.out is not None}
+    recorded = record.answering_layers
     missing = sorted(set(recipe.layers or ()) - recorded)
     if missing:
         raise RecipeError(
@@ -59,7 +46,7 @@ def check_recorded(adapter: ModelAdapter, record: ImageRecord, recipe: Recipe) -
             f"step {absent[0]} was not recorded (recorded: {', '.join(map(str, record.recorded_steps))}). "
             f"{again} with steps=."
         )
-    if needs_queries(recipe) and not any(layer.query is not None for layer in record.layers):
+    if needs_queries(recipe) and not any("query" in layer.tensors for layer in record.layers):
         raise RecipeError(f"this record holds no image queries. {again} with {_asking_for_queries(recipe)}.")
     if recipe.branch != record.recipe.branch:
         raise RecipeError(
@@ -83,7 +70,7 @@ def wanted_steps(record: ImageRecord, recipe: Recipe) -> frozenset[int]:
 
 
 @contextmanager
-def _in_its_precision(adapter: ModelAdapter, record: ImageRecord) -> Iterator[None]:
+def in_its_precision(adapter: ModelAdapter, record: ImageRecord) -> Iterator[None]:
     """Inside it a record is asked.
 
     Raises:
@@ -104,45 +91,64 @@ def _in_its_precision(adapter: ModelAdapter, record: ImageRecord) -> Iterator[No
 
 @torch.no_grad()
 def replay(
-    adapter: ModelAdapter, record: ImageRecord, concepts: Concepts, recipe: Recipe, device: Any, *, keep: bool
-) -> ConceptProbe | ReentryProbe:
-    """Streams concepts through a record, with the arithmetic of the live run: equal bits on equal devices."""
+    adapter: ModelAdapter[R],
+    probe: Probe[R],
+    record: ImageRecord,
+    layers: Sequence[R],
+    recipe: Recipe,
+    device: torch.device,
+) -> TokenGrid:
+    """Streams concepts through a record, with the arithmetic of the live run: equal bits on equal devices.
+
+    Args:
+        adapter: the family.
+        probe: of the concepts; it keeps their scores.
+        record: whose steps count.
+        layers: of the record.
+        recipe: with concrete layers.
+        device: of the model.
+
+    Returns:
+        The patch grid.
+
+    Raises:
+        ModelError: for a record that lacks what the family needs, or is in another precision.
+    """
     assert recipe.layers is not None
-    probe = probe_for(adapter, concepts, recipe, keep=keep)
     blocks, steps = adapter.blocks(), wanted_steps(record, recipe)
     try:
-        with _in_its_precision(adapter, record):
-            for layer in record.layers:
+        with in_its_precision(adapter, record):
+            for layer in layers:
                 if layer.layer <= recipe.layers[-1] and layer.call.step in steps:
                     probe(blocks[layer.layer], layer.to(device))
     except KeyError as error:
         raise ModelError(f"this record lacks {error}, which {adapter.name} needs. Read the image again.") from error
-    return probe
+    assert probe.grid is not None
+    return probe.grid
 
 
 def replay_vectors(
-    adapter: ModelAdapter, record: ImageRecord, concepts: Concepts, recipe: Recipe, device: Any
-) -> dict[int, tuple[Float[Tensor, "concept dim"], Float[Tensor, "image dim"]]]:
-    """By wanted layer the output vectors of concepts and patches: means over noise draws, or over the wanted steps.
-
-    Raises:
-        ModelError: for a family without a concept stream of its own.
-    """
-    if not isinstance(adapter, DiTAdapter):
-        raise ModelError(f"vectors of concepts need a stream of their own, which {adapter.name} lacks. Ask for maps.")
+    adapter: DiTAdapter,
+    record: ImageRecord,
+    layers: Sequence[StreamLayer],
+    concepts: Concepts,
+    recipe: Recipe,
+    device: torch.device,
+) -> Vectors:
+    """By wanted layer the output vectors of concepts and patches: means over noise draws, or over the wanted steps."""
     assert recipe.layers is not None
     stream = ConceptStream(adapter, concepts, recipe)
     blocks, steps, extra = adapter.blocks(), wanted_steps(record, recipe), concepts.extra + adapter.leading_rows
     sides = {layer: (RunningMoments(), RunningMoments()) for layer in recipe.layers}
-    for kept in record.layers:
+    for kept in layers:
         if kept.layer > recipe.layers[-1] or kept.call.step not in steps:
             continue
         layer = kept.to(device)
-        with _in_its_precision(adapter, record):
-            out = stream.step(blocks[layer.layer], layer).out[:, extra:]
+        with in_its_precision(adapter, record):
+            concept_rows = stream.step(blocks[layer.layer], layer).out[:, extra:]
         if layer.layer in sides:
-            assert layer.out is not None
-            for side, rows in zip(sides[layer.layer], (out, layer.out[:, : layer.call.grid.tokens]), strict=True):
-                for row in rows.float().expand(len(layer.out), -1, -1):
+            image_rows = layer.part("out")[:, : layer.call.grid.tokens]
+            for side, rows in zip(sides[layer.layer], (concept_rows, image_rows), strict=True):
+                for row in rows.float().expand(len(image_rows), -1, -1):
                     side.add(row)
     return {layer: (check_finite(concept.mean), check_finite(patch.mean)) for layer, (concept, patch) in sides.items()}

@@ -13,8 +13,9 @@ from conceptlens.families.kinds.reentry import ReentryAdapter
 from conceptlens.ops.attention import image_attention
 from conceptlens.readers.reentry import concept_outputs
 from conceptlens.readers.stream import ConceptStream
+from conceptlens.values.models import Module
 from conceptlens.values.recipe import Recipe
-from conceptlens.values.records import LayerRecord
+from conceptlens.values.records import EnteredLayer, StreamLayer
 from conceptlens.watch.recorder import Recorder
 
 
@@ -42,15 +43,11 @@ def _stream_errors(adapter: DiTAdapter, call: Mapping[str, Any]) -> list[float]:
     stream = ConceptStream(adapter, own_text(call["encoder_hidden_states"][0]), Recipe().resolve(depth))
     errors: list[float] = []
 
-    def compare(block: Any, record: LayerRecord) -> None:
+    def compare(block: Module, record: StreamLayer) -> None:
         side = stream.step(block, record).projection
-        assert record.query is not None
-        assert record.key is not None
-        assert record.value is not None
-        assert record.out is not None
-        query = adapter.rotate(record.query, record.call)
+        query = adapter.rotate(record.part("query"), record.call)
         made = image_attention(query, record.key, record.value, side.key, side.value)
-        errors.append(_deviation(made, record.out))
+        errors.append(_deviation(made, record.part("out")))
 
     with Recorder(adapter, compare, last=depth - 1, outputs=frozenset(range(depth)), queries=True):
         adapter.transformer(**call)
@@ -60,14 +57,14 @@ def _stream_errors(adapter: DiTAdapter, call: Mapping[str, Any]) -> list[float]:
 def _reentry_errors(adapter: ReentryAdapter, call: Mapping[str, Any]) -> list[float]:
     depth = len(adapter.blocks())
     own, wanted = own_text(adapter.layout.text_rows(call)[0]), frozenset(range(depth))
-    records: list[LayerRecord] = []
+    records: list[EnteredLayer] = []
     truth: list[Tensor] = []
     handles = [
         adapter.text_tap(block).module.register_forward_pre_hook(lambda module, args: truth.append(args[0]))
         for block in adapter.blocks()
     ]
     try:
-        with Recorder(adapter, lambda block, record: records.append(record), last=depth - 1, outputs=wanted):
+        with Recorder(adapter, lambda _, record: records.append(record), last=depth - 1, outputs=wanted):
             adapter.transformer(**call)
     finally:
         for handle in handles:

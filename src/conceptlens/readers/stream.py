@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from conceptlens.families.base import Concepts, DiTAdapter, Projection
+from conceptlens.ops.accumulate import ScoreAccumulator
 from conceptlens.ops.attention import concept_attention, image_attention
 from conceptlens.ops.spaces import accumulator, cross_similarity, normalize_concepts, scores_of, vector_similarity
+from conceptlens.values.models import Module
 from conceptlens.values.recipe import Recipe
-from conceptlens.values.records import LayerRecord, TokenGrid
+from conceptlens.values.records import R, StreamLayer, TokenGrid
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class ConceptStream:
     """Carries concepts through the dual-stream blocks of one transformer call after another.
 
     Each call starts anew from the embedded concepts; within a call the blocks must come in order. The image side of
-    a block is read from its `LayerRecord`, so the stream cannot tell a running model from a recorded one.
+    a block is read from its `StreamLayer`, so the stream cannot tell a running model from a recorded one.
     """
 
     def __init__(self, adapter: DiTAdapter, concepts: Concepts, recipe: Recipe) -> None:
@@ -36,14 +39,12 @@ class ConceptStream:
         self._hidden: Tensor | None = None
         self._conditioning: Any = None
 
-    def step(self, block: Any, record: LayerRecord) -> StepVectors:
+    def step(self, block: Module, record: StreamLayer) -> StepVectors:
         """One block: attention of the concepts over [concepts; image], then the text-side residual update."""
         if record.layer == 0:
             self._hidden, self._conditioning = self._adapter.begin(self._concepts, record.call)
         assert self._hidden is not None, "blocks must come in order"
         projection = self._adapter.project(block, self._hidden, self._conditioning)
-        assert record.key is not None
-        assert record.value is not None
         dtype = record.value.dtype
         out = concept_attention(
             projection.query.to(dtype),
@@ -59,7 +60,26 @@ class ConceptStream:
         return StepVectors(out, projection)
 
 
-class ConceptProbe:
+class Probe(ABC, Generic[R]):
+    """Is handed one finished block after another, live or recorded, and keeps the running mean of the scores.
+
+    Attributes:
+        scores: of the concepts, reference images included.
+        grid: of the output image; None before the first wanted block.
+        references: the grids of the reference images.
+    """
+
+    def __init__(self, scores: ScoreAccumulator) -> None:
+        self.scores = scores
+        self.grid: TokenGrid | None = None
+        self.references: tuple[TokenGrid, ...] = ()
+
+    @abstractmethod
+    def __call__(self, block: Module, record: R) -> None:
+        """Takes the record of one block; within a call they come in order."""
+
+
+class ConceptProbe(Probe[StreamLayer]):
     """Streams concepts through blocks and keeps the running mean of their scores, reference images included.
 
     Args:
@@ -71,16 +91,14 @@ class ConceptProbe:
 
     def __init__(self, adapter: DiTAdapter, concepts: Concepts, recipe: Recipe, *, keep: bool = False) -> None:
         assert recipe.layers is not None
+        super().__init__(accumulator(recipe, keep=keep))
         self._stream = ConceptStream(adapter, concepts, recipe)
         self._adapter = adapter
         self._recipe, self._extra = recipe, concepts.extra + adapter.leading_rows
         self._wanted = frozenset(recipe.layers)
-        self.scores = accumulator(recipe, keep=keep)
-        self.grid: TokenGrid | None = None
-        self.references: tuple[TokenGrid, ...] = ()
 
     @torch.no_grad()
-    def __call__(self, block: Any, record: LayerRecord) -> None:
+    def __call__(self, block: Module, record: StreamLayer) -> None:
         vectors = self._stream.step(block, record)
         if record.layer in self._wanted:
             self.grid, self.references = record.call.grid, record.call.references
@@ -90,12 +108,10 @@ class ConceptProbe:
 
 
 def score(
-    adapter: DiTAdapter, recipe: Recipe, vectors: StepVectors, record: LayerRecord, extra: int = 0
+    adapter: DiTAdapter, recipe: Recipe, vectors: StepVectors, record: StreamLayer, extra: int = 0
 ) -> Float[Tensor, "batch concept image"]:
     """Scores of one block in the recipe's space; the first `extra` rows of the concept stream are dropped."""
     side = vectors.projection
-    assert record.key is not None
-    assert record.value is not None
     if recipe.space == "cross":
         concept, image = cross_sides(adapter, recipe, side, record)
         concept = normalize_concepts(concept[:, :, extra:], recipe.normalize)
@@ -104,18 +120,16 @@ def score(
         if recipe.space == "value":
             concept, image = side.value.transpose(1, 2).flatten(2), record.value.transpose(1, 2).flatten(2)
         else:
-            concept, image = vectors.out, record.out
+            concept, image = vectors.out, record.part("out")
             if recipe.image_vectors == "concept-pass":
-                assert record.query is not None
-                query = adapter.rotate(record.query, record.call)
+                query = adapter.rotate(record.part("query"), record.call)
                 image = image_attention(query, record.key, record.value, side.key, side.value)
-        assert image is not None
         raw = vector_similarity(normalize_concepts(concept[:, extra:], recipe.normalize), image)
     return scores_of(raw, recipe)
 
 
 def cross_sides(
-    adapter: DiTAdapter, recipe: Recipe, side: Projection, record: LayerRecord
+    adapter: DiTAdapter, recipe: Recipe, side: Projection, record: StreamLayer
 ) -> tuple[Float[Tensor, "batch head concept head_dim"], Float[Tensor, "batch head image head_dim"]]:
     """What the cross space compares: queries or keys of the concepts, and of the image tokens."""
     of_concepts, _, of_image = recipe.cross_pair.partition("-")
@@ -124,9 +138,8 @@ def cross_sides(
     concept = side.query if of_concepts == "query" else side.key
     rotated = recipe.cross_rotated == "both"
     if of_image == "query":  # recorded before rotation, keys after it
-        assert record.query is not None
-        return concept, adapter.rotate(record.query, record.call) if rotated else record.query
-    assert record.key is not None
+        query = record.part("query")
+        return concept, adapter.rotate(query, record.call) if rotated else query
     return concept, record.key if rotated else adapter.unrotate(record.key, record.call)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers import DiffusionPipeline
@@ -14,11 +14,12 @@ from conceptlens.readers.loading import device_of
 from conceptlens.readers.opening import PIPELINE_FILE, opening
 from conceptlens.readers.weights import check_tokenizers
 from conceptlens.values.errors import ModelError
+from conceptlens.values.models import Pipeline
 
 _KEPT = ("text_encoder", "tokenizer", "scheduler")
 
 
-def load_text_side(model: str | Path, *, device: str | torch.device | None = None) -> Any:
+def load_text_side(model: str | Path, *, device: str | torch.device | None = None) -> Pipeline:
     """A pipeline of any family that can encode prompts and nothing else; the other weights are not even fetched.
 
     Args:
@@ -34,7 +35,7 @@ def load_text_side(model: str | Path, *, device: str | torch.device | None = Non
         index: Any = DiffusionPipeline.load_config(source)
         parts = [name for name, value in index.items() if isinstance(value, (list, tuple)) and name[0] != "_"]
         dropped: dict[str, Any] = {name: None for name in parts if not name.startswith(_KEPT)}
-        pipeline = DiffusionPipeline.from_pretrained(source, dtype=dtype, **dropped)
+        pipeline = cast("Pipeline", DiffusionPipeline.from_pretrained(source, dtype=dtype, **dropped))
         check_tokenizers(pipeline)
     if not any(name.startswith("text_encoder") and index[name][0] for name in parts):
         raise ModelError(f"{model} ({index.get('_class_name')}) has no text encoder. Use a text-to-image pipeline.")
@@ -42,14 +43,14 @@ def load_text_side(model: str | Path, *, device: str | torch.device | None = Non
     return pipeline
 
 
-def missing_encoders(pipeline: Any) -> list[str]:
+def missing_encoders(pipeline: Pipeline) -> list[str]:
     """The text encoders that a pipeline of this class may have, and this one lacks."""
     names = [name for name in pipeline.config if name.startswith("text_encoder")]
     return [name for name in names if getattr(pipeline, name, None) is None]
 
 
 @contextmanager
-def text_encoders(pipeline: Any) -> Iterator[None]:
+def text_encoders(pipeline: Pipeline) -> Iterator[None]:
     """Inside it texts are encoded.
 
     Raises:

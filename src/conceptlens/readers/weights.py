@@ -15,6 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from conceptlens.values.errors import one_line
+from conceptlens.values.models import Pipeline
 
 _MODELS = (ModelMixin, PreTrainedModel)
 _LOADERS = (*_MODELS, SchedulerMixin, PreTrainedTokenizerBase)
@@ -44,7 +45,7 @@ def whole_weights() -> Iterator[None]:
 
 
 def _checked(load: Callable[..., Any]) -> Callable[..., Any]:
-    def from_pretrained(cls: Any, source: Any, *args: Any, **options: Any) -> Any:
+    def from_pretrained(cls: type, source: object, *args: Any, **options: Any) -> object:
         part = Path(str(source)).name
         try:
             if not issubclass(cls, _MODELS):
@@ -95,7 +96,7 @@ def _cut_off(model: nn.Module, unexpected: Iterable[str]) -> list[str]:
     ]
 
 
-def check_tokenizers(pipeline: Any) -> None:
+def check_tokenizers(pipeline: Pipeline) -> None:
     """Holds each tokenizer against its text encoder: without its files it would know no word, or no limit of length.
 
     Raises:

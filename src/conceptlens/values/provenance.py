@@ -1,4 +1,4 @@
-"""How a result came about: what stands in its maps.json, written and read here alone."""
+"""How a result came about: what its maps.json says of it, defined here alone."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ _KINDS: dict[str, tuple[type, ...]] = {"temperature": (int, float), "noise": (in
 _SWITCHES = {"softmax", "cross_attention", "self_attention", "isolate", "bos", "padding"}
 
 
-def _check_kind(name: str, value: Any) -> None:
+def _check_kind(name: str, value: object) -> None:
     if name in _CHOICES:
         _check_choice(name, value)
     elif name in _SWITCHES and not isinstance(value, bool):
@@ -146,17 +146,18 @@ def _check_kind(name: str, value: Any) -> None:
         raise RecipeError(f"{name} must be a number; got {shown(value)}.")
 
 
-def _check_choice(name: str, value: Any) -> None:
+def _check_choice(name: str, value: object) -> None:
     known = get_args(get_type_hints(Recipe)[name])
     if value not in known:
         raise RecipeError(f"{name} must be one of {', '.join(known)}; got {shown(value)}.")
 
 
-def _indices(name: str, value: Any) -> tuple[int, ...]:
-    chosen = tuple(value) if isinstance(value, (tuple, list, range)) else (value,)
-    if not chosen or not all(isinstance(v, int) and not isinstance(v, bool) for v in chosen):
+def _indices(name: str, value: object) -> tuple[int, ...]:
+    given = tuple(value) if isinstance(value, (tuple, list, range)) else (value,)
+    numbers = tuple(v for v in given if isinstance(v, int) and not isinstance(v, bool))
+    if not given or len(numbers) != len(given):
         raise RecipeError(f"{name} must be one or more whole numbers; got {shown(value)}.")
-    return chosen
+    return numbers
 
 
 def _in_range(name: str, chosen: tuple[int, ...], count: int, what: str) -> tuple[int, ...]:
@@ -203,7 +204,7 @@ def check_seed(seed: int) -> int:
     return seed
 
 
-def check_choice(name: str, value: Any, known: Any) -> None:
+def check_choice(name: str, value: object, known: object) -> None:
     """Raises a `RecipeError` unless `value` is one of the Literal `known`."""
     if value not in get_args(known):
         raise RecipeError(f"{name} must be one of {', '.join(get_args(known))}; got {shown(value)}.")

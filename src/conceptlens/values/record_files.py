@@ -21,13 +21,21 @@ from torch import Tensor
 from conceptlens.values.errors import ImageError, one_line
 from conceptlens.values.files import check_file, into_folder
 from conceptlens.values.recipe import MOST_STEPS, Recipe, check_counts, check_seed
-from conceptlens.values.records import PARTS, CallRecord, ImageRecord, LayerRecord, TokenGrid
+from conceptlens.values.records import (
+    CallRecord,
+    CrossLayer,
+    EnteredLayer,
+    ImageRecord,
+    LayerRecord,
+    StreamLayer,
+    TokenGrid,
+)
 
 FORMAT = "conceptlens-record-2"
 UNCHECKED_FORMAT = "conceptlens-record-1"
 """Records without a checksum, as they were written until version 0.1."""
 _MOST_BLOCKS, _LONGEST_SIDE, _LARGEST = 1000, 2**14, 2**31
-_AXES = {"key": 4, "value": 4, "query": 4, "out": 3, "hidden": 3}
+_AXES = {"key": 4, "value": 4, "query": 4, "out": 3, "hidden": 3, "image_key": 4}
 
 
 def save_record(record: ImageRecord, path: str | Path) -> Path:
@@ -52,6 +60,7 @@ def save_record(record: ImageRecord, path: str | Path) -> Path:
         "step": first,
         "further": further,
         "settings": {str(layer.call.step): dict(layer.call.settings) for layer in record.layers},
+        "scales": {str(layer.layer): layer.scale for layer in record.layers if isinstance(layer, CrossLayer)},
         "prompt": record.prompt,
         "model": record.model_id,
         "recipe": record.recipe.to_dict(),
@@ -84,7 +93,8 @@ def load_record(path: str | Path, device: str | torch.device = "cpu") -> ImageRe
                     f"{path} is no record of conceptlens. Make one with: conceptlens read ... --record FILE."
                 )
             text = metadata["header"]
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            # Copies, since products of memory that is aligned otherwise can differ in their last bit.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a dict
         if checked and metadata.get("checksum") != _checksum(text, tensors):
             raise ValueError("its checksum does not fit, so it was damaged after it was written")
         record = _record(json.loads(text), {name: tensor.to(device) for name, tensor in tensors.items()})
@@ -120,14 +130,18 @@ def _record(header: Mapping[str, Any], tensors: dict[str, Tensor]) -> ImageRecor
         _check_whole("grid", side, 1, _LONGEST_SIDE)
     steps, settings = header.get("steps", 0), header.get("settings", {})
     _check_whole("steps", steps, 0, MOST_STEPS)
+    scales = header.get("scales", {})
+    _check_sizes("scales", scales)
     layers: tuple[LayerRecord, ...] = ()
     for step in (header["step"], *header.get("further", ())):
         _check_whole("step", step, 0, MOST_STEPS)
         front = "" if step == header["step"] else f"{step}/"
-        call = settings.get(str(step), {})
-        _check_sizes("settings", call)
-        _check_sizes("latents", math.prod(call.get("latents", ())))
-        layers += _layers(tensors, front, step, grid, call)
+        of_call = settings.get(str(step), {})
+        _check_sizes("settings", of_call)
+        _check_sizes("latents", math.prod(of_call.get("latents", ())))
+        of_step = {name.removeprefix(front): t for name, t in tensors.items() if name.startswith(front)}
+        arguments = {name[5:]: tensor for name, tensor in of_step.items() if name.startswith("call.")}
+        layers += _layers(of_step, CallRecord(step, grid, arguments, of_call), scales)
     image = Image.open(io.BytesIO(tensors["image"].cpu().numpy().tobytes()), formats=["PNG"]).convert("RGB")
     recipe, options = Recipe().override(header["recipe"]), header.get("options", {})
     _check_sizes("options", options)
@@ -138,12 +152,12 @@ def _record(header: Mapping[str, Any], tensors: dict[str, Tensor]) -> ImageRecor
     return ImageRecord(layers, grid, image, header["prompt"], header["model"], recipe, seed, steps, options)
 
 
-def _check_whole(name: str, value: Any, low: int, high: int) -> None:
+def _check_whole(name: str, value: object, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise ValueError(f"{name} {value!r:.40} is no whole number from {low} to {high}")
 
 
-def _check_sizes(name: str, value: Any) -> None:
+def _check_sizes(name: str, value: object) -> None:
     """Raises a ValueError for a number that nothing in a record can have."""
     for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
         _check_sizes(name, part)
@@ -151,29 +165,52 @@ def _check_sizes(name: str, value: Any) -> None:
         raise ValueError(f"its {name} have the number {value!r:.40}")
 
 
-def _layers(
-    tensors: dict[str, Tensor], front: str, step: int, grid: TokenGrid, settings: Mapping[str, Any]
-) -> tuple[LayerRecord, ...]:
-    """The layers of one transformer call, whose tensors' names start with `front`."""
-    own = {name.removeprefix(front): t for name, t in tensors.items() if name.startswith(front)}
-    arguments = {name[5:]: tensor for name, tensor in own.items() if name.startswith("call.")}
-    call = CallRecord(step, grid, arguments, settings)
-    if not any(name.endswith((".key", ".hidden")) for name in own):
+_PLURAL = {"key": "keys", "value": "values", "query": "queries", "hidden": "rows"}
+
+
+def _layers(tensors: Mapping[str, Tensor], call: CallRecord, scales: Mapping[str, object]) -> tuple[LayerRecord, ...]:
+    """The layers of one transformer call; `scales` are of cross-attention layers, by their number."""
+    numbers = sorted({int(name.split(".")[0]) for name in tensors if name[0].isdigit() and "/" not in name})
+    if not any(name.endswith((".key", ".hidden", ".query")) for name in tensors):
         raise ValueError("it has no keys")
-    numbers = sorted({int(name.split(".")[0]) for name in own if name[0].isdigit() and "/" not in name})
     layers = []
     for number in numbers:
         _check_whole("layer", number, 0, _MOST_BLOCKS)
-        parts = {part: own[f"{number}.{part}"] for part in PARTS if f"{number}.{part}" in own}
-        if not {"key", "value"} <= parts.keys() and "hidden" not in parts:
-            raise ValueError(f"layer {number} lacks its keys or its values")
+        parts = {part: tensors[f"{number}.{part}"] for part in _AXES if f"{number}.{part}" in tensors}
         for part, tensor in parts.items():
             if tensor.ndim != _AXES[part] or not tensor.is_floating_point():
                 raise ValueError(f"layer {number} has a {part} of shape {tuple(tensor.shape)} and {tensor.dtype}")
-        if "out" in parts and parts["out"].shape[1] < grid.tokens:
-            raise ValueError(f"layer {number} has {parts['out'].shape[1]} rows for {grid.tokens} patches")
-        layers.append(LayerRecord(layer=number, call=call, **{part: parts.get(part) for part in PARTS}))
+        if "out" in parts and parts["out"].shape[1] < call.grid.tokens:
+            raise ValueError(f"layer {number} has {parts['out'].shape[1]} rows for {call.grid.tokens} patches")
+        layers.append(_layer(number, call, parts, scales.get(str(number))))
     return tuple(layers)
+
+
+def _layer(number: int, call: CallRecord, parts: Mapping[str, Tensor], scale: object) -> LayerRecord:
+    """One layer, of the kind that its parts tell."""
+    if scale is not None:
+        if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale < math.inf:
+            raise ValueError(f"layer {number} has the scale {scale!r:.40}, which is no number above 0")
+        _check_parts(number, parts, CrossLayer, {"query"})
+        if parts["query"].shape[2] > call.grid.tokens:
+            raise ValueError(f"layer {number} has {parts['query'].shape[2]} queries for {call.grid.tokens} patches")
+        return CrossLayer(number, call, parts["query"], float(scale), parts.get("image_key"))
+    if "hidden" in parts:
+        _check_parts(number, parts, EnteredLayer, {"hidden"})
+        return EnteredLayer(number, call, parts["hidden"], parts.get("out"))
+    _check_parts(number, parts, StreamLayer, {"key", "value"})
+    return StreamLayer(number, call, parts["key"], parts["value"], parts.get("out"), parts.get("query"))
+
+
+def _check_parts(number: int, parts: Mapping[str, Tensor], kind: type[LayerRecord], needed: set[str]) -> None:
+    """Raises a ValueError for a layer that lacks a part, has one of another kind of layer, or another batch."""
+    if not needed <= parts.keys():
+        raise ValueError(f"layer {number} lacks its {' or its '.join(_PLURAL[name] for name in sorted(needed))}")
+    foreign = sorted(parts.keys() - set(kind.parts))
+    if foreign:
+        raise ValueError(f"layer {number} has a {foreign[0]}, which a {kind.__name__} has not")
+    if len({len(tensor) for tensor in parts.values()}) > 1:
+        raise ValueError(f"the parts of layer {number} have batches of different sizes")
 
 
 def _encode(image: Image.Image) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -12,9 +12,6 @@ from PIL import Image
 from torch import Tensor
 
 from conceptlens.values.recipe import Recipe
-
-PARTS = ("key", "value", "out", "query", "hidden")
-"""The tensors that a `LayerRecord` may hold."""
 
 
 @dataclass(frozen=True)
@@ -49,31 +46,43 @@ class CallRecord:
     references: tuple[TokenGrid, ...] = ()
 
 
+_Own = TypeVar("_Own", bound="LayerRecord")
+
+
 @dataclass(frozen=True)
 class LayerRecord:
-    """The image side of one dual-stream block in one call.
+    """The image side of one layer in one call; its leaves say what that is for each kind of model.
 
     Attributes:
-        layer: number of the block.
+        layer: number of the block, or of the cross-attention layer.
         call: the call it belongs to.
-        key: image keys after QK-norm and positional rotation; None where the block is entered again (`hidden`).
-        value: image values; None likewise.
-        out: attention output of the image tokens before the output projection; None where only keys and values are
-            needed to carry the concept stream onwards.
-        query: image queries after QK-norm, before positional rotation; None unless the cross space needs them.
-        hidden: image tokens as they entered the block, for families whose blocks are entered again with concepts in
-            place of the text, with those of other pictures; None for all others.
     """
+
+    parts: ClassVar[tuple[str, ...]]
+    """The tensors that a record of this kind may hold."""
 
     layer: int
     call: CallRecord
-    key: Float[Tensor, "batch head image head_dim"] | None
-    value: Float[Tensor, "batch head image head_dim"] | None
-    out: Float[Tensor, "batch image dim"] | None
-    query: Float[Tensor, "batch head image head_dim"] | None
-    hidden: Float[Tensor, "batch row width"] | None = None
 
-    def to(self, device: torch.device | str) -> LayerRecord:
+    @property
+    def answers(self) -> bool:
+        """Whether scores can be made of this layer; others only carry concepts onwards."""
+        return True
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """What was recorded, by name; all of it has the same first axis, the batch."""
+        return {name: getattr(self, name) for name in self.parts if getattr(self, name) is not None}
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    def part(self, name: str) -> Tensor:
+        """A tensor that not every record of this kind holds. Raises a `KeyError` where this one lacks it."""
+        return self.tensors[name]
+
+    def to(self: _Own, device: torch.device | str) -> _Own:
         """A copy on another device; the record itself if it is there already."""
         tensors = self.tensors
         there = torch.device(device)
@@ -83,18 +92,78 @@ class LayerRecord:
         arguments = {name: tensor.to(device) for name, tensor in self.call.arguments.items()}
         return replace(self, call=replace(self.call, arguments=arguments), **moved)
 
-    def clone(self) -> LayerRecord:
+    def clone(self: _Own) -> _Own:
         """A copy with memory of its own: a running model hands out views, of more rows than the record has."""
         return replace(self, **{name: tensor.detach().clone() for name, tensor in self.tensors.items()})
 
-    @property
-    def tensors(self) -> dict[str, Tensor]:
-        """What was recorded, by name; all of it has the same first axis, the batch."""
-        return {name: getattr(self, name) for name in PARTS if getattr(self, name) is not None}
+
+R = TypeVar("R", bound=LayerRecord)
+"""What a kind of model leaves behind."""
+
+
+@dataclass(frozen=True)
+class StreamLayer(LayerRecord):
+    """A block whose text half is written out: what concepts read, and what they are compared with.
+
+    Attributes:
+        key: image keys after QK-norm and positional rotation.
+        value: image values.
+        out: attention output of the image tokens before the output projection; None where only keys and values are
+            needed to carry the concept stream onwards.
+        query: image queries after QK-norm, before positional rotation; None unless the cross space needs them.
+    """
+
+    parts: ClassVar[tuple[str, ...]] = ("key", "value", "out", "query")
+
+    key: Float[Tensor, "batch head image head_dim"]
+    value: Float[Tensor, "batch head image head_dim"]
+    out: Float[Tensor, "batch image dim"] | None = None
+    query: Float[Tensor, "batch head image head_dim"] | None = None
 
     @property
-    def nbytes(self) -> int:
-        return sum(tensor.nbytes for tensor in self.tensors.values())
+    def answers(self) -> bool:
+        return self.out is not None
+
+
+@dataclass(frozen=True)
+class EnteredLayer(LayerRecord):
+    """A block that is entered again, with concepts in place of the text.
+
+    Attributes:
+        hidden: image tokens as they entered the block, with those of other pictures.
+        out: see `StreamLayer`; None where the block is only passed on the way to a wanted one.
+    """
+
+    parts: ClassVar[tuple[str, ...]] = ("hidden", "out")
+
+    hidden: Float[Tensor, "batch row width"]
+    out: Float[Tensor, "batch image dim"] | None = None
+
+    @property
+    def answers(self) -> bool:
+        return self.out is not None
+
+
+@dataclass(frozen=True)
+class CrossLayer(LayerRecord):
+    """A cross-attention layer, whose image queries are held against the keys of any text.
+
+    Attributes:
+        query: of the image, as it goes into the softmax, with norms and rotation.
+        scale: of the scores q k.
+        image_key: of the image, where one softmax takes text and image; None where the text has one of its own.
+    """
+
+    parts: ClassVar[tuple[str, ...]] = ("query", "image_key")
+
+    query: Float[Tensor, "batch head image head_dim"]
+    scale: float
+    image_key: Float[Tensor, "batch kv_head image head_dim"] | None = None
+
+    def draw(self, number: int) -> CrossLayer:
+        """The layer in one noise draw alone."""
+        rows = {name: tensor[number : number + 1] for name, tensor in self.tensors.items()}
+        return replace(self, **rows)
 
 
 @dataclass(frozen=True)
@@ -102,9 +171,10 @@ class ImageRecord:
     """An image as the model saw it: ask it for any concepts with `Session.probe`, without running the model again.
 
     Attributes:
-        layers: the blocks up to the last wanted one, in order, of one call (an image that was read; the batch axis
-            holds the noise draws) or of one denoising step after another (an image that was painted).
-        grid: the patch grid.
+        layers: the blocks up to the last wanted one (of cross attention the wanted layers), in order, of one call (an
+            image that was read; the batch axis holds the noise draws) or of one denoising step after another (an image
+            that was painted).
+        grid: the patch grid; of a U-Net the grid of the latents, which deeper layers halve.
         image: the picture that was read or painted, in its own size.
         prompt: the prompt that accompanied it.
         model_id: the model that read or painted it.
@@ -133,6 +203,11 @@ class ImageRecord:
     def recorded_steps(self) -> tuple[int, ...]:
         """The denoising steps that were recorded, 0 = the noisiest; (0,) for an image that was read."""
         return tuple(sorted({layer.call.step for layer in self.layers}))
+
+    @property
+    def answering_layers(self) -> frozenset[int]:
+        """Numbers of the layers of which maps can be made."""
+        return frozenset(layer.layer for layer in self.layers if layer.answers)
 
     def to(self, device: torch.device | str) -> ImageRecord:
         """A copy on another device, for example "cpu" to free a GPU; `probe` brings it back layer by layer."""

@@ -19,10 +19,12 @@ class Registry(Generic[T]):
         package: whose files are imported when someone asks: all but `base` and those with a leading underscore.
         kind: what is registered, for messages: "dataset".
         unknown: the error for a name that nothing has.
+        folders: packages inside the package whose files are imported as well.
     """
 
-    def __init__(self, package: str, kind: str, unknown: type[ConceptlensError]) -> None:
+    def __init__(self, package: str, kind: str, unknown: type[ConceptlensError], folders: tuple[str, ...] = ()) -> None:
         self._package, self._kind, self._unknown = package, kind, unknown
+        self._packages = (package, *(f"{package}.{folder}" for folder in folders))
         self._known: dict[str, type[T]] = {}
 
     def add(self, name: str, entry: type[T]) -> None:
@@ -37,9 +39,10 @@ class Registry(Generic[T]):
 
     def all(self) -> dict[str, type[T]]:
         """All classes, sorted by name."""
-        for module in pkgutil.iter_modules(importlib.import_module(self._package).__path__):
-            if module.name != "base" and not module.name.startswith("_"):
-                importlib.import_module(f"{self._package}.{module.name}")
+        for package in self._packages:
+            for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+                if module.name != "base" and not module.name.startswith("_"):
+                    importlib.import_module(f"{package}.{module.name}")
         return dict(sorted(self._known.items()))
 
     def named(self, name: str) -> type[T]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from conceptlens.values.errors import ConceptError, RecipeError, shown
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _FUNCTION_TEXT = (
     "a an the and or of on in at under over above below near with by to from into behind before between beside next "
@@ -70,7 +73,7 @@ def check_concepts(concepts: Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def check_prompts(prompt: str | Sequence[str] | None, embeds: Any = None) -> list[str]:
+def check_prompts(prompt: str | Sequence[str] | None, embeds: Sequence[Any] | Tensor | None = None) -> list[str]:
     """The prompts as a list; of ready-made embeddings, which stand in place of a prompt, an empty text each.
 
     Raises:
@@ -80,15 +83,15 @@ def check_prompts(prompt: str | Sequence[str] | None, embeds: Any = None) -> lis
         if prompt is not None:
             raise RecipeError("prompt and prompt_embeds were both given. Give prompt=None with prompt_embeds.")
         return [""] * len(embeds)
-    told: list[Any] = list(prompt) if isinstance(prompt, (list, tuple)) else [prompt]
-    prompts: list[str] = [each for each in told if isinstance(each, str) and each.strip()]
-    if not prompts or len(prompts) < len(told):
+    given: list[Any] = list(prompt) if isinstance(prompt, (list, tuple)) else [prompt]
+    prompts: list[str] = [each for each in given if isinstance(each, str) and each.strip()]
+    if not prompts or len(prompts) < len(given):
         raise RecipeError("the prompt is empty. Say what to paint, for example: a red house and a tree.")
     check_text(prompts, "prompt")
     return prompts
 
 
-def check_text(given: Any, what: str) -> None:
+def check_text(given: object, what: str) -> None:
     """Raises a `RecipeError`, which calls it `what`, for a text, or one of several, that no tokenizer takes."""
     for text in given if isinstance(given, (list, tuple)) else [given]:
         if isinstance(text, str) and (character := unreadable(text)) is not None:
@@ -97,8 +100,8 @@ def check_text(given: Any, what: str) -> None:
 
 def unreadable(text: str) -> str | None:
     """The first character that no tokenizer takes, NUL or half of a surrogate pair, as "U+0000"; None without one."""
-    found = re.search("[\x00\ud800-\udfff]", text)
-    return None if found is None else f"the character U+{ord(found[0]):04X}"
+    match = re.search("[\x00\ud800-\udfff]", text)
+    return None if match is None else f"the character U+{ord(match[0]):04X}"
 
 
 def mentions(text: str, phrase: str, *, any_case: bool = True) -> list[tuple[int, int]]:
@@ -113,8 +116,8 @@ def mentions(text: str, phrase: str, *, any_case: bool = True) -> list[tuple[int
     run = r"\s+".join("".join(map(_either_form, unicodedata.normalize("NFC", part))) for part in parts)
     before = rf"(?<!{_LETTER})" if parts[0][0].isalnum() else ""
     after = rf"(?!{_LETTER}|{_ACCENT})" if parts[-1][-1].isalnum() else rf"(?!{_ACCENT})"
-    found = re.finditer(rf"{before}(?=({run}){after})", text, re.IGNORECASE if any_case else 0)
-    return [match.span(1) for match in found]
+    matches = re.finditer(rf"{before}(?=({run}){after})", text, re.IGNORECASE if any_case else 0)
+    return [match.span(1) for match in matches]
 
 
 _LETTER, _ACCENT = r"[^\W_]", "[\u0300-\u036f]"

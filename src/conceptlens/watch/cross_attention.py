@@ -8,7 +8,7 @@ them (norms before or after the heads are split, rotation, masks), and nothing o
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,12 +16,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from conceptlens.families.kinds.cross_attention import CrossLayout
 from conceptlens.families.kinds.layouts import Order
-from conceptlens.watch.early_exit import StopForward
+from conceptlens.ops.attention import text_probabilities
+from conceptlens.values.early_exit import StopForward
 
 
 @dataclass(frozen=True)
@@ -45,25 +46,13 @@ class LayerAttention:
     image_key: Float[Tensor, "batch kv_head image head_dim"] | None = None
 
     def probabilities(self, text: LayerAttention | None = None) -> Float[Tensor, "batch head image token"]:
-        """What the image attends to, in float32 or better: softmax(q k / sqrt(d) + bias) over all rows of a text.
-
-        Where one softmax takes text and image, the image's own rows take their share of it, so the text's is below 1.
+        """What the image attends to; see `text_probabilities`.
 
         Args:
             text: the same layer in a call with another text; its own text when None.
         """
         text = self if text is None else text
-        scores = self._scores(text.key)
-        scores = scores if text.bias is None else scores + text.bias.to(scores)
-        if self.image_key is None:
-            return scores.softmax(dim=-1)
-        both = torch.cat([scores, self._scores(self.image_key)], dim=-1)
-        return both.softmax(dim=-1)[..., : scores.shape[-1]]
-
-    def _scores(self, key: Tensor) -> Tensor:
-        precise = torch.promote_types(self.query.dtype, torch.float32)
-        key = key.repeat_interleave(self.query.shape[1] // key.shape[1], dim=1)
-        return self.query.to(precise) @ key.to(precise).transpose(-1, -2) * self.scale
+        return text_probabilities(self.query, text.key, self.scale, text.bias, self.image_key)
 
     def parted(self, joint: Order | None) -> LayerAttention:
         """With the image's keys, which stand before or behind those of the text (`CrossLayout.joint`), apart."""
@@ -85,7 +74,9 @@ class _Look(TorchFunctionMode):
         self.layer: int | None = None
         self.seen: dict[int, list[LayerAttention]] = {}
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> object:
         kwargs = kwargs or {}
         if self.layer is not None and func is F.scaled_dot_product_attention:
             seen = _attention(self.layer, *args, **kwargs).parted(self._joint)
@@ -93,7 +84,7 @@ class _Look(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _attention(
+def _attention(  # noqa: PLR0913 - the signature of `scaled_dot_product_attention`
     layer: int,
     query: Tensor,
     key: Tensor,
@@ -113,7 +104,7 @@ def _attention(
 
 @contextmanager
 def watch_cross_layers(
-    layout: CrossLayout, transformer: Any, layers: Sequence[int], *, stop: bool = False
+    layout: CrossLayout, transformer: nn.Module, layers: Sequence[int], *, stop: bool = False
 ) -> Iterator[dict[int, list[LayerAttention]]]:
     """Inside it, every call of the transformer leaves what its cross attention computes with, by layer.
 
@@ -129,14 +120,14 @@ def watch_cross_layers(
     look, handles = _Look(layout), []
     modules = layout.layers(transformer)
 
-    def enter(number: int) -> Any:
-        def hook(module: Any, given: Any) -> None:
+    def enter(number: int) -> Callable[[object, object], None]:
+        def hook(module: object, given: object) -> None:
             look.layer = number
 
         return hook
 
-    def leave(number: int) -> Any:
-        def hook(module: Any, given: Any, output: Any) -> None:
+    def leave(number: int) -> Callable[[object, object, object], None]:
+        def hook(module: object, given: object, output: object) -> None:
             look.layer = None
             if stop and number == max(layers):
                 raise StopForward

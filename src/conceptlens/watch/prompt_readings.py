@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from difflib import SequenceMatcher
-from typing import Any
 
 from torch import Tensor
 
+from conceptlens.values.models import Tokenizer
 from conceptlens.watch.prompt_text import PromptText, merged
 from conceptlens.watch.t5_text import t5_positions
 from conceptlens.watch.word_places import read_words
 
 
 def read_t5_prompt(
-    prompt: str, tokenizer: Any, input_ids: Tensor, attention: Tensor, encoded: str | None = None
+    prompt: str, tokenizer: Tokenizer, input_ids: Tensor, attention: Tensor, encoded: str | None = None
 ) -> PromptText:
     """One row of a batch as T5 read it; `attention` is (layer, token, token) of the whole, padded sequence.
 
@@ -44,18 +44,18 @@ def by_words(text: PromptText, names: Sequence[str], first: int) -> PromptText:
     start = text.positions[0] if text.positions else 0
     pieces: dict[int, list[int]] = {}
     spans: dict[int, tuple[int, int]] = {}
-    for own, other in enumerate(aligned([word for word, _ in text.words], names)):
+    for number, other in enumerate(aligned([word for word, _ in text.words], names)):
         if other is not None:
-            pieces.setdefault(other, []).extend(place - start for place in text.words[own][1])
-            spans[other] = (spans.get(other, text.spans[own])[0], text.spans[own][1])
-    kept = sorted(pieces)
+            pieces.setdefault(other, []).extend(place - start for place in text.words[number][1])
+            spans[other] = (spans.get(other, text.spans[number])[0], text.spans[number][1])
+    numbers = sorted(pieces)
     return replace(
         text,
-        tokens=tuple(names[n] for n in kept),
-        positions=tuple(first + n for n in kept),
-        words=tuple((names[n], (first + n,)) for n in kept),
-        attention=tuple(merged(a, [pieces[n] for n in kept]) for a in text.attention),
-        spans=tuple(spans[n] for n in kept),
+        tokens=tuple(names[n] for n in numbers),
+        positions=tuple(first + n for n in numbers),
+        words=tuple((names[n], (first + n,)) for n in numbers),
+        attention=tuple(merged(a, [pieces[n] for n in numbers]) for a in text.attention),
+        spans=tuple(spans[n] for n in numbers),
     )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from conceptlens.families.kinds.tokens import lost_letters, text_tokens
 from conceptlens.values.errors import ConceptlensError, ModelError, RecipeError, shown
+from conceptlens.values.models import Module, Tokenizer
 from conceptlens.values.words import mentions
 from conceptlens.watch.word_places import assigned, read_words
 
@@ -113,12 +114,12 @@ class PromptText:
 
 
 class TextAttentionReader:
-    """Records queries and keys of a CLIP text encoder while its context is open; the encoder computes as ever.
+    """Records queries and keys of a CLIP text encoder while its context is open; its results stay the same.
 
     Independent of the attention kernel, and right with LoRA, since the projections' own outputs are read.
     """
 
-    def __init__(self, text_encoder: Any) -> None:
+    def __init__(self, text_encoder: Module) -> None:
         root = getattr(text_encoder, "text_model", text_encoder)
         self._encoder = text_encoder
         try:
@@ -133,14 +134,14 @@ class TextAttentionReader:
         self.input_ids: Int[Tensor, "batch token"] | None = None
 
     def __enter__(self) -> TextAttentionReader:
-        def keep_ids(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def keep_ids(_module: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self.input_ids = args[0] if args else kwargs["input_ids"]
 
         self._handles.append(self._encoder.register_forward_pre_hook(keep_ids, with_kwargs=True))
         for layer, pair in enumerate(self._projections):
             for side, projection in enumerate(pair):
 
-                def keep(_module: Any, _args: Any, out: Tensor, at: tuple[int, int] = (layer, side)) -> None:
+                def keep(_module: object, _args: object, out: Tensor, at: tuple[int, int] = (layer, side)) -> None:
                     self._seen[at] = out.detach()
 
                 self._handles.append(projection.register_forward_hook(keep))
@@ -161,7 +162,7 @@ class TextAttentionReader:
             raise ConceptlensError("the text encoder has not run, so there is no self-attention to read.")
         return torch.stack([self._layer(n, attn) for n, attn in enumerate(self._attentions)], 1)
 
-    def _layer(self, number: int, attn: Any) -> Tensor:
+    def _layer(self, number: int, attn: Module) -> Tensor:
         query, key = (
             at_least_float32(self._seen[number, side]).unflatten(-1, (attn.num_heads, -1)).transpose(1, 2)
             for side in (0, 1)
@@ -173,7 +174,7 @@ class TextAttentionReader:
 
 @torch.no_grad()
 def clip_text_attention(
-    text_encoder: Any, input_ids: Int[Tensor, "batch token"]
+    text_encoder: Module, input_ids: Int[Tensor, "batch token"]
 ) -> Float[Tensor, "batch layer token token"]:
     """Self-attention of a CLIP text encoder, averaged over heads: lower-triangular, rows sum to one."""
     with TextAttentionReader(text_encoder) as reader:
@@ -200,7 +201,7 @@ def prompt_positions(
 
 def read_prompt(
     prompt: str,
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     input_ids: Tensor,
     attention: Sequence[Tensor],
     unused_layers: int,
@@ -236,10 +237,10 @@ def merged(
     return (member / member.sum(1, keepdim=True)) @ attention @ member.T
 
 
-def warn_of_lost_words(tokenizer: Any, prompt: str, longest: int) -> None:
+def warn_of_lost_words(tokenizer: Tokenizer, prompt: str, longest: int) -> None:
     """Warns when a text encoder that reads `longest` tokens does not read all of a prompt, or not all its letters.
 
-    It paints what is left, as ever.
+    The pipeline paints the rest, as it would anyway.
     """
     ids = tokenizer(prompt, verbose=False).input_ids
     if len(ids) > longest:

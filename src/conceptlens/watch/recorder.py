@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 from diffusers.hooks import HookRegistry, ModelHook
@@ -14,15 +14,16 @@ from torch import Tensor, nn
 
 from conceptlens.families.base import ModelAdapter, Tap
 from conceptlens.families.kinds.calls import named_arguments, replaced_forward
+from conceptlens.values.early_exit import StopForward
 from conceptlens.values.errors import ModelError, RecipeError
+from conceptlens.values.models import Module, Pipeline
 from conceptlens.values.recipe import Branch
-from conceptlens.values.records import CallRecord, LayerRecord
-from conceptlens.watch.early_exit import StopForward
+from conceptlens.values.records import CallRecord, R
 
 HOOK = "conceptlens"
 CALLS = {"cond": True, "cond_uncond": True, "pred_cond": True, "uncond": False, "pred_uncond": False}
 """Labels that pipelines give their calls of the transformer: whether the prompt has rows in such a call."""
-OnLayer = Callable[[nn.Module, LayerRecord], None]
+T = TypeVar("T")
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -31,7 +32,7 @@ def _opaque(function: _Function) -> _Function:
     return cast("_Function", torch.compiler.disable(function))
 
 
-class Recorder:
+class Recorder(Generic[R]):
     """A context manager; inside it every call of the transformer reports its wanted blocks, in order.
 
     Diffusers' own `ModelHook` is used because it survives `torch.compile`, where plain module hooks lose data. Hooks
@@ -51,15 +52,15 @@ class Recorder:
         branch: whose rows are read under classifier-free guidance.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what is watched, how far, and for whom: keywords with defaults
         self,
-        adapter: ModelAdapter,
-        on_layer: OnLayer,
+        adapter: ModelAdapter[R],
+        on_layer: Callable[[Module, R], None],
         *,
         last: int,
         outputs: frozenset[int],
         queries: bool = False,
-        pipeline: Any = None,
+        pipeline: Pipeline | None = None,
         pictures: int = 1,
         wants_step: Callable[[int], bool] = lambda step: True,
         stop: bool = False,
@@ -81,7 +82,7 @@ class Recorder:
         self.calls = 0
         self.captured = 0
 
-    def __enter__(self) -> Recorder:
+    def __enter__(self) -> Recorder[R]:
         try:
             self._hook(self._adapter.transformer, _CallHook(self))
             for layer, block in enumerate(self._adapter.blocks()):
@@ -120,31 +121,31 @@ class Recorder:
 
     def _rows_of(self, context: str | None) -> slice | None:
         """The rows of this call that belong to the branch; None where there are none."""
-        own = not self._repeats_timestep() if context is None else CALLS.get(context)
-        if own is None:
+        conditional = not self._repeats_timestep() if context is None else CALLS.get(context)
+        if conditional is None:
             return None
-        if own:
+        if conditional:
             self._own_calls += 1
             if self._own_calls > 1 and self._branch == "negative":  # a whole step has passed
                 self.check_branch()
-        if self._adapter.is_perturbed(self._arguments) or (self._branch == "prompt" and not own):
+        if self._adapter.is_perturbed(self._arguments) or (self._branch == "prompt" and not conditional):
             return None
         if self._pipeline is None:
             return slice(None) if self._branch == "prompt" else None
-        parts = self._parts(own)
+        parts = self._parts(conditional)
         if self._branch not in parts:
             return None
         first = parts.index(self._branch) * self._pictures
         return slice(first, first + self._pictures)
 
-    def _parts(self, own: bool) -> tuple[str, ...]:
+    def _parts(self, conditional: bool) -> tuple[str, ...]:
         """What the batch of this call holds, each part with a row for each picture.
 
         Raises:
             ModelError: for a batch that is not known to be laid out so.
         """
         rows, pictures = len(self._arguments[self._adapter.latents]), self._pictures
-        known: list[tuple[str, ...]] = [("prompt",) if own else ("negative",)]
+        known: list[tuple[str, ...]] = [("prompt",) if conditional else ("negative",)]
         if self._adapter.guided_batch:
             known.append(self._adapter.guided_batch)
         if getattr(self._pipeline, "do_perturbed_attention_guidance", False):
@@ -154,8 +155,8 @@ class Recorder:
                 return parts
         raise ModelError(
             f"{type(self._pipeline).__name__} called its transformer with {rows} rows for {pictures} picture(s), where "
-            f"{' or '.join(str(len(parts) * pictures) for parts in known)} were expected: whose rows are whose is not "
-            "known. Turn that guidance off, or report the pipeline."
+            f"{' or '.join(str(len(parts) * pictures) for parts in known)} were expected: whose rows are whose "
+            "cannot be known. Turn that guidance off, or report the pipeline."
         )
 
     def check_branch(self) -> None:
@@ -188,8 +189,8 @@ class Recorder:
             self._tapped.setdefault(name, tensor)
 
     @_opaque
-    def finish_block(self, layer: int, block: Any) -> None:
-        """Turns the taps of one block into a `LayerRecord` and reports it."""
+    def finish_block(self, layer: int, block: Module) -> None:
+        """Turns the taps of one block into a record and reports it."""
         if self._call is None:
             return
         call, rows, tapped = self._call, self._rows, self._tapped
@@ -218,8 +219,8 @@ class Recorder:
             return self._queries and layer in self._outputs
         return True
 
-    def _hook(self, module: Any, hook: NamedHook) -> None:
-        registry = HookRegistry.check_if_exists_or_initialize(module)
+    def _hook(self, module: Module, hook: NamedHook) -> None:
+        registry = HookRegistry.check_if_exists_or_initialize(cast("nn.Module", module))
         if registry.get_hook(hook.name) is not None:
             raise ModelError("this model is being read already. Finish (or close) the other reading first.")
         registry.register_hook(hook, hook.name)
@@ -234,13 +235,13 @@ class Recorder:
         self.end_call()
 
 
-def unhook(module: Any, name: str) -> None:
+def unhook(module: Module, name: str) -> None:
     """Takes a hook off, and with the last one all traces of the registry."""
-    registry = module._diffusers_hook
+    registry = HookRegistry.check_if_exists_or_initialize(cast("nn.Module", module))
     registry.remove_hook(name, recurse=False)
     registry.invalidate_child_registries_cache()
     if not registry.hooks:
-        del module._diffusers_hook
+        del module._diffusers_hook  # noqa: SLF001 - diffusers never takes a registry off
         if getattr(module.forward, "__func__", None) is type(module).forward:
             del module.forward
 
@@ -249,7 +250,7 @@ def check_compiled(error: BaseException) -> None:
     """Raises a `ModelError` where an error says that hooks cannot be part of a compiled graph."""
     if type(error).__module__ == "torch._dynamo.exc" and type(error).__name__ == "Unsupported":
         raise ModelError(
-            "this model was compiled with fullgraph=True, which lets nobody look inside. Compile it without fullgraph."
+            "this model was compiled with fullgraph=True, which leaves hooks no place. Compile it without fullgraph."
         ) from error
 
 
@@ -264,7 +265,7 @@ class _CallHook(NamedHook):
 
     _is_stateful = True
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: Recorder[Any]) -> None:
         super().__init__()
         self._recorder = recorder
         self.contexts = StateManager(BaseState())
@@ -277,7 +278,7 @@ class _CallHook(NamedHook):
         self._recorder.begin_call(args, kwargs, context)
         return args, kwargs
 
-    def post_forward(self, module: nn.Module, output: Any) -> Any:
+    def post_forward(self, module: nn.Module, output: T) -> T:
         self._recorder.end_call()
         return output
 
@@ -286,7 +287,7 @@ class _CallHook(NamedHook):
 
 
 class _TapHook(NamedHook):
-    def __init__(self, recorder: Recorder, name: str, tap: Tap) -> None:
+    def __init__(self, recorder: Recorder[Any], name: str, tap: Tap) -> None:
         super().__init__()
         self.name = f"{HOOK}-{name}"
         self._recorder, self._tapped, self._tap = recorder, name, tap
@@ -296,23 +297,24 @@ class _TapHook(NamedHook):
             self._recorder.tap(self._tapped, input_of(module, self._tap.argument, args, kwargs))
         return args, kwargs
 
-    def post_forward(self, module: nn.Module, output: Any) -> Any:
+    def post_forward(self, module: nn.Module, output: T) -> T:
         if self._tap.side == "output":
-            self._recorder.tap(self._tapped, output if self._tap.select is None else self._tap.select(output))
+            seen: Any = output
+            self._recorder.tap(self._tapped, seen if self._tap.select is None else self._tap.select(seen))
         return output
 
 
 class _BlockHook(NamedHook):
-    def __init__(self, recorder: Recorder, layer: int) -> None:
+    def __init__(self, recorder: Recorder[Any], layer: int) -> None:
         super().__init__()
         self._recorder, self._layer = recorder, layer
 
-    def post_forward(self, module: nn.Module, output: Any) -> Any:
+    def post_forward(self, module: nn.Module, output: T) -> T:
         self._recorder.finish_block(self._layer, module)
         return output
 
 
-def input_of(module: nn.Module, name: str | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def input_of(module: nn.Module, name: str | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     """The first argument of a call, or the one with this name, however it was given."""
     if name is None:
         return args[0]
@@ -320,7 +322,7 @@ def input_of(module: nn.Module, name: str | None, args: tuple[Any, ...], kwargs:
 
 
 def with_input(
-    module: nn.Module, name: str, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    module: nn.Module, name: str, value: object, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments of a call with another value for one of them."""
     if name in kwargs:

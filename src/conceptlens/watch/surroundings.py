@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 import torch
 
 from conceptlens.values.errors import ModelError
+from conceptlens.values.models import Pipeline
 
 _KINDS = ("cpu", "cuda")
 
@@ -33,15 +33,20 @@ def usual_defaults() -> Iterator[None]:
         yield
 
 
-def check_surroundings(pipeline: Any) -> None:
+def execution_device(pipeline: Pipeline) -> torch.device:
+    """Where the pipeline computes: under offload, not where its weights are."""
+    return pipeline._execution_device  # noqa: SLF001 - pipelines have no public name for it
+
+
+def check_surroundings(pipeline: Pipeline) -> None:
     """Refuses to paint where the process would have the pipeline mix precisions or devices. Raises `ModelError`."""
     if any(torch.is_autocast_enabled(kind) for kind in _KINDS):
         raise ModelError(
             "torch.autocast is on, so that text, image and concepts would be computed in different precisions. Leave "
             "its block, and open the model with dtype=torch.bfloat16 instead."
         )
-    default, own = torch.get_default_device().type, pipeline._execution_device.type
-    if default not in ("cpu", own):
+    default, device = torch.get_default_device().type, execution_device(pipeline).type
+    if default not in ("cpu", device):
         raise ModelError(
-            f"torch's default device is {default}, the model is on {own}. Call torch.set_default_device(None) first."
+            f"torch's default device is {default}, the model is on {device}. Call torch.set_default_device(None) first."
         )

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from conceptlens.values.errors import ConceptlensError, ModelError
+from conceptlens.values.models import Module
 from conceptlens.watch.prompt_text import at_least_float32
 
 
@@ -21,7 +22,7 @@ class T5AttentionReader:
             give none: their tokens attend to the padding).
     """
 
-    def __init__(self, text_encoder: Any) -> None:
+    def __init__(self, text_encoder: Module) -> None:
         self._encoder = text_encoder
         try:
             self._attentions = [block.layer[0].SelfAttention for block in text_encoder.encoder.block]
@@ -36,7 +37,7 @@ class T5AttentionReader:
         self.mask: Bool[Tensor, "batch token"] | None = None
 
     def __enter__(self) -> T5AttentionReader:
-        def keep_ids(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def keep_ids(_module: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             given = {**dict(zip(("input_ids", "attention_mask"), args, strict=False)), **kwargs}
             mask = given.get("attention_mask")
             self.input_ids, self.mask = given["input_ids"], None if mask is None else mask.bool()
@@ -45,7 +46,7 @@ class T5AttentionReader:
         for layer, attention in enumerate(self._attentions):
             for side in ("q", "k"):
 
-                def keep(_module: Any, _args: Any, out: Tensor, at: tuple[int, str] = (layer, side)) -> None:
+                def keep(_module: object, _args: object, out: Tensor, at: tuple[int, str] = (layer, side)) -> None:
                     self._seen[at] = out.detach()
 
                 self._handles.append(getattr(attention, side).register_forward_hook(keep))
@@ -71,12 +72,13 @@ class T5AttentionReader:
         return torch.stack([self._layer(number, content) for number in range(len(self._attentions))], 1)
 
     def _layer(self, number: int, content: bool) -> Tensor:
-        own = self._attentions[number]
+        attention = self._attentions[number]
         query, key = (
-            at_least_float32(self._seen[number, side]).unflatten(-1, (own.n_heads, -1)).transpose(1, 2) for side in "qk"
+            at_least_float32(self._seen[number, side]).unflatten(-1, (attention.n_heads, -1)).transpose(1, 2)
+            for side in "qk"
         )
         # T5 has one bias for all layers, held by the first; UMT5 has one in each.
-        holder = own if own.has_relative_attention_bias else self._biased[0]
+        holder = attention if attention.has_relative_attention_bias else self._biased[0]
         tokens = query.shape[-2]
         scores = at_least_float32(holder.compute_bias(tokens, tokens, device=query.device))
         # T5 does not divide by the root of the head's width.
@@ -88,7 +90,7 @@ class T5AttentionReader:
 
 @torch.no_grad()
 def t5_text_attention(
-    text_encoder: Any, input_ids: Int[Tensor, "batch token"], mask: Bool[Tensor, "batch token"] | None = None
+    text_encoder: Module, input_ids: Int[Tensor, "batch token"], mask: Bool[Tensor, "batch token"] | None = None
 ) -> Float[Tensor, "batch token token"]:
     """Self-attention of a T5 encoder, averaged over heads and layers; rows are queries and sum to one.
 

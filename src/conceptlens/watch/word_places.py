@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from conceptlens.families.kinds.tokens import TextToken, text_tokens
 from conceptlens.values.errors import ModelError
+from conceptlens.values.models import Tokenizer
 
 Places = tuple[int, ...]
 """Encoder positions of a word, or of a run of words."""
@@ -25,7 +25,7 @@ class Word:
     end: int
 
 
-def read_words(tokenizer: Any, text: str, ids: Sequence[int], positions: Sequence[int]) -> tuple[str, list[Word]]:
+def read_words(tokenizer: Tokenizer, text: str, ids: Sequence[int], positions: Sequence[int]) -> tuple[str, list[Word]]:
     """The text that was encoded, and its words at the positions of their tokens among the encoder's `ids`.
 
     Words end at blanks and marks, as CLIP parts them ("ship", "'s"). The several vectors of one textual inversion,
@@ -51,7 +51,7 @@ def read_words(tokenizer: Any, text: str, ids: Sequence[int], positions: Sequenc
     )
 
 
-def _words(tokenizer: Any, text: str, tokens: Sequence[TextToken], positions: Sequence[int]) -> list[Word]:
+def _words(tokenizer: Tokenizer, text: str, tokens: Sequence[TextToken], positions: Sequence[int]) -> list[Word]:
     added = set(tokenizer.added_tokens_decoder) - set(tokenizer.all_special_ids)
     words: list[Word] = []
     for number, (token, position) in enumerate(zip(tokens, positions, strict=True)):

@@ -8,18 +8,25 @@ computes a map, and no text of a request ever becomes a path. Needs the extra `c
 
 from __future__ import annotations
 
+import webbrowser
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from conceptlens.web.errors import AppError
 from conceptlens.web.limits import Limits
 
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+    from conceptlens.session import Session
+
 DEFAULT_PORT = 8321
 
 
-def create_app(session: Any, *, limits: Limits | None = None, hosts: tuple[str, ...] | None = None) -> Any:
-    """The page and its interface as an ASGI application, for a server of your own.
+def create_app(session: Session, *, limits: Limits | None = None, hosts: tuple[str, ...] | None = None) -> Starlette:
+    """The page and its interface as an ASGI application, for any ASGI server.
 
     Args:
         session: an open `conceptlens.Session`. Only the application's one worker thread uses it; leave it alone.
@@ -32,8 +39,8 @@ def create_app(session: Any, *, limits: Limits | None = None, hosts: tuple[str, 
     return _part("app").build(session, limits or Limits(), hosts)
 
 
-def serve(
-    session: Any,
+def serve(  # noqa: PLR0913 - a public call: one keyword for each thing a server may vary
+    session: Session,
     host: str = "127.0.0.1",
     port: int = DEFAULT_PORT,
     open_browser: bool = True,
@@ -46,8 +53,8 @@ def serve(
 
     Args:
         session: an open `conceptlens.Session`.
-        host: the address to listen at. The page has no passwords: whoever reaches another address than 127.0.0.1 can
-            use the model.
+        host: the address to listen at. The page has no passwords: anyone who can
+            reach an address other than 127.0.0.1 can use the model.
         port: 0 for any free one.
         open_browser: show the page in the standard browser.
         limits: see `create_app`.
@@ -56,13 +63,20 @@ def serve(
             for any. Needed where other computers can reach `host`.
 
     Raises:
-        AppError: when the packages of `conceptlens[web]` are missing, the address cannot be had, or other computers can
-            reach it and `allow_hosts` is empty.
+        AppError: when the packages of `conceptlens[web]` are missing, the address is not available, or other computers
+            can reach it and `allow_hosts` is empty.
     """
-    _part("server").run(session, host, port, open_browser, limits or Limits(), announce, allow_hosts)
+
+    def ready(url: str) -> None:
+        if announce is not None:
+            announce(url)
+        if open_browser:
+            webbrowser.open(url)
+
+    _part("server").run(session, host, port, limits or Limits(), allow_hosts, ready)
 
 
-def _part(name: str) -> Any:
+def _part(name: str) -> ModuleType:
     try:
         return import_module(f"conceptlens.web.{name}")
     except ModuleNotFoundError as error:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from conceptlens.maps.image_maps import ConceptMaps, told_chance
+from conceptlens.maps.image_maps import ConceptMaps, chance_text
 from conceptlens.maps.pictures import heat_colours, palette
 from conceptlens.ops.doubt import FLOOR
 from conceptlens.presence import presence
@@ -38,7 +38,7 @@ def answer(session: Session, picture: Picture, asked: Question, limits: Limits, 
     """Maps as bytes (see `wire`): "scores" (concept, rows, cols), and "parts" (step, layer, ...) where they fit."""
     started, record = time.perf_counter(), picture.record
     maps, notes = with_notes(lambda: maps_of(session, record, asked, keep=parts))
-    told = {
+    content = {
         "concepts": list(maps.concepts),
         "asked": len(maps.asked),
         "shares": {name: place.area for name, place in maps.places().items()},
@@ -51,18 +51,18 @@ def answer(session: Session, picture: Picture, asked: Question, limits: Limits, 
     arrays = {"scores": (maps.scores.numpy(), "float16")}
     if maps.parts is not None:
         if maps.parts.numel() > limits.parts_bytes:
-            told["notes"] = [*notes, "steps and layers are too many to look inside; ask for fewer words."]
+            content["notes"] = [*notes, "steps and layers are too many to look inside; ask for fewer words."]
         else:
             assert maps.recipe is not None
-            told |= {"steps": list(record.recorded_steps), "layers": list(maps.recipe.layers or ())}
+            content |= {"steps": list(record.recorded_steps), "layers": list(maps.recipe.layers or ())}
             arrays["parts"] = (maps.parts.numpy(), "uint8")
-    return pack(told, arrays)
+    return pack(content, arrays)
 
 
 def chances(session: Session, reading: ImageRecord, words: tuple[str, ...]) -> dict[str, str]:
     """For each word whether it is in the picture, as the page tells it."""
-    found, _ = with_notes(lambda: presence(session, reading, words))
-    return {each.concept: told_chance(each.chance) for each in found}
+    presences, _ = with_notes(lambda: presence(session, reading, words))
+    return {each.concept: chance_text(each.chance) for each in presences}
 
 
 def ranking(session: Session, record: ImageRecord, asked: Question) -> bytes:

@@ -59,7 +59,7 @@ def build(session: Session, limits: Limits, hosts: tuple[str, ...] | None) -> St
             Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts or HERE), www_redirect=False),
             Middleware(OwnPagesOnly),
         ],
-        exception_handlers={ConceptlensError: _told, HTTPException: _told_http, Exception: _told_unexpected},
+        exception_handlers={ConceptlensError: _refused, HTTPException: _refused_by_http, Exception: _failed},
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False  # an address is right or unknown
@@ -104,8 +104,8 @@ class Page:
         with self.room.share() as share:
             await body_of(request, self.limits.body_bytes, "a request", share)
         steps = jobs.default_steps(self.session)
-        told = answers.about(self.session, self.limits, steps, self.words, self.sample)
-        return JSONResponse({"tab": self.store.open_tab(self.jobs.busy()), **told}, 201)
+        facts = answers.about(self.session, self.limits, steps, self.words, self.sample)
+        return JSONResponse({"tab": self.store.open_tab(self.jobs.busy()), **facts}, 201)
 
     async def paint(self, request: Request) -> Response:
         tab = self._tab(request)
@@ -141,9 +141,9 @@ class Page:
 
     async def picture(self, request: Request) -> Response:
         picture = self.store.picture(self._tab(request), request.path_params["picture"])
-        told = {"x-conceptlens-how": picture.how, "x-conceptlens-bytes": str(picture.record.nbytes)}
+        headers = {"x-conceptlens-how": picture.how, "x-conceptlens-bytes": str(picture.record.nbytes)}
         data = await attended(request, self.codec.run(lambda: answers.png(picture.record.image), picture.tab))
-        return Answer(data, self.room, "image/png", told)
+        return Answer(data, self.room, "image/png", headers)
 
     async def maps(self, request: Request) -> Response:
         tab = self._tab(request)
@@ -167,8 +167,8 @@ class Page:
         record = self.store.picture(tab, asked.picture).record
         work = self.worker.run(lambda: answers.download(self.session, record, asked, kind), tab)
         media, name, _ = answers.FILES[kind]
-        told = {"content-disposition": f'attachment; filename="{name}"'}
-        return Answer(await attended(request, work), self.room, media, told)
+        headers = {"content-disposition": f'attachment; filename="{name}"'}
+        return Answer(await attended(request, work), self.room, media, headers)
 
     def _tab(self, request: Request) -> str:
         return self.store.check_tab(request.headers.get(TAB))
@@ -190,17 +190,17 @@ def _answer(status: int, text: str, headers: Mapping[str, str] | None = None) ->
     return JSONResponse({"error": sendable}, status, headers={**(headers or {}), **more})
 
 
-async def _told(request: Request, error: Exception) -> Response:
+async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, ConceptlensError)
     return _answer(status_of(error), str(error))
 
 
-async def _told_http(request: Request, error: Exception) -> Response:
+async def _refused_by_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     said = {404: "there is nothing at this address.", 405: f"this address does not take {request.method}."}
     return _answer(error.status_code, said.get(error.status_code, str(error.detail)), error.headers)
 
 
-async def _told_unexpected(request: Request, error: Exception) -> Response:
+async def _failed(request: Request, error: Exception) -> Response:
     log.error("a request failed", exc_info=error)
     return _answer(500, jobs.FAILED)

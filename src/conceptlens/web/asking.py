@@ -125,7 +125,7 @@ def opened(data: bytes, limits: Limits) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise RequestError(413, f"this picture is too large: {one_line(error)}. Shrink it first.") from error
     except DAMAGED as error:
-        raise RequestError(415, "this file is no picture that can be read. Use PNG, JPEG, WebP or TIFF.") from error
+        raise RequestError(415, "this file cannot be read as a picture. Use PNG, JPEG, WebP or TIFF.") from error
     width, height = picture.size
     if width * height > limits.upload_pixels:
         raise RequestError(413, f"{width}x{height} pixels are more than {limits.upload_pixels:,}. Shrink it first.")
@@ -140,5 +140,5 @@ def opened(data: bytes, limits: Limits) -> Image.Image:
     return upright
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     return "nothing" if value is None else type(value).__name__

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -12,9 +11,7 @@ GRACE = 2.0
 """Seconds that a request under way gets when the server stops."""
 PIECE = 16 * 2**10
 """Bytes that are looked at together, and the size of a header: a longer one is refused, also when it comes at once."""
-_TOLD = json.dumps(
-    {"error": "this is no HTTP request, or its header is too long. Send a shorter or a correct one."}
-).encode()
+_TOLD = json.dumps({"error": "this is not an HTTP request, or its header is too long. Correct or shorten it."}).encode()
 NO_HTTP = (
     b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
     b"content-length: %d\r\n\r\n%s" % (len(_TOLD), _TOLD)
@@ -33,7 +30,7 @@ class Connection(H11Protocol):
     _deadline: asyncio.TimerHandle | None = None
     _refused = False
 
-    def connection_made(self, transport: Any) -> None:
+    def connection_made(self, transport: asyncio.Transport) -> None:
         """Waits for a first header."""
         super().connection_made(transport)
         self._expect()
@@ -51,7 +48,7 @@ class Connection(H11Protocol):
             self._expect()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuses what is no HTTP, and listens on: closing with bytes unread would take the answer back."""
+        """Refuses what is not HTTP, and keeps listening: closing with bytes unread would take the answer back."""
         self._refused = True
         if self._answering():
             self.cycle.disconnected = True

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from conceptlens.web.errors import RequestError
 from conceptlens.web.limits import Limits
@@ -139,16 +140,16 @@ def _check_size(size: str, limit: int, what: str) -> None:
 
 
 async def attended(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of work that is given up when whoever asked has gone.
+    """The result of work that is abandoned when the client has disconnected.
 
     Raises:
-        RequestError: 400 when nobody waits for the answer.
+        RequestError: 400 when the client has disconnected.
     """
     working, gone = asyncio.create_task(work), asyncio.create_task(_disconnected(request))
     try:
         await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            raise RequestError(400, "nobody waits for this answer any more.")
+            raise RequestError(400, "the client has gone before its answer was ready.")
         return working.result()
     finally:
         working.cancel()
@@ -172,7 +173,7 @@ class Answer(Response):
         super().__init__(data, media_type=media_type, headers=headers)
         self._data, self._room = data, room
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends it."""
         size = len(self._data)
         with self._room.share() as share:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import inspect
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
 from PIL import Image
 
+from conceptlens.maps.image_maps import ConceptMaps
 from conceptlens.presence import calibrated_reading
 from conceptlens.readers.keeping import spread
 from conceptlens.session import Session
 from conceptlens.values.errors import BudgetError, ConceptlensError
+from conceptlens.values.models import Pipeline
 from conceptlens.values.words import content_words
 from conceptlens.web.errors import RequestError, status_of
 from conceptlens.web.limits import Limits
@@ -100,14 +102,14 @@ class Jobs:
     def tell(self, tab: str, name: str) -> dict[str, Any]:
         """How far a job is, as plain JSON values."""
         job = self._job(tab, name)
-        told: dict[str, Any] = {"state": job.state, "step": job.step, "steps": job.steps}
+        status: dict[str, Any] = {"state": job.state, "step": job.step, "steps": job.steps}
         if job.state == "waiting":
-            told["ahead"] = self._worker.ahead_of(job.number)
+            status["ahead"] = self._worker.ahead_of(job.number)
         if job.picture is not None:
-            told["picture"] = job.picture
+            status["picture"] = job.picture
         if job.error is not None:
-            told |= {"error": job.error, "status": job.status}
-        return told
+            status |= {"error": job.error, "status": job.status}
+        return status
 
     def cancel(self, tab: str, name: str) -> None:
         """Ends a job before its next denoising step; one that waits never begins, one that cannot stop is not kept."""
@@ -153,12 +155,15 @@ def paint(session: Session, job: Job, limits: Limits, prompt: str, seed: int | N
     wanted = min(count, limits.recorded_steps)
     while wanted:
         try:
-            maps = _painted(session, job, prompt, seed, count, spread(wanted, range(count)), limits.picture_bytes)
+            steps_of_record = spread(wanted, range(count))
+            recording = {"record": True, "record_budget": limits.picture_bytes, "steps": steps_of_record}
+            maps = _painted(session, job, prompt, seed, count, recording)
+            assert maps.record is not None
             how = f"painted with seed {maps.seed}; {wanted} of {count} steps recorded"
             return Picture(job.tab, maps.record, how, calibrated_reading(session, maps.image))
         except BudgetError as error:
             wanted = min(error.fitting, wanted - 1)
-    maps = _painted(session, job, prompt, seed, count, None, None)
+    maps = _painted(session, job, prompt, seed, count, {})
     record = session.read(maps.image, prompt=prompt)
     how = f"painted with seed {maps.seed}, then read back like any picture: its steps are too large to record"
     return Picture(job.tab, record, how, calibrated_reading(session, maps.image))
@@ -170,22 +175,19 @@ def _painted(
     prompt: str,
     seed: int | None,
     count: int,
-    steps: tuple[int, ...] | None,
-    budget: int | None,
-) -> Any:
+    recording: Mapping[str, Any],
+) -> ConceptMaps:
     """`Session.generate` with progress; cancelling ends it between two steps."""
 
-    def after_step(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+    def after_step(pipeline: Pipeline, step: int, timestep: object, tensors: dict[str, Any]) -> dict[str, Any]:
         job.step, job.steps = step + 1, pipeline.num_timesteps
         if job.stop.is_set():
             raise Cancelled
         return tensors
 
-    options: dict[str, Any] = {"num_inference_steps": count, "seed": seed, "background": False}
+    options: dict[str, Any] = {"num_inference_steps": count, "seed": seed, "background": False, **recording}
     if "callback_on_step_end" in inspect.signature(session.pipeline.__call__).parameters:
         options["callback_on_step_end"] = after_step
-    if steps is not None:
-        options |= {"record": True, "record_budget": budget, "steps": steps}
     job.step, job.steps = 0, count
     # The maps of this run are thrown away, the record is asked instead; one word is the least that can be asked.
     words = content_words(prompt)[:1] or ["picture"]
@@ -204,7 +206,7 @@ def read(session: Session, job: Job, image: Image.Image, prompt: str) -> Picture
 
 
 def default_steps(session: Session) -> int:
-    """The denoising steps of a painting unless told otherwise."""
+    """The denoising steps of a painting by default."""
     given = inspect.signature(session.pipeline.__call__).parameters.get("num_inference_steps")
     usual = given.default if given is not None and isinstance(given.default, int) else 28
     return session.generate_defaults.get("num_inference_steps", usual)

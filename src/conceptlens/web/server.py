@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-import webbrowser
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from conceptlens.session import Session
 from conceptlens.web.addresses import allowed_hosts, bind, in_url
@@ -25,32 +24,29 @@ def run(
     session: Session,
     host: str,
     port: int,
-    open_browser: bool,
     limits: Limits,
-    announce: Callable[[str], Any] | None,
     allow_hosts: Sequence[str],
+    ready: Callable[[str], None],
 ) -> None:
-    """See `conceptlens.web.serve`."""
+    """See `conceptlens.web.serve`; `ready` is called with the page's URL once it can be opened."""
     hosts = allowed_hosts(host, allow_hosts)
     listening = bind(host, port)
     url = f"http://{in_url(host)}:{listening.getsockname()[1]}/"
     server = uvicorn.Server(configured(build(session, limits, hosts), limits))
 
-    def tell() -> None:
+    def announce() -> None:
         until = time.monotonic() + PATIENCE
         while not server.started and time.monotonic() < until:
             time.sleep(0.05)
-        if server.started and announce is not None:
-            announce(url)
-        if server.started and open_browser:
-            webbrowser.open(url)
+        if server.started:
+            ready(url)
 
-    threading.Thread(target=tell, daemon=True).start()
+    threading.Thread(target=announce, daemon=True).start()
     with listening, suppress(KeyboardInterrupt):
         server.run(sockets=[listening])
 
 
-def configured(app: Any, limits: Limits) -> uvicorn.Config:
+def configured(app: ASGIApp, limits: Limits) -> uvicorn.Config:
     """How uvicorn serves the page: within the limits, and gone a few seconds after it is told to stop."""
     return uvicorn.Config(
         app,

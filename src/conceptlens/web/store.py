@@ -32,8 +32,8 @@ class Picture:
     @property
     def nbytes(self) -> int:
         """Size of the records in memory."""
-        own = {id(record): record.nbytes for record in (self.record, self.reading) if record is not None}
-        return sum(own.values())
+        sizes = {id(record): record.nbytes for record in (self.record, self.reading) if record is not None}
+        return sum(sizes.values())
 
 
 def new_id() -> str:
@@ -82,7 +82,7 @@ class Store:
         """Keeps a picture; its name. Older ones make room.
 
         Raises:
-            RequestError: 401 when its tab was forgotten meanwhile: nobody could ask for it.
+            RequestError: 401 when its tab has been forgotten meanwhile.
         """
         with self._lock:
             if picture.tab not in self._tabs:
@@ -100,11 +100,11 @@ class Store:
             RequestError: 404 when there is none of this name, or it was dropped.
         """
         with self._lock:
-            found = self._pictures.get(name)
-            if found is None or found.tab != tab:
+            picture = self._pictures.get(name)
+            if picture is None or picture.tab != tab:
                 raise RequestError(404, "this picture is no longer kept. Paint or drop it again.")
             self._pictures.move_to_end(name)
-            return found
+            return picture
 
     def counts(self) -> dict[str, int]:
         """How many tabs and pictures are held, and the bytes of their records."""

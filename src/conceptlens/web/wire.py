@@ -19,11 +19,11 @@ MEDIA_TYPE = "application/vnd.conceptlens.maps"
 _FLOAT16_TOP = 60000.0
 
 
-def pack(told: Mapping[str, Any], arrays: Mapping[str, tuple[np.ndarray, str]]) -> bytes:
+def pack(content: Mapping[str, Any], arrays: Mapping[str, tuple[np.ndarray, str]]) -> bytes:
     """A header and arrays as bytes.
 
     Args:
-        told: plain JSON values.
+        content: plain JSON values.
         arrays: values of any range, with the type in which each travels.
     """
     bodies, entries, place = [], {}, 0
@@ -33,7 +33,7 @@ def pack(told: Mapping[str, Any], arrays: Mapping[str, tuple[np.ndarray, str]]) 
         entries[name] = {"type": kind, "shape": list(values.shape), "at": place, "low": low, "scale": scale}
         bodies.append(body + bytes(-len(body) % 4))
         place += len(bodies[-1])
-    header = json.dumps({**told, "arrays": entries}, ensure_ascii=False).encode()
+    header = json.dumps({**content, "arrays": entries}, ensure_ascii=False).encode()
     header += b" " * (-len(header) % 4)
     return b"".join([struct.pack("<I", len(header)), header, *bodies])
 
@@ -41,13 +41,13 @@ def pack(told: Mapping[str, Any], arrays: Mapping[str, tuple[np.ndarray, str]]) 
 def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, Float[np.ndarray, "..."]]]:
     """The header and the float32 values of the arrays: what the page does, in Python."""
     (length,) = struct.unpack("<I", data[:4])
-    told = json.loads(data[4 : 4 + length])
+    content = json.loads(data[4 : 4 + length])
     arrays = {}
-    for name, entry in told.pop("arrays").items():
+    for name, entry in content.pop("arrays").items():
         kind = np.dtype("<f2" if entry["type"] == "float16" else np.uint8)
         stored = np.frombuffer(data, kind, int(np.prod(entry["shape"])), 4 + length + entry["at"])
         arrays[name] = (entry["low"] + entry["scale"] * stored.astype(np.float32)).reshape(entry["shape"])
-    return told, arrays
+    return content, arrays
 
 
 def _as_half(values: np.ndarray) -> tuple[np.ndarray, float, float]:

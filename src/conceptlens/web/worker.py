@@ -37,7 +37,7 @@ class Call:
 
 
 class Worker:
-    """Runs calls one after another in a thread of its own. Lines of calls take turns, one call each.
+    """Runs calls one after another in its own thread. Lines of calls take turns, one call each.
 
     Args:
         waiting: how many calls may wait. A further one is refused with status 503, or, where another line is longer

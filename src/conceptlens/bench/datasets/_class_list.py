@@ -68,11 +68,11 @@ def _table(path: Path, lines: list[str]) -> list[Row]:
 
 def _numbered(path: Path, lines: list[str]) -> list[Row]:
     """Rows that begin with their number; none where no line does."""
-    found = [(line, text, _NUMBERED.fullmatch(text.strip())) for line, text in enumerate(lines, 1) if text]
-    if not found or found[0][2] is None:
+    matches = [(line, text, _NUMBERED.fullmatch(text.strip())) for line, text in enumerate(lines, 1) if text]
+    if not matches or matches[0][2] is None:
         return []
     rows = []
-    for line, text, match in found:
+    for line, text, match in matches:
         if match is None:
             raise _refused(path, line, text)
         rows.append((line, int(match[1]), _name(path, line, match[2]) if match[2] else ""))

@@ -1,4 +1,4 @@
-"""Folders of images and masks: COCO-Stuff, ADE20K, or your own pictures."""
+"""Folders of images and masks: COCO-Stuff, ADE20K, or any pictures with masks."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from conceptlens.maps.picture_files import PICTURES
 
 def _pairs(images: Path, masks: Path) -> dict[str, tuple[Path, Path]]:
     """Pictures and label maps that share a file name, by that name."""
-    found: dict[str, tuple[Path, Path]] = {}
+    pairs: dict[str, tuple[Path, Path]] = {}
     for path in sorted(images.rglob("*")):
         id_ = path.relative_to(images).with_suffix("").as_posix()
         mask = masks / f"{id_}.png"
         if path.suffix.lower() in PICTURES and mask.exists():
-            if id_ in found:
-                raise DataError(f"{found[id_][0]} and {path} share the mask {mask}. Rename or remove one of them.")
-            found[id_] = (path, mask)
-    if not found:
+            if id_ in pairs:
+                raise DataError(f"{pairs[id_][0]} and {path} share the mask {mask}. Rename or remove one of them.")
+            pairs[id_] = (path, mask)
+    if not pairs:
         raise DataError(f"no image in {images} has a mask of the same name (.png) in {masks}. Check both folders.")
-    return found
+    return pairs
 
 
 class _Folder(Dataset):
@@ -118,7 +118,7 @@ def _refuse_masks(pairs: dict[str, tuple[Path, Path]]) -> None:
         try:
             numbers = set(np.unique(open_labels(path)).tolist())
         except DataError:
-            continue  # told when its turn comes
+            continue  # reported when its turn comes
         if numbers - {0, 255}:
             return
         mask = path if len(numbers) == 2 else mask

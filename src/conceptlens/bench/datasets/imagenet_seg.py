@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache, cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -22,12 +22,15 @@ from conceptlens.bench.datasets import register
 from conceptlens.bench.datasets.base import DataError, Dataset, Sample, require
 from conceptlens.values.errors import one_line
 
+if TYPE_CHECKING:
+    pass
+
 FILE = "gtsegs_ijcv.mat"
 
 
 @register
 class ImageNetSegmentation(Dataset):
-    """One target per image, named by WordNet, or by a table of your own (`names=`)."""
+    """One target per image, named by WordNet, or by a table of names (`names=`)."""
 
     name = "imagenet-seg"
     summary = "ImageNet-Segmentation, 4,276 images, one foreground each (gtsegs_ijcv.mat)"
@@ -36,7 +39,7 @@ class ImageNetSegmentation(Dataset):
 
     def __init__(self, path: Path, names: Mapping[str, str]) -> None:
         self._path, self._names = path, names
-        self._file: Any = None
+        self._file: Mapping[Any, Any] | None = None
         self._ids = [f"{number:04d}-{name}" for number, name in enumerate(self._stored_ids())]
 
     @classmethod
@@ -60,9 +63,8 @@ class ImageNetSegmentation(Dataset):
     def sample(self, id_: str) -> Sample:
         number = int(id_.partition("-")[0])
         try:
-            value = self._open()["value"]
-            pixels = np.asarray(self._follow(value["img"], number)).transpose(2, 1, 0)
-            cell = self._follow(value["gt"], number)
+            pixels = self._entry("img", number).transpose(2, 1, 0)
+            cell = self._entry("gt", number)
             labels = np.asarray(self._open()[cell[0, 0]]).transpose(1, 0)
         except (OSError, KeyError, ValueError, AttributeError, IndexError) as error:
             raise DataError(f"image {id_} of {self._path} is damaged ({one_line(error)}). Restore the file.") from error
@@ -83,14 +85,14 @@ class ImageNetSegmentation(Dataset):
 
     def _stored_ids(self) -> list[str]:
         try:
-            column = self._open()["value"]["id"]
-            return ["".join(map(chr, np.asarray(self._follow(column, i)).ravel())) for i in range(len(column))]
+            count = len(self._open()["value"]["id"])
+            return ["".join(map(chr, self._entry("id", number).ravel())) for number in range(count)]
         except (OSError, KeyError, ValueError, AttributeError) as error:
             raise DataError(
                 f"{self._path} is not the expected file: /value/id cannot be read ({one_line(error)}). {self.source}"
             ) from error
 
-    def _open(self) -> Any:
+    def _open(self) -> Mapping[Any, Any]:
         # Opened on first use, so that a copy of the dataset can travel to another process.
         if self._file is None:
             try:
@@ -100,8 +102,10 @@ class ImageNetSegmentation(Dataset):
             self._file = h5py.File(self._path, "r")
         return self._file
 
-    def _follow(self, column: Any, number: int) -> Any:
-        return self._open()[column[number, 0]]
+    def _entry(self, name: str, number: int) -> np.ndarray:
+        """The array of one image in a column of object references."""
+        file = self._open()
+        return np.asarray(file[file["value"][name][number, 0]])
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_file": None}

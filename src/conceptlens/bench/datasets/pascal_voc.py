@@ -100,7 +100,7 @@ class PascalVOCSingle(PascalVOC):
 
     @cached_property
     def _single(self) -> list[str]:
-        # Reads every label map, so not before someone asks: a process that is told its ids never does.
+        # Reads every label map, so only on demand: a process that is given its ids never does.
         return [id_ for id_ in self._ids if self._is_single(id_)]
 
     def _is_single(self, id_: str) -> bool:
@@ -112,10 +112,10 @@ class PascalVOCSingle(PascalVOC):
 
     def sample(self, id_: str) -> Sample:
         labels = self._labels(id_)
-        found, sizes = np.unique(labels[labels > 0], return_counts=True)
-        if not len(found):
+        labels_there, sizes = np.unique(labels[labels > 0], return_counts=True)
+        if not len(labels_there):
             raise DataError(f"{id_} has no labelled object. Restore the file.")
-        target = int(found[sizes.argmax()]) - 1  # `classes` leaves the background out
+        target = int(labels_there[sizes.argmax()]) - 1  # `classes` leaves the background out
         return Sample(id_, self._picture(id_), np.where(labels > 0, 1, labels), (target,))
 
 

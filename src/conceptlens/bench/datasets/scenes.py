@@ -101,8 +101,18 @@ def _arrange(rng: np.random.Generator, nouns: list[str], horizon: float, size: i
     return sorted(placed, key=lambda o: (o.noun != "mountain", o.noun not in IN_SKY, o.y + o.radius))
 
 
-def _backdrop(rng: np.random.Generator, sky: str, ground: str, horizon: float, size: int) -> np.ndarray:
+@dataclass(frozen=True)
+class _Backdrop:
+    """What is behind the objects; `horizon` is the first row of the ground."""
+
+    sky: str
+    ground: str
+    horizon: float
+
+
+def _stage(rng: np.random.Generator, backdrop: _Backdrop, size: int) -> np.ndarray:
     """The empty stage, (size, size, 3) float in 0..255: a sky gradient and a textured ground."""
+    sky, ground, horizon = backdrop.sky, backdrop.ground, backdrop.horizon
     rows = np.arange(size)[:, None, None]
     top, bottom = (np.array(v, float) for v in SKIES[sky])
     stage = np.broadcast_to(top + (bottom - top) * np.clip(rows / horizon, 0, 1), (size, size, 3)).copy()
@@ -200,11 +210,11 @@ def make_scene(seed: int, *, nouns: tuple[str, ...] | None = None, size: int = S
         count = rng.choice([1, 2, 3, 4], p=[0.3, 0.35, 0.22, 0.13])
         chosen = list(nouns) if nouns else [str(n) for n in rng.choice(NOUNS, count, replace=False)]
         sky, ground = str(rng.choice(list(SKIES))), str(rng.choice(list(GROUNDS)))
-        horizon = rng.uniform(0.45, 0.66) * size
-        placed = _arrange(rng, chosen, horizon, size)
+        backdrop = _Backdrop(sky, ground, rng.uniform(0.45, 0.66) * size)
+        placed = _arrange(rng, chosen, backdrop.horizon, size)
         if placed is None:
             continue
-        scene = _render(rng, seed, placed, sky, ground, horizon, size)
+        scene = _render(rng, seed, placed, backdrop, size)
         visible = np.bincount(scene.labels.ravel(), minlength=len(scene.concepts))
         if visible.min() >= 0.0088 * size * size:
             return scene
@@ -215,14 +225,12 @@ def _render(
     rng: np.random.Generator,
     seed: int,
     placed: list[SceneObject],
-    sky: str,
-    ground: str,
-    horizon: float,
+    backdrop: _Backdrop,
     size: int,
 ) -> Scene:
-    backdrop = _backdrop(rng, sky, ground, horizon, size)
+    stage = _stage(rng, backdrop, size)
     canvas = Canvas(size)
-    enlarged = Image.fromarray(np.clip(backdrop, 0, 255).astype(np.uint8)).resize(
+    enlarged = Image.fromarray(np.clip(stage, 0, 255).astype(np.uint8)).resize(
         canvas.picture.size, Image.Resampling.NEAREST
     )
     canvas.picture.paste(enlarged)
@@ -232,20 +240,20 @@ def _render(
     image = np.asarray(canvas.picture.reduce(OVERSAMPLE), float).copy()
     drawn = np.asarray(canvas.labels)[OVERSAMPLE // 2 :: OVERSAMPLE, OVERSAMPLE // 2 :: OVERSAMPLE]
     labels = np.where(drawn > 0, drawn.astype(int) - 1, len(placed))
-    labels[(drawn == 0) & (np.arange(size) >= horizon)[:, None]] = len(placed) + 1
+    labels[(drawn == 0) & (np.arange(size) >= backdrop.horizon)[:, None]] = len(placed) + 1
     for index in range(len(placed)):
         _texture(rng, image, labels == index)
     image += 2 * rng.standard_normal(image.shape)
     phrases = [_indefinite(f"{o.colour} {o.noun}") for o in placed]
-    caption = f"{_join(None, phrases)} on the {ground} under a {sky} sky"
+    caption = f"{_join(None, phrases)} on the {backdrop.ground} under a {backdrop.sky} sky"
     return Scene(
         seed=seed,
         image=np.clip(image, 0, 255).astype(np.uint8),
         labels=labels.astype(np.uint8),
-        concepts=(*(o.noun for o in placed), "sky", ground),
+        concepts=(*(o.noun for o in placed), "sky", backdrop.ground),
         objects=tuple(placed),
-        sky=sky,
-        ground=ground,
+        sky=backdrop.sky,
+        ground=backdrop.ground,
         caption=caption,
     )
 

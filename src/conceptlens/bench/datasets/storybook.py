@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from PIL import Image
@@ -55,6 +55,10 @@ class _Seeds(Sequence[str]):
     def __len__(self) -> int:
         return len(self._seeds)
 
-    def __getitem__(self, index: Any) -> Any:
-        found = self._seeds[index]
-        return [str(v) for v in found] if isinstance(found, range) else str(found)
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        seeds = self._seeds[index]
+        return [str(seed) for seed in seeds] if isinstance(seeds, range) else str(seeds)

@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoProcessor
 
 from conceptlens.readers.loading import device_of
 from conceptlens.readers.opening import MODEL_FILE, opening
+from conceptlens.values.models import Model, Processor
 
 
 def model_type(source: str) -> str:
@@ -17,7 +18,7 @@ def model_type(source: str) -> str:
         return str(AutoConfig.from_pretrained(place).model_type)
 
 
-def load(source: str, kind: Any, device: str | torch.device | None) -> Any:
+def load(source: str, kind: type[Any], device: str | torch.device | None) -> Model:
     """A frozen model of class `kind`: float16 on CUDA, float32 elsewhere.
 
     Raises:
@@ -30,7 +31,7 @@ def load(source: str, kind: Any, device: str | torch.device | None) -> Any:
     return model.eval().requires_grad_(False).to(chosen)
 
 
-def load_processor(source: str, kind: Any = AutoProcessor) -> Any:
+def load_processor(source: str, kind: type[Any] = AutoProcessor) -> Processor:
     """A model's own processor of images and texts; or its tokenizer or image processor, by `kind`."""
     with opening(source, MODEL_FILE) as place:
         return kind.from_pretrained(place)

@@ -49,10 +49,10 @@ class YesNo:
     @torch.no_grad()
     def __call__(self, image: Image.Image, question: str) -> float:
         """0..1, from the first token alone."""
-        made = self._processor(images=image.convert("RGB"), text=question, size=self._size, return_tensors="pt")
-        made = made.to(self._model.device, self._model.dtype)
+        inputs = self._processor(images=image.convert("RGB"), text=question, size=self._size, return_tensors="pt")
+        inputs = inputs.to(self._model.device, self._model.dtype)
         said = self._model.generate(
-            **made,
+            **inputs,
             interpolate_pos_encoding=True,
             max_new_tokens=1,
             num_beams=1,

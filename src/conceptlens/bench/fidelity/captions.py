@@ -27,9 +27,9 @@ class Captioner:
 
     @torch.no_grad()
     def __call__(self, image: Image.Image) -> str:
-        made = self._processor(images=image.convert("RGB"), text=PREFIX.strip(), return_tensors="pt")
-        made = made.to(self._model.device, self._model.dtype)
-        found = self._model.generate(**made, **GENERATION)
+        inputs = self._processor(images=image.convert("RGB"), text=PREFIX.strip(), return_tensors="pt")
+        inputs = inputs.to(self._model.device, self._model.dtype)
+        tokens = self._model.generate(**inputs, **GENERATION)
         # The first token begins every caption; its number is none of the vocabulary's in some checkpoints.
-        said = self._processor.batch_decode(found[:, 1:], skip_special_tokens=True)[0]
-        return said.removeprefix(PREFIX).strip()
+        caption = self._processor.batch_decode(tokens[:, 1:], skip_special_tokens=True)[0]
+        return caption.removeprefix(PREFIX).strip()

@@ -59,8 +59,8 @@ def sentences(prompt: str) -> list[str]:
 
     Doubled articles become one by the official text replacements, which also turn "a apple" into "apple".
     """
-    made = (template.format(prompt) for template in TEMPLATES["ensemble"])
-    return [text.replace("a a", "a").replace("the a", "a") for text in made]
+    texts = (template.format(prompt) for template in TEMPLATES["ensemble"])
+    return [text.replace("a a", "a").replace("the a", "a") for text in texts]
 
 
 def halves(prompt: str) -> list[str]:

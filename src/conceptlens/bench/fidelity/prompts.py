@@ -61,14 +61,14 @@ def read_prompts(file: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _row(file: Path, number: int, row: Any) -> dict[str, Any]:
-    made = {"prompt": row} if isinstance(row, str) else dict(row) if isinstance(row, dict) else {}
-    text = next((made[key] for key in ("prompt", "caption", "text") if made.get(key)), None)
+def _row(file: Path, number: int, row: object) -> dict[str, Any]:
+    fields = {"prompt": row} if isinstance(row, str) else dict(row) if isinstance(row, dict) else {}
+    text = next((fields[key] for key in ("prompt", "caption", "text") if fields.get(key)), None)
     if not isinstance(text, str) or not text.strip():
         raise FidelityError(f"entry {number} of {file} has no prompt: {row!r}. Each needs prompt, caption or text.")
     # The questions of one caption belong together, though nothing but the caption may say so.
-    alone = text.strip() if "question" in made else number
-    return {**made, "id": str(made.get("id", made.get("image", alone))), "prompt": text.strip()}
+    alone = text.strip() if "question" in fields else number
+    return {**fields, "id": str(fields.get("id", fields.get("image", alone))), "prompt": text.strip()}
 
 
 def pictures_of(folder: Path, rows: Sequence[Mapping[str, Any]]) -> list[Asked]:
@@ -94,10 +94,14 @@ def pictures_of(folder: Path, rows: Sequence[Mapping[str, Any]]) -> list[Asked]:
         stem = inside.with_suffix("").as_posix()
         unseeded, hyphen, seed = stem.rpartition("-")
         names = [inside.as_posix(), stem, *([unseeded] if hyphen and seed.isdigit() else []), inside.parts[0]]
-        own = next((known[name] for name in names if name in known), None)
-        if own:
-            questions = tuple(row for row in own if "question" in row and row["id"] == own[0]["id"])
-            asked.append(Asked(inside.as_posix(), path, own[0]["id"], own[0]["prompt"], questions))
+        rows_of_prompt = next((known[name] for name in names if name in known), None)
+        if rows_of_prompt:
+            questions = tuple(
+                row for row in rows_of_prompt if "question" in row and row["id"] == rows_of_prompt[0]["id"]
+            )
+            asked.append(
+                Asked(inside.as_posix(), path, rows_of_prompt[0]["id"], rows_of_prompt[0]["prompt"], questions)
+            )
     if not asked:
         have = ", ".join(p.relative_to(folder).as_posix() for p in paths[:3])
         raise FidelityError(

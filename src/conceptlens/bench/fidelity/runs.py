@@ -59,27 +59,27 @@ def open_scorer(
     if metric == "tifa":
         model, second = model or DEFAULT_VQA, second or DEFAULT_SENTENCES
         answer = open_vqa(model, device)
-        told = {
+        settings = {
             "vqa": model,
             "backend": type(answer).__name__,
             "sentences": second,
             "match": "in choices, else nearest",
         }
-        return Tifa(answer, SentenceModel(second, device), told)
+        return Tifa(answer, SentenceModel(second, device), settings)
     if metric == "clip":
         model, second = model or DEFAULT_CLIP, second or DEFAULT_CAPTIONS
-        told = {"clip": model, "templates": 80, "captions": second}
+        settings = {"clip": model, "templates": 80, "captions": second}
         if second == "none":
-            return ClipSimilarity(ClipEmbedder(model, device), None, told)
-        told |= {"caption_prefix": PREFIX, **GENERATION}
-        return ClipSimilarity(ClipEmbedder(model, device), Captioner(second, device), told)
+            return ClipSimilarity(ClipEmbedder(model, device), None, settings)
+        settings |= {"caption_prefix": PREFIX, **GENERATION}
+        return ClipSimilarity(ClipEmbedder(model, device), Captioner(second, device), settings)
     if metric == "blip-vqa":
         model = model or DEFAULT_BLIP_VQA
         return BlipVQABinding(YesNo(model, device), {"vqa": model, "side": SIDE, "phrases": "adjacency"})
     raise FidelityError(f"no metric {metric!r}. Known: {', '.join(METRICS)}.")
 
 
-def run(
+def run(  # noqa: PLR0913 - as `bench.runs.run`
     scorer: Scorer | Callable[[], Scorer],
     folder: Path | str,
     prompts: Path | str,
@@ -95,7 +95,7 @@ def run(
         scorer: an open metric, or what opens it once the paths have been looked at.
         folder: of pictures; see `pictures_of` for how they are named.
         prompts: file; see `read_prompts`.
-        out: folder of the rows; the same call goes on where it was interrupted.
+        out: folder of the rows; the same call resumes where it was interrupted.
         limit: only the first pictures.
         track: wraps the rows as they come, for a progress bar; gets their number too.
         command: what to tell about how to repeat it.
@@ -105,13 +105,13 @@ def run(
         RunError: when `out` holds a run with other settings or other pictures, or cannot be written.
     """
     known = read_prompts(Path(prompts))
-    found = pictures_of(Path(folder), known)
-    asked = found[:limit]
+    pictures = pictures_of(Path(folder), known)
+    asked = pictures[:limit]
     check_folder(Path(out))
     scorer = scorer if isinstance(scorer, Scorer) else scorer()
     settings = {"metric": scorer.name, **scorer.settings, "prompts": fingerprint({"rows": known})}
-    told = {"command": command, "versions": {name: package_version(name) for name in PACKAGES}}
-    with RowFile(Path(out), settings, told) as file:
+    header = {"command": command, "versions": {name: package_version(name) for name in PACKAGES}}
+    with RowFile(Path(out), settings, header) as file:
         for one in asked:
             stored = file.rows.get(one.id)
             if stored is not None and stored["picture"] != _digest(one.path):
@@ -120,9 +120,9 @@ def run(
         for row in track(_rows(scorer, todo), len(todo)):
             file.append(row)
         rows = [file.rows[one.id] for one in asked]
-    painted = {one.prompt_id for one in found}
+    painted = {one.prompt_id for one in pictures}
     missing = len({row["id"] for row in known} - painted)
-    return {**summary(rows), "prompts_without_picture": missing, "settings": settings, **told}
+    return {**summary(rows), "prompts_without_picture": missing, "settings": settings, **header}
 
 
 def _rows(scorer: Scorer, asked: Sequence[Asked]) -> Iterator[dict[str, Any]]:
@@ -131,12 +131,12 @@ def _rows(scorer: Scorer, asked: Sequence[Asked]) -> Iterator[dict[str, Any]]:
         row = {"id": one.id, "prompt_id": one.prompt_id, "prompt": one.prompt}
         try:
             image = open_image(one.path)
-            made = scorer(one, image)
-            _check_numbers(made["scores"])
+            result = scorer(one, image)
+            _check_numbers(result["scores"])
         except (ImageError, FidelityError) as error:
             yield {**row, "error": str(error)}
             continue
-        yield {**row, "picture": _digest(one.path), **made, "seconds": round(time.perf_counter() - started, 4)}
+        yield {**row, "picture": _digest(one.path), **result, "seconds": round(time.perf_counter() - started, 4)}
 
 
 def _check_numbers(scores: Mapping[str, float | None]) -> None:
@@ -163,11 +163,11 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         counts[name] = len(values)
         if len(values):
             metrics[name] = [round(float(v), 6) for v in (values.mean(), *bootstrap_interval(values))]
-    made: dict[str, Any] = {"metrics": metrics, "prompts": counts, "pictures": len(good), "bad": []}
-    made["bad"] = [{"id": row["id"], "error": row["error"]} for row in rows if "error" in row]
+    figures: dict[str, Any] = {"metrics": metrics, "prompts": counts, "pictures": len(good), "bad": []}
+    figures["bad"] = [{"id": row["id"], "error": row["error"]} for row in rows if "error" in row]
     if good and "answers" in good[0]:
-        made["tifa"] = tifa_figures(good)
-    return made
+        figures["tifa"] = tifa_figures(good)
+    return figures
 
 
 def by_prompt(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, float]:
@@ -176,4 +176,4 @@ def by_prompt(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, float]:
     for row in rows:
         if row["scores"].get(name) is not None:
             values.setdefault(row["prompt_id"], []).append(row["scores"][name])
-    return {prompt: statistics.fmean(found) for prompt, found in values.items()}
+    return {prompt: statistics.fmean(scores) for prompt, scores in values.items()}

@@ -47,8 +47,8 @@ class Tifa:
         questions, choices, truths, kinds = zip(*(_fields(q) for q in asked.questions), strict=True)
         free = self._answer([image] * len(questions), questions, choices)
         answers = []
-        for question, said, own, truth, kind in zip(questions, free, choices, truths, kinds, strict=True):
-            chosen = said if said in own else self._nearest(said, own)
+        for question, said, listed, truth, kind in zip(questions, free, choices, truths, kinds, strict=True):
+            chosen = said if said in listed else self._nearest(said, listed)
             answers.append(
                 {"question": question, "type": kind, "said": said, "chosen": chosen, "right": chosen == truth}
             )

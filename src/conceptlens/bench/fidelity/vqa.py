@@ -8,8 +8,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from PIL import Image
+from torch import Tensor
 from transformers import (
     AutoModelForImageTextToText,
+    BatchFeature,
     Blip2ForConditionalGeneration,
     BlipForQuestionAnswering,
     GitForCausalLM,
@@ -37,7 +39,7 @@ class VQA(Protocol):
 class _OneByOne(ABC):
     """Asks one question at a time: with padding, some of these models would attend to it and answer otherwise."""
 
-    model_class: Any
+    model_class: type[Any]
 
     def __init__(self, source: str, device: str | torch.device | None = None) -> None:
         self._model = load(source, self.model_class, device)
@@ -48,17 +50,17 @@ class _OneByOne(ABC):
         self, images: Sequence[Image.Image], questions: Sequence[str], choices: Sequence[Sequence[str]]
     ) -> list[str]:
         asked = zip(images, questions, choices, strict=True)
-        return [self.answer(image.convert("RGB"), question, own).strip() for image, question, own in asked]
+        return [self.answer(image.convert("RGB"), question, listed).strip() for image, question, listed in asked]
 
     @abstractmethod
     def answer(self, image: Image.Image, question: str, choices: Sequence[str]) -> str: ...
 
-    def inputs(self, **given: Any) -> Any:
+    def inputs(self, **given: Any) -> BatchFeature:
         """The processor's tensors, on the model's device and in its precision."""
-        made = self._processor(**given, return_tensors="pt")
-        return made.to(self._model.device, self._model.dtype)
+        inputs = self._processor(**given, return_tensors="pt")
+        return inputs.to(self._model.device, self._model.dtype)
 
-    def told(self, tokens: Any) -> str:
+    def text_of(self, tokens: Tensor) -> str:
         return self._processor.batch_decode(tokens, skip_special_tokens=True)[0]
 
 
@@ -68,10 +70,10 @@ class BlipVQA(_OneByOne):
     model_class = BlipForQuestionAnswering
 
     def answer(self, image: Image.Image, question: str, choices: Sequence[str]) -> str:
-        made = self.inputs(images=image, text=question)
-        found = self._model.generate(**made, max_new_tokens=LONGEST_ANSWER)
+        inputs = self.inputs(images=image, text=question)
+        tokens = self._model.generate(**inputs, max_new_tokens=LONGEST_ANSWER)
         # The first token begins every answer; its number is none of the vocabulary's in some checkpoints.
-        return self.told(found[:, 1:])
+        return self.text_of(tokens[:, 1:])
 
 
 class GitVQA(_OneByOne):
@@ -84,8 +86,8 @@ class GitVQA(_OneByOne):
         pixels = self.inputs(images=image).pixel_values
         ids = [tokenizer.cls_token_id, *tokenizer(question, add_special_tokens=False).input_ids]
         given = torch.tensor([ids], device=pixels.device)
-        made = self._model.generate(pixel_values=pixels, input_ids=given, max_new_tokens=LONGEST_ANSWER)
-        return self.told(made[:, len(ids) :])
+        tokens = self._model.generate(pixel_values=pixels, input_ids=given, max_new_tokens=LONGEST_ANSWER)
+        return self.text_of(tokens[:, len(ids) :])
 
 
 class ViltVQA(_OneByOne):
@@ -95,8 +97,8 @@ class ViltVQA(_OneByOne):
 
     def answer(self, image: Image.Image, question: str, choices: Sequence[str]) -> str:
         longest = self._model.config.max_position_embeddings
-        made = self.inputs(images=image, text=question, truncation=True, max_length=longest)
-        best = int(self._model(**made).logits.argmax(-1))
+        inputs = self.inputs(images=image, text=question, truncation=True, max_length=longest)
+        best = int(self._model(**inputs).logits.argmax(-1))
         return str(self._model.config.id2label[best])
 
 
@@ -108,8 +110,8 @@ class Blip2VQA(_OneByOne):
     def answer(self, image: Image.Image, question: str, choices: Sequence[str]) -> str:
         listed = ", ".join(choices)
         text = f"Answer the multiple-choice question. Question: {question} Choices: {listed} Answer:"
-        made = self.inputs(images=image, text=text)
-        return self.told(self._model.generate(**made, max_new_tokens=LONGEST_ANSWER, do_sample=False))
+        inputs = self.inputs(images=image, text=text)
+        return self.text_of(self._model.generate(**inputs, max_new_tokens=LONGEST_ANSWER, do_sample=False))
 
 
 class ChatVQA(_OneByOne):
@@ -120,15 +122,15 @@ class ChatVQA(_OneByOne):
     def answer(self, image: Image.Image, question: str, choices: Sequence[str]) -> str:
         text = f"{question} Answer with one of these and nothing else: {', '.join(choices)}."
         content = [{"type": "image", "image": image}, {"type": "text", "text": text}]
-        made = self._processor.apply_chat_template(
+        inputs = self._processor.apply_chat_template(
             [{"role": "user", "content": content}],
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,
             return_tensors="pt",
         ).to(self._model.device, self._model.dtype)
-        found = self._model.generate(**made, max_new_tokens=LONGEST_ANSWER, do_sample=False)
-        return self.told(found[:, made.input_ids.shape[1] :]).strip().rstrip(".")
+        tokens = self._model.generate(**inputs, max_new_tokens=LONGEST_ANSWER, do_sample=False)
+        return self.text_of(tokens[:, inputs.input_ids.shape[1] :]).strip().rstrip(".")
 
 
 BACKENDS: dict[str, type[_OneByOne]] = {"blip": BlipVQA, "git": GitVQA, "vilt": ViltVQA, "blip-2": Blip2VQA}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from conceptlens.bench.figures import new_figure
 from conceptlens.bench.tables import Table
 from conceptlens.values.errors import ConceptlensError
 from conceptlens.values.files import into_folder
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 PACKAGES = ("conceptlens", "diffusers", "torch", "transformers")
 
@@ -50,8 +53,8 @@ class Finding:
             OutputError: when the folder cannot be written.
             FigureError: when matplotlib is not installed.
         """
-        told = {"finding": self.name, "settings": self.settings, "numbers": self.numbers, "command": command}
-        told["versions"] = {name: package_version(name) for name in PACKAGES}
+        content = {"finding": self.name, "settings": self.settings, "numbers": self.numbers, "command": command}
+        content["versions"] = {name: package_version(name) for name in PACKAGES}
         figure = new_figure(4.2 * len(self.panels), 3.4)
         axes = [figure.add_subplot(1, len(self.panels), n + 1) for n in range(len(self.panels))]
         self.draw(axes)
@@ -61,7 +64,7 @@ class Finding:
             one.tick_params(labelsize=8)
         figure.supxlabel(f"{self.settings['model']} · {self.counted()}\n{command}", fontsize=6, color="0.4")
         with into_folder(folder) as stage:
-            (stage / f"{self.name}.json").write_text(json.dumps(told, indent=1, default=_plain) + "\n")
+            (stage / f"{self.name}.json").write_text(json.dumps(content, indent=1, default=_plain) + "\n")
             figure.savefig(stage / f"{self.name}.png", dpi=150)
 
     def counted(self) -> str:
@@ -71,7 +74,7 @@ class Finding:
         return f"{prompts} prompts" if prompts == len(given) else f"{prompts} prompts, {len(given)} pictures"
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: np.ndarray | np.generic | Iterable[Any]) -> list[Any]:
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else list(value)
 
 
@@ -81,11 +84,11 @@ def estimate(values: tuple[float, float, float]) -> str:
     return "no such pairs" if np.isnan(value) else f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 
-def histograms(axes: Any, groups: Mapping[str, list[float]], label: str) -> None:
+def histograms(axes: Axes, groups: Mapping[str, list[float]], label: str) -> None:
     """Overlaid histograms over common bins, as shares of each group."""
     everything = np.concatenate([np.array(values) for values in groups.values() if values] or [np.zeros(1)])
     low, high = float(everything.min()), float(everything.max())
-    bins = np.linspace(low, max(high, low + 0.01), 25)
+    bins = np.linspace(low, max(high, low + 0.01), 25).tolist()
     for name, values in groups.items():
         if values:
             shares = np.full(len(values), 1 / len(values))

@@ -7,15 +7,20 @@ one pays to the earlier in the text encoder's self-attention, and the cosine sim
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from torch import Tensor
 
 from conceptlens.bench.findings.finding import Finding, estimate
 from conceptlens.bench.findings.painting import Painting, paint, word_similarity
 from conceptlens.bench.findings.pairs import with_interval, word_attention, word_cosines, word_pairs
 from conceptlens.bench.findings.reading import read_prompt_with
 from conceptlens.bench.tables import Table
+from conceptlens.values.models import Pipeline
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 BATCH = 4
 
@@ -27,14 +32,14 @@ def measure(painting: Painting, prompts: Sequence[str], *, seed: int = 0) -> Fin
     for first in range(0, len(prompts), BATCH):
         part = prompts[first : first + BATCH]
         maps, _ = paint(loaded.pipeline, painting, part, range(seed + first, seed + first + len(part)), whole=False)
-        tables += [_columns(loaded.pipeline, prompt, own) for prompt, own in zip(part, maps, strict=True)]
+        tables += [_columns(loaded.pipeline, prompt, of_picture) for prompt, of_picture in zip(part, maps, strict=True)]
     body, numbers = [], {}
     for kind in ("all words", "words of the objects"):
         chosen = [t if kind == "all words" else {n: v[t["content"]] for n, v in t.items()} for t in tables]
-        found = {name: _correlation(chosen, name) for name in ("embedding", "attention")}
+        correlations = {name: _correlation(chosen, name) for name in ("embedding", "attention")}
         pairs = sum(len(t["map"]) for t in chosen)
-        body.append((kind, str(pairs), *(estimate(value) for value in found.values())))
-        numbers[kind] = {"pairs": pairs, **found}
+        body.append((kind, str(pairs), *(estimate(value) for value in correlations.values())))
+        numbers[kind] = {"pairs": pairs, **correlations}
     table = Table(
         "Correlation of map similarity with ...",
         ("pairs of", "pairs", "embedding similarity", "text self-attention"),
@@ -42,12 +47,12 @@ def measure(painting: Painting, prompts: Sequence[str], *, seed: int = 0) -> Fin
     )
     together = {name: np.concatenate([t[name] for t in tables]) for name in tables[0]}
 
-    def draw(axes: list[Any]) -> None:
+    def draw(axes: list[Axes]) -> None:
         for one, name, label in zip(axes, ("embedding", "attention"), ("embeddings", "self-attention"), strict=True):
             for content, colour in ((False, "0.7"), (True, "tab:purple")):
                 shown = together["content"] == content
-                told = "words of the objects" if content else "with other words"
-                one.scatter(together[name][shown], together["map"][shown], s=5, c=colour, label=told)
+                words = "words of the objects" if content else "with other words"
+                one.scatter(together[name][shown], together["map"][shown], s=5, c=colour, label=words)
             one.set_xlabel(f"text {label}", fontsize=8)
             one.set_ylabel("similarity of maps, C", fontsize=8)
             one.legend(fontsize=7, frameon=False)
@@ -57,19 +62,19 @@ def measure(painting: Painting, prompts: Sequence[str], *, seed: int = 0) -> Fin
     return Finding("maps", table, settings, numbers, draw, ("maps against embeddings", "maps against self-attention"))
 
 
-def _columns(pipeline: Any, prompt: str, maps: Any) -> dict[str, np.ndarray]:
+def _columns(pipeline: Pipeline, prompt: str, maps: Tensor) -> dict[str, np.ndarray]:
     """For every two words of a prompt, the earlier one second."""
     reading = read_prompt_with(pipeline, prompt)
-    own = reading.encoders[0]
-    places = [places for _, places in own.text.words]
-    attention = word_attention(own, own.text.attention[0].mean(0))
+    encoder = reading.encoders[0]
+    places = [places for _, places in encoder.text.words]
+    attention = word_attention(encoder, encoder.text.attention[0].mean(0))
     rows, cols = np.tril_indices(len(places), -1)
-    nouns = word_pairs(own.text, causal=False)
+    nouns = word_pairs(encoder.text, causal=False)
     content = {n for kind in ("bound", "objects") for pair in nouns[kind] for n in pair}
     return {
         "embedding": word_cosines(reading.embeds, places).numpy()[rows, cols],
         "attention": attention.numpy()[rows, cols],
-        "map": word_similarity(own, maps).numpy()[rows, cols],
+        "map": word_similarity(encoder, maps).numpy()[rows, cols],
         "content": np.array([r in content and c in content for r, c in zip(rows, cols, strict=True)]),
     }
 

@@ -1,6 +1,6 @@
 """Figure 4: what maps look like where an object is missing, or a colour is at the wrong object.
 
-Objects that are both there have maps that differ; where one is missing, the maps of both nouns lie on the same place. A
+Objects that are both there have maps that differ; where one is missing, the maps of both nouns are in the same place. A
 modifier that is right has its own noun's map, a wrong one less so. Measured at an early step, before anything is seen.
 Whether a picture is right is for somebody else to say: a file of verdicts, or a TIFA run on the pictures.
 """
@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -28,6 +28,9 @@ from conceptlens.values.errors import one_line
 from conceptlens.values.files import into_folder
 from conceptlens.watch.prompt_text import PromptText
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 BATCH = 4
 QUESTIONS, PICTURES, SIMILARITIES = "questions.json", "pictures", "similarities"
 Row = Mapping[str, Any]
@@ -36,7 +39,7 @@ Row = Mapping[str, Any]
 def outcomes(
     painting: Painting, prompts: Sequence[str], verdicts: Path | None, out: Path, *, seed: int = 0
 ) -> Finding | str:
-    """The finding, or, without verdicts, what to do next: the pictures and questions about them lie in `out` then.
+    """The finding, or, without verdicts, what to do next: the pictures and questions about them are then in `out`.
 
     Similarities are kept in `out/similarities`, so that the second call paints nothing again. With verdicts from
     elsewhere, their prompts and seeds are painted up to the wanted step; a `call` in their file replaces
@@ -55,8 +58,8 @@ def outcomes(
         )
     judged, call = read_verdicts(verdicts)
     painting = replace(painting, call={**painting.call, **call})
-    found = _similarities(painting, [(row["prompt"], row["seed"]) for row in judged], out, whole=False)
-    return _finding(painting, judged, found)
+    similarities = _similarities(painting, [(row["prompt"], row["seed"]) for row in judged], out, whole=False)
+    return _finding(painting, judged, similarities)
 
 
 def read_verdicts(path: Path) -> tuple[Sequence[Row], Mapping[str, Any]]:
@@ -72,13 +75,13 @@ def read_verdicts(path: Path) -> tuple[Sequence[Row], Mapping[str, Any]]:
     """
     try:
         if path.is_dir():
-            kept, call = [_from_tifa(row) for row in read_rows(path)[1] if "error" not in row], {}
+            rows, call = [_from_tifa(row) for row in read_rows(path)[1] if "error" not in row], {}
         else:
             said = json.loads(path.read_text(encoding="utf-8"))
             rows, call = (said["rows"], said.get("call", {})) if isinstance(said, dict) else (said, {})
             fields = {"prompt": str, "seed": int, "objects": bool, "right": bool}
-            kept = [{name: row[name] for name in fields} for row in rows]
-            wrong = [f"{n} is {r[n]!r}" for r in kept for n, kind in fields.items() if type(r[n]) is not kind]
+            rows = [{name: row[name] for name in fields} for row in rows]
+            wrong = [f"{n} is {r[n]!r}" for r in rows for n, kind in fields.items() if type(r[n]) is not kind]
             if wrong:
                 raise ValueError(wrong[0])
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -86,9 +89,9 @@ def read_verdicts(path: Path) -> tuple[Sequence[Row], Mapping[str, Any]]:
             f"cannot read verdicts from {path}: {one_line(error)}. Give JSON rows with prompt, seed, objects, right, "
             "or the folder of a TIFA run."
         ) from error
-    if not kept:
+    if not rows:
         raise FindingError(f"{path} holds no verdict. Judge some pictures first.")
-    return kept, call
+    return rows, call
 
 
 def _from_tifa(row: Row) -> Row:
@@ -112,16 +115,17 @@ def _similarities(
         todo = [pair for pair in numbered if _key(*pair) not in file.rows]
         pipeline = painting.open().pipeline if todo else None
         for first in range(0, len(todo), BATCH):
+            assert pipeline is not None
             part = todo[first : first + BATCH]
             maps, images = paint(pipeline, painting, [p for p, _ in part], [s for _, s in part], whole=whole)
             for place, (prompt, seed) in enumerate(part):
-                own = read_prompt_with(pipeline, prompt).encoders[0]
-                row = {"id": _key(prompt, seed), "prompt": prompt, "seed": seed, **_means(own, maps[place])}
+                encoder = read_prompt_with(pipeline, prompt).encoders[0]
+                row = {"id": _key(prompt, seed), "prompt": prompt, "seed": seed, **_means(encoder, maps[place])}
                 if images:
                     name = str(numbered[prompt, seed])
                     with into_folder(out / PICTURES) as stage:
                         images[place].save(stage / f"{name}-{seed}.png")
-                    row["questions"] = questions_about(own.text, name)
+                    row["questions"] = questions_about(encoder.text, name)
                 file.append(row)
         if whole:
             with into_folder(out) as stage:
@@ -132,10 +136,10 @@ def _similarities(
         return {(row["prompt"], row["seed"]): row for row in file.rows.values()}
 
 
-def _means(own: EncoderReading, maps: Tensor) -> dict[str, float | None]:
-    similar, pairs = word_similarity(own, maps), word_pairs(own.text, causal=False)
+def _means(encoder: EncoderReading, maps: Tensor) -> dict[str, float | None]:
+    similar, pairs = word_similarity(encoder, maps), word_pairs(encoder.text, causal=False)
     values = {kind: [float(similar[pair]) for pair in pairs[kind]] for kind in ("objects", "bound")}
-    return {kind: statistics.fmean(found) if found else None for kind, found in values.items()}
+    return {kind: statistics.fmean(pairs_of_kind) if pairs_of_kind else None for kind, pairs_of_kind in values.items()}
 
 
 def _key(prompt: str, seed: int) -> str:
@@ -157,7 +161,7 @@ def questions_about(text: PromptText, name: str) -> list[Row]:
     return asked
 
 
-def _finding(painting: Painting, judged: Sequence[Row], found: Mapping[tuple[str, int], Row]) -> Finding:
+def _finding(painting: Painting, judged: Sequence[Row], similarities: Mapping[tuple[str, int], Row]) -> Finding:
     # Whether a colour is right can be seen only where its object is there.
     there = [row for row in judged if row["objects"]]
     splits = {
@@ -168,21 +172,21 @@ def _finding(painting: Painting, judged: Sequence[Row], found: Mapping[tuple[str
     for what, (kind, verdict, names, rows) in splits.items():
         by_prompt: dict[str, dict[str, list[float]]] = {}
         for row in rows:
-            similar, good = found[row["prompt"], row["seed"]][kind], row[verdict]
-            own = names[1] if good == (kind == "objects") else names[0]
+            similar, good = similarities[row["prompt"], row["seed"]][kind], row[verdict]
+            answer = names[1] if good == (kind == "objects") else names[0]
             if similar is not None:
-                by_prompt.setdefault(row["prompt"], {name: [] for name in names})[own].append(similar)
+                by_prompt.setdefault(row["prompt"], {name: [] for name in names})[answer].append(similar)
         values: Values = list(by_prompt.values())
         pooled = {name: [v for one in values for v in one[name]] for name in names}
-        for name, own in pooled.items():
-            mean = f"{np.mean(own):.3f}" if own else ""
-            body.append((what, name, str(len(own)), mean, ""))
+        for name, values_of_name in pooled.items():
+            mean = f"{np.mean(values_of_name):.3f}" if values_of_name else ""
+            body.append((what, name, str(len(values_of_name)), mean, ""))
         area = auc(values, *names) if values else (np.nan, np.nan, np.nan)
         body[-2] = (*body[-2][:-1], estimate(area))
         numbers[what] = {"auc": area if np.isfinite(area[0]) else None, "values": pooled}
         shown.append(pooled)
 
-    def draw(axes: list[Any]) -> None:
+    def draw(axes: list[Axes]) -> None:
         for one, groups in zip(axes, shown, strict=True):
             histograms(one, groups, f"similarity of maps at step {painting.step}, C")
 

@@ -8,17 +8,19 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
 from conceptlens.bench.findings.reading import EncoderReading
 from conceptlens.guidance import demo_folder
 from conceptlens.guidance.checks import check_options
 from conceptlens.guidance.settings import map_size
-from conceptlens.guidance.unets import attention_size, image_size
 from conceptlens.ops.alignment import cosine_matrix, smooth
 from conceptlens.readers.painting import refusals
-from conceptlens.readers.unets import LoadedUnet, load_unet
+from conceptlens.readers.unet_inputs import attention_size, image_size
+from conceptlens.readers.unets import UnetReader, load_unet
 from conceptlens.values.errors import RecipeError
+from conceptlens.values.models import Pipeline
 from conceptlens.watch.unet_attention import MapSink, capturing
 
 DEMO = "demo-unet"
@@ -48,14 +50,14 @@ class Painting:
 
     def settings(self) -> dict[str, Any]:
         """Plain values, those filled in that the embedded model is used with."""
-        made = {"model": self.model, "step": self.step, "call": {"num_inference_steps": 50, **self.call}}
+        settings = {"model": self.model, "step": self.step, "call": {"num_inference_steps": 50, **self.call}}
         size = self.attention_size
         if self.model == DEMO:
-            made["call"] = {"guidance_scale": 4.0, **made["call"]}
+            settings["call"] = {"guidance_scale": 4.0, **settings["call"]}
             size = size or (16, 16)
-        return {**made, "attention_size": list(size) if size else None}
+        return {**settings, "attention_size": list(size) if size else None}
 
-    def open(self) -> LoadedUnet:
+    def open(self) -> UnetReader:
         """Loads the pipeline.
 
         Raises:
@@ -70,8 +72,8 @@ class Painting:
 
 
 def paint(
-    pipeline: Any, painting: Painting, prompts: Sequence[str], seeds: Sequence[int], *, whole: bool
-) -> tuple[Float[Tensor, "image position rows cols"], list[Any]]:
+    pipeline: Pipeline, painting: Painting, prompts: Sequence[str], seeds: Sequence[int], *, whole: bool
+) -> tuple[Float[Tensor, "image position rows cols"], list[Image.Image]]:
     """Maps of the step with the prompt (not those without it), and the pictures; none unless `whole`.
 
     Each picture's noise is drawn on the CPU from its own seed, so that it is the one it would be alone.
@@ -80,33 +82,34 @@ def paint(
         RecipeError: for options that the pipeline does not take.
         ModelError: when no cross-attention layer has the wanted size.
     """
-    told = painting.settings()
-    check_options(pipeline, prompts, told["call"])
-    sides = [side // pipeline.vae_scale_factor for side in image_size(pipeline, told["call"])]
-    size = attention_size(pipeline.unet, sides, told["attention_size"] and map_size(told["attention_size"]))
+    settings = painting.settings()
+    check_options(pipeline, prompts, settings["call"])
+    sides = [side // pipeline.vae_scale_factor for side in image_size(pipeline, settings["call"])]
+    size = attention_size(pipeline.unet, sides, settings["attention_size"] and map_size(settings["attention_size"]))
     nowhere = (0, 0)
     sink = MapSink(size if painting.step == 0 else nowhere, early_exit=False)
-    kept: list[Tensor] = []
+    wanted_maps: list[Tensor] = []
 
-    def after(pipe: Any, step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+    def after(pipe: Pipeline, step: int, _timestep: object, tensors: dict[str, Any]) -> dict[str, Any]:
         if step == painting.step:
             # Under classifier-free guidance the prompt's half comes last.
-            kept.append(sink.mean()[-len(prompts) :].float().cpu())
+            wanted_maps.append(sink.mean()[-len(prompts) :].float().cpu())
             sink.maps = {}
-            pipe._interrupt = not whole
+            running: Any = pipe
+            running._interrupt = not whole  # noqa: SLF001 - what diffusers has callbacks set; no public setter
         sink.size = size if step + 1 == painting.step else nowhere
         return tensors
 
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
     with refusals(pipeline, "another device"), capturing(pipeline.unet, sink):
-        made = pipeline(
+        output = pipeline(
             prompt=list(prompts),
             generator=generators,
             callback_on_step_end=after,
             output_type="pil" if whole else "latent",
-            **told["call"],
+            **settings["call"],
         )
-    return kept[0], list(made.images) if whole else []
+    return wanted_maps[0], list(output.images) if whole else []
 
 
 def word_similarity(reading: EncoderReading, maps: Float[Tensor, "position rows cols"]) -> Float[Tensor, "word word"]:

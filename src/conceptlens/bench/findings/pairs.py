@@ -55,7 +55,9 @@ Values = list[Mapping[str, list[float]]]
 """For each prompt, the values of its pairs by kind."""
 
 
-def auc(values: Values, positive: str, negative: str, draws: int = 1000) -> tuple[float, float, float]:
+def auc(
+    values: Sequence[Mapping[str, Sequence[float]]], positive: str, negative: str, draws: int = 1000
+) -> tuple[float, float, float]:
     """Chance that a pair of one kind is above one of another, with a 95% bootstrap interval over prompts.
 
     Ties count half, as in `bench.metrics.roc_auc`; NaN without both kinds.

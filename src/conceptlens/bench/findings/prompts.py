@@ -29,11 +29,11 @@ def phrase(*words: str) -> str:
 
 
 def _coloured(pairs: Sequence[tuple[str, str]], colours: Sequence[str], both: bool) -> list[str]:
-    rng, made = np.random.default_rng(2024), []
+    rng, prompts = np.random.default_rng(2024), []
     for first, second in pairs:
         one, other = (str(colour) for colour in rng.choice(colours, 2, replace=False))
-        made.append(f"{phrase(one, first) if both else phrase(first)} and {phrase(other, second)}")
-    return made
+        prompts.append(f"{phrase(one, first) if both else phrase(first)} and {phrase(other, second)}")
+    return prompts
 
 
 def _scenes() -> list[str]:
@@ -58,5 +58,5 @@ def prompts_named(name: str, limit: int | None = None) -> list[str]:
     Raises:
         FidelityError: when it is neither.
     """
-    found = LISTS[name]() if name in LISTS else [str(row["prompt"]) for row in read_prompts(Path(name))]
-    return list(dict.fromkeys(found))[:limit]
+    prompts = LISTS[name]() if name in LISTS else [str(row["prompt"]) for row in read_prompts(Path(name))]
+    return list(dict.fromkeys(prompts))[:limit]

@@ -12,8 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from conceptlens.values.errors import RecipeError
+from conceptlens.values.models import Model, Module, Pipeline
 from conceptlens.watch.prompt_readings import read_t5_prompt
 from conceptlens.watch.prompt_text import PromptText, TextAttentionReader, read_prompt
+from conceptlens.watch.surroundings import execution_device
 from conceptlens.watch.t5_text import T5AttentionReader
 
 SHARES = ("begin", "prompt", "end", "padding")
@@ -62,7 +64,7 @@ class Reading:
 
 
 @torch.no_grad()
-def read_prompt_with(pipeline: Any, prompt: str) -> Reading:
+def read_prompt_with(pipeline: Pipeline, prompt: str) -> Reading:
     """Encodes a prompt as the pipeline itself does, once, and reads every encoder on the way.
 
     Raises:
@@ -78,9 +80,9 @@ def read_prompt_with(pipeline: Any, prompt: str) -> Reading:
     return Reading(tuple(readings), first[0].float().cpu())
 
 
-def _arguments(pipeline: Any, prompt: str) -> dict[str, Any]:
+def _arguments(pipeline: Pipeline, prompt: str) -> dict[str, Any]:
     known = inspect.signature(pipeline.encode_prompt).parameters
-    wanted = {"prompt": prompt, "prompt_2": None, "prompt_3": None, "device": pipeline._execution_device}
+    wanted = {"prompt": prompt, "prompt_2": None, "prompt_3": None, "device": execution_device(pipeline)}
     wanted |= {"do_classifier_free_guidance": False, "num_images_per_prompt": 1}
     return {name: value for name, value in wanted.items() if name in known}
 
@@ -88,14 +90,14 @@ def _arguments(pipeline: Any, prompt: str) -> dict[str, Any]:
 class _Taken:
     """An encoder's attention reader, and its hidden states."""
 
-    def __init__(self, encoder: Any) -> None:
+    def __init__(self, encoder: Model) -> None:
         bidirectional = hasattr(encoder, "encoder") and hasattr(encoder.encoder, "block")
         self.reader = T5AttentionReader(encoder) if bidirectional else TextAttentionReader(encoder)
         self._encoder, self._handle = encoder, None
         self.states: Tensor = torch.empty(0)
 
     def __enter__(self) -> _Taken:
-        def keep(_module: Any, _args: Any, kwargs: dict[str, Any], out: Any) -> None:
+        def keep(_module: Module, _args: object, kwargs: dict[str, Any], out: Module) -> None:
             self.states = out.hidden_states[-2] if kwargs.get("output_hidden_states") else out.last_hidden_state
 
         self._handle = self._encoder.register_forward_hook(keep, with_kwargs=True)
@@ -108,7 +110,7 @@ class _Taken:
             self._handle.remove()
 
 
-def _reading(pipeline: Any, name: str, prompt: str, taken: _Taken) -> EncoderReading:
+def _reading(pipeline: Pipeline, name: str, prompt: str, taken: _Taken) -> EncoderReading:
     tokenizer = getattr(pipeline, name.replace("text_encoder", "tokenizer"))
     reader = taken.reader
     assert reader.input_ids is not None

@@ -7,29 +7,33 @@ token. T5 has none; where the pipeline masks no padding (FLUX.1, Stable Diffusio
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from conceptlens.bench.findings.finding import Finding
 from conceptlens.bench.findings.reading import SHARES, read_prompt_with
 from conceptlens.bench.tables import Table
+from conceptlens.values.models import Pipeline
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
-def measure(model: str, pipeline: Any, prompts: Sequence[str]) -> Finding:
+def measure(model: str, pipeline: Pipeline, prompts: Sequence[str]) -> Finding:
     """Shares by layer, the mean over prompts of the mean over their tokens."""
-    found: dict[str, list[np.ndarray]] = {}
+    by_encoder: dict[str, list[np.ndarray]] = {}
     for prompt in prompts:
         for reading in read_prompt_with(pipeline, prompt).encoders:
-            found.setdefault(reading.encoder, []).append(reading.shares.numpy())
-    means = {encoder: np.stack(shares).mean(0) for encoder, shares in found.items()}
+            by_encoder.setdefault(reading.encoder, []).append(reading.shares.numpy())
+    means = {encoder: np.stack(shares).mean(0) for encoder, shares in by_encoder.items()}
     body = [
         (encoder, str(layer), *(f"{value:.3f}" for value in row))
         for encoder, mean in means.items()
         for layer, row in [*enumerate(mean), ("mean", mean.mean(0))]
     ]
 
-    def draw(axes: list[Any]) -> None:
+    def draw(axes: list[Axes]) -> None:
         for one, mean in zip(axes, means.values(), strict=True):
             for number, (name, column) in enumerate(zip(SHARES, mean.T, strict=True)):
                 if column.any():

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from torch import Tensor, nn
 
-from conceptlens.families.base import DiTAdapter, Tap, grid_of, references_of, rotate_pairs
-from conceptlens.families.kinds.text_side import advance_text
+from conceptlens.families.base import DiTAdapter, Tap
+from conceptlens.families.kinds.rows import grid_of, references_of, rotate_pairs
+from conceptlens.families.kinds.text_side import advance_text, text_taps
+from conceptlens.values.models import Module, Pipeline
 from conceptlens.values.recipe import Recipe
 from conceptlens.values.records import CallRecord, TokenGrid
 
@@ -26,20 +27,23 @@ class DualStreamAdapter(DiTAdapter):
     def blocks(self) -> nn.ModuleList:
         return self.transformer.transformer_blocks
 
-    def attention(self, block: Any) -> Any:
+    def attention(self, block: Module) -> Module:
         """The joint attention of a block."""
         return block.attn
 
-    def taps(self, block: Any) -> Mapping[str, Tap]:
+    def taps(self, block: Module) -> Mapping[str, Tap]:
         attn = self.attention(block)
         value = Tap(attn.to_qkv, select=lambda qkv: qkv.chunk(3, dim=-1)[2]) if self.is_fused(attn) else Tap(attn.to_v)
         return {"query": Tap(attn.norm_q), "key": Tap(attn.norm_k), "value": value, "out": Tap(attn.to_out[0], "input")}
 
-    def is_fused(self, attn: Any) -> bool:
+    def text_taps(self, block: Module) -> Mapping[str, Tap]:
+        return text_taps(self.attention(block))
+
+    def is_fused(self, attn: Module) -> bool:
         """Whether the attention computes q, k and v with one linear layer."""
         return attn.fused_projections
 
-    def heads(self, block: Any, tensor: Tensor) -> Tensor:
+    def heads(self, block: Module, tensor: Tensor) -> Tensor:
         split = tensor if tensor.ndim == 4 else tensor.unflatten(-1, (self.attention(block).heads, -1))
         return split.transpose(1, 2)
 
@@ -60,8 +64,8 @@ class DualStreamAdapter(DiTAdapter):
         cos, sin = self.transformer.pos_embed(flat)
         return grid_of(flat), references_of(flat), {"img_ids": ids, "cos": cos, "sin": sin}
 
-    def advance(self, block: Any, hidden: Tensor, out: Tensor, modulation: tuple[Tensor, ...]) -> Tensor | None:
+    def advance(self, block: Module, hidden: Tensor, out: Tensor, modulation: tuple[Tensor, ...]) -> Tensor | None:
         return advance_text(block, hidden, out, modulation)
 
-    def side_multiple(self, pipeline: Any) -> int:
+    def side_multiple(self, pipeline: Pipeline) -> int:
         return 2 * pipeline.vae_scale_factor

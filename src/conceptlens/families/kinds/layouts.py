@@ -1,326 +1,290 @@
-"""Where image and text are in the transformers whose blocks are entered again: one short entry per class."""
+"""Where image and text are in transformers whose blocks are entered again: in the arguments of a call, and in a block.
+
+The classes here serve most families. What one family alone has is a subclass with a method, in that family's file.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from conceptlens.families.base import grid_of
-from conceptlens.values.recipe import Branch
-from conceptlens.values.records import TokenGrid
+from conceptlens.families.kinds.rows import grid_of, repeat_rows, rows_at, take
+from conceptlens.values.errors import ModelError
+from conceptlens.values.models import Config, Model, Module
+from conceptlens.values.records import CallRecord, TokenGrid
 
 Order = Literal["text first", "image first"]
 Arguments = Mapping[str, Any]
 
+_SHARED_BY_ALL = ("img_ids", "txt_ids", "position_ids")
+_PLAIN = (bool, int, float, str, list, tuple)
+_SHAPES = ("images", "latents", "text", "parts", "masks", "leading", "widths")
+"""Settings of a `CallRecord` that are no arguments of the call."""
+_LEFT_OUT = ("return_dict", "kv_caches")
+
 
 @dataclass(frozen=True)
-class Layout:
-    """What the arguments of a transformer and of its blocks mean. The defaults are those of FLUX.1's kind.
+class Blocks:
+    """Where image and text stand in blocks of one kind. The defaults are those of FLUX.1's dual-stream blocks.
 
     Attributes:
-        name: of the family, for people.
-        grid: the patch grid of a call, out of the transformer's configuration and the arguments.
-        blocks: the module list of the blocks.
+        path: the module list of the blocks.
         image: the argument of a block that holds the image rows.
         joint: how text and image stand in that argument; None where text has an argument of its own.
-        axis: of the rows in that argument.
-        padded: how many image rows a model makes of a grid, padding included.
         attention: the attention module of a block; "" for the block itself.
         out: its output projection of the image.
         text_out: its output projection of the text; None where one projection takes both, in the order `shared`.
         shared: see `text_out`.
         fused: that one projection takes the output of the MLP as well, behind the attention's.
-        latents: the argument of the transformer that holds the noised image; likewise `text`, `timestep`.
-        text: see `latents`.
-        layered: an argument with further states of the same text, one tensor for each block.
-        encoders: endings of the pipeline's text encoders: of `text`, and of `layered` where another one writes it.
-        timestep: see `latents`.
-        pooled: whether the model takes a pooled vector of the prompt.
-        roles: where text, image and padding are rows of one sequence, in `latents` and `text` alike: the argument that
-            tells them apart, and what it says of text and of image.
-        masks: arguments that say which rows of the text are real; ones for the concepts.
-        joint_masks: arguments that say it of text and image; left out for the concepts, which have no padding.
-        lengths: arguments that count the real rows of the text.
-        silent: masks of a second text encoder, which says nothing while concepts are followed.
-        text_ids: the positions of the text rows.
-        rowwise: arguments with an entry for each row of a sequence of text and image, text first.
-        indices: arguments that count out the rows of that sequence: of the text, then of all else.
-        pictures: an argument with pictures whose rows stand in front of those of the text.
-        registers: the model's learned rows in front of the text.
-        last: the painted rows are the last of the image rows, behind those of other pictures; else the first.
-        length: the setting of a model that takes texts of one length only; surplus rows are cut off before block 0.
-        patch: latent pixels of a token's side; None for the patch size of the configuration.
-        counted: whether the pipeline's scale factor counts the patch.
-        one_area: the pipeline paints one area only, though the transformer takes less; nothing in a call but its
-            latents tells the size.
-        listed: arguments that are a list with one tensor for each picture.
-        guided_batch: see `ModelAdapter`.
     """
 
-    name: str
-    grid: Callable[[Any, Arguments], TokenGrid]
-    blocks: str = "transformer_blocks"
+    path: str = "transformer_blocks"
     image: str = "hidden_states"
     joint: Order | None = None
-    axis: int = 1
-    padded: Callable[[Any, TokenGrid], int] = lambda config, grid: grid.tokens
     attention: str = "attn"
     out: str = "to_out.0"
     text_out: str | None = "to_add_out"
     shared: Order = "text first"
     fused: bool = False
+
+    def part(self, block: Module, name: str) -> Module:
+        """A module of a block's attention."""
+        return block.get_submodule(self.attention).get_submodule(name)
+
+    def attended(self, block: Module, rows: Tensor) -> Tensor:
+        """The attention's part of what enters a block's output projection, which is as wide as what leaves it."""
+        return rows[..., : self.part(block, self.out).out_features].clone() if self.fused else rows
+
+    def batch_first(self, tensor: Tensor) -> Tensor:
+        """The argument `image` as (batch, row, dim); the same function leads back."""
+        return tensor
+
+
+FLUX_SINGLE = Blocks("single_transformer_blocks", attention="", out="proj_out", text_out=None, fused=True)
+"""The single-stream blocks of FLUX.1 and its kin, whose text has an argument of its own."""
+
+
+@dataclass(frozen=True)
+class Layout(ABC):
+    """What the arguments of a transformer mean. The defaults are those of FLUX.1's kind.
+
+    Attributes:
+        blocks: those that are entered.
+        latents: the argument that holds the noised image; likewise `text`, `timestep`.
+        text: see `latents`.
+        timestep: see `latents`.
+        pooled: whether the model takes a pooled vector of the prompt.
+        masks: arguments that say which rows of the text are real; ones for the concepts.
+        text_ids: the positions of the text rows.
+        pictures: an argument with pictures whose rows stand in front of those of the text.
+        last: the painted rows are the last of the image rows, behind those of other pictures; else the first.
+        patch: latent pixels of a token's side; None for the patch size of the configuration.
+    """
+
+    blocks: Blocks = Blocks()
     latents: str = "hidden_states"
     text: str = "encoder_hidden_states"
-    layered: str | None = None
-    encoders: tuple[str, ...] = ("",)
     timestep: str = "timestep"
     pooled: bool = False
-    roles: tuple[str, int, int] | None = None
     masks: tuple[str, ...] = ()
-    joint_masks: tuple[str, ...] = ()
-    lengths: tuple[str, ...] = ()
-    silent: tuple[str, ...] = ()
     text_ids: str | None = None
-    rowwise: tuple[str, ...] = ()
-    indices: tuple[str, ...] = ()
     pictures: str | None = None
-    registers: str | None = None
     last: bool = False
-    length: str | None = None
     patch: int | None = None
-    counted: bool = False
-    one_area: bool = False
-    listed: tuple[str, ...] = ()
-    guided_batch: tuple[Branch, ...] = ()
+
+    encoders: ClassVar[tuple[str, ...]] = ("",)
+    """Endings of the pipeline's text encoders, one for each entry of `encoded_rows`, or one for all."""
+    length: ClassVar[str | None] = None
+    """The setting of a model that takes texts of one length only; surplus rows are cut off before block 0."""
+
+    @abstractmethod
+    def grid(self, config: Config, arguments: Arguments) -> TokenGrid:
+        """The patch grid of a call."""
+
+    def patch_side(self, config: Config) -> int:
+        """Latent pixels of a token's side."""
+        side = self.patch or config.patch_size
+        return side if isinstance(side, int) else side[-1]
+
+    def encoded_rows(self, arguments: Arguments) -> list[list[Tensor]]:
+        """The text rows of each picture, (row, ...), apart for each text encoder that writes some of a row."""
+        return [list(arguments[self.text])]
 
     def text_rows(self, arguments: Arguments) -> list[Tensor]:
-        """All that a call says of each picture's text rows, (row, ...); `layered` states follow on the last axis.
+        """All that a call says of each picture's text rows, (row, ...); states of several encoders on the last axis.
 
         Raises:
             RuntimeError: where two encoders gave texts of different lengths.
         """
-        if self.layered is None:
-            return self.encoded_rows(arguments)[0]
-        return [torch.cat(parts, -1) for parts in zip(*self.encoded_rows(arguments), strict=True)]
+        first, *more = self.encoded_rows(arguments)
+        return first if not more else [torch.cat(parts, -1) for parts in zip(first, *more, strict=True)]
 
-    def encoded_rows(self, arguments: Arguments) -> list[list[Tensor]]:
-        """`text_rows`, with `text` and `layered` states apart, whose lengths may differ."""
-        text = list(arguments[self.text])
-        if self.roles is not None:
-            role, words, _ = self.roles
-            return [[rows[told == words] for rows, told in zip(text, arguments[role], strict=True)]]
-        if self.layered is None:
-            return [text]
-        return [text, [torch.cat(layers, -1) for layers in zip(*arguments[self.layered], strict=True)]]
+    def observe(self, model: Model, arguments: Arguments, rows: slice, step: int) -> CallRecord:
+        """What is kept of a call: all but image and text, for the given rows of the batch.
 
-    def part(self, block: Any, name: str) -> Any:
-        """A module of a block's attention."""
-        return block.get_submodule(self.attention).get_submodule(name)
+        Raises:
+            ModelError: for prompts of several lengths in one batch where that shifts the image rows.
+        """
+        masks = {name: arguments[name] for name in self.masks if arguments.get(name) is not None}
+        lengths = {int(count) for mask in masks.values() for count in mask[rows].sum(dim=-1)}
+        if self.blocks.joint == "text first" and len(lengths) > 1:
+            raise ModelError("prompts of different lengths shift this model's image rows. Paint them one by one.")
+        grid = self.grid(model.config, arguments)
+        settings = {
+            "images": self.image_rows(model.config, arguments, grid),
+            "latents": list(stacked(arguments[self.latents])[rows].shape),
+            **self.text_shape(arguments),
+            "leading": self.leading_rows(model, arguments),
+            "parts": {},
+            "masks": {name: str(mask.dtype).removeprefix("torch.") for name, mask in masks.items()},
+        }
+        return CallRecord(step, grid, self._others(arguments, rows, settings), settings)
 
-    def attended(self, block: Any, rows: Tensor) -> Tensor:
-        """The attention's part of what enters a block's output projection, which is as wide as what leaves it."""
-        return rows[..., : self.part(block, self.out).out_features].clone() if self.fused else rows
+    def _others(self, arguments: Arguments, rows: slice, settings: dict[str, Any]) -> dict[str, Tensor]:
+        """Tensors of a call besides image and text; what is no tensor goes into `settings`."""
+        count, replaced = len(arguments[self.latents]), (*self.replaced(), *_LEFT_OUT)
+        tensors: dict[str, Tensor] = {}
+        for name, value in arguments.items():
+            if value is None or name in replaced or "controlnet" in name:
+                continue
+            if torch.is_tensor(value):
+                tensors[name] = value if self.is_shared(name, value, arguments) else take(value, rows)
+            elif isinstance(value, (list, tuple)) and value and all(torch.is_tensor(part) for part in value):
+                tensors |= {f"{name}.{number}": part for number, part in enumerate(value)}
+                settings["parts"][name] = len(value)
+            elif isinstance(value, _PLAIN):
+                settings[name] = value[rows] if isinstance(value, list) and len(value) == count else value
+        return tensors
 
-    def patch_side(self, config: Any) -> int:
-        """Latent pixels of a token's side."""
-        told = self.patch or config.patch_size
-        return told if isinstance(told, int) else told[-1]
+    def image_rows(self, config: Config, arguments: Arguments, grid: TokenGrid) -> int:
+        """Image rows of one picture, those of other pictures and padding included."""
+        latents = arguments[self.latents]
+        return latents.shape[1] if torch.is_tensor(latents) and latents.ndim == 3 else grid.tokens
+
+    def text_shape(self, arguments: Arguments) -> dict[str, list[int]]:
+        """The shape of one text row, "text", as a setting of a `CallRecord`."""
+        return {"text": list(self.encoded_rows(arguments)[0][0].shape[1:])}
+
+    def leading_rows(self, model: Model, arguments: Arguments) -> int:
+        """Rows in front of the text: of other pictures, or learned ones."""
+        pictures = None if self.pictures is None else arguments.get(self.pictures)
+        return 0 if pictures is None else pictures.shape[1]
+
+    def replaced(self) -> tuple[str, ...]:
+        """Arguments that `enter` makes anew or leaves out."""
+        return (self.latents, self.text, *self.masks)
+
+    def is_shared(self, name: str, value: Tensor, arguments: Arguments) -> bool:
+        """Whether an argument belongs to all pictures of a batch, so that it has no rows to choose from."""
+        return name in _SHARED_BY_ALL or value.ndim == 0 or len(value) != len(arguments[self.latents])
+
+    def enter(
+        self, tokens: Float[Tensor, "concept dim"], places: Sequence[int], call: CallRecord, model: Model
+    ) -> dict[str, Any]:
+        """The call again: concepts for the text, zeros for the image, whose rows are put in at each block.
+
+        Args:
+            tokens: the new text rows, on the device and in the dtype of the model.
+            places: where they stand in the text.
+            call: from `observe`.
+            model: the transformer.
+        """
+        given, settings = call.arguments, call.settings
+        batch, parts = settings["latents"][0], settings["parts"]
+        call_again: dict[str, Any] = {name: value for name, value in settings.items() if name not in _SHAPES}
+        call_again |= {name: tensor for name, tensor in given.items() if name.split(".")[0] not in parts}
+        for name, number in parts.items():
+            call_again[name] = tuple(given[f"{name}.{part}"] for part in range(number))
+        call_again[self.latents] = tokens.new_zeros(settings["latents"])
+        text = tokens.unflatten(-1, settings["text"]) if len(settings["text"]) > 1 else tokens
+        call_again[self.text] = repeat_rows(text, batch)
+        for name, kind in settings["masks"].items():
+            call_again[name] = torch.ones(batch, len(tokens), device=tokens.device, dtype=getattr(torch, kind))
+        if self.text_ids is not None:
+            call_again[self.text_ids] = rows_at(given[self.text_ids], places)
+        return call_again
+
+    def first_concept(self, call: CallRecord, rows: int, count: int) -> int:
+        """The first of `count` concepts in a text of so many rows."""
+        return call.settings["leading"]
 
 
-def by_ids(name: str) -> Callable[[Any, Arguments], TokenGrid]:
-    """The grid of packed latents, from the position ids of the image rows."""
+@dataclass(frozen=True)
+class Packed(Layout):
+    """Latents packed into tokens, (batch, token, channel), with position ids of image and text, as in FLUX.1."""
 
-    def grid(config: Any, arguments: Arguments) -> TokenGrid:
-        ids = arguments[name]
+    text_ids: str | None = "txt_ids"
+    patch: int | None = 2
+
+    def grid(self, config: Config, arguments: Arguments) -> TokenGrid:
+        ids = arguments["img_ids"]
         return grid_of(ids if ids.ndim == 2 else ids[0])
 
-    return grid
 
+@dataclass(frozen=True)
+class Unpacked(Layout):
+    """Latents whose last axes are rows and columns.
 
-def by_latents(name: str = "hidden_states", *, frames: int | None = None) -> Callable[[Any, Arguments], TokenGrid]:
-    """The grid of unpacked latents, whose last axes are rows and columns; `frames` is the axis of a video's frames."""
+    Attributes:
+        frames: the axis of a video's frames, without that of the batch; None for pictures.
+    """
 
-    def grid(config: Any, arguments: Arguments) -> TokenGrid:
-        shape = arguments[name][0].shape
-        patch = getattr(config, "patch_size", None) or 2  # Z-Image names several, of which its pipeline takes 2
+    frames: int | None = None
+
+    def grid(self, config: Config, arguments: Arguments) -> TokenGrid:
+        shape = arguments[self.latents][0].shape
+        patch = self.patch or config.patch_size
         *front, rows, cols = (patch,) * 2 if isinstance(patch, int) else patch
         deep = front[0] if front else getattr(config, "patch_size_t", None) or 1
-        count = None if frames is None else shape[frames] // deep
+        count = None if self.frames is None else shape[self.frames] // deep
         return TokenGrid(shape[-2] // rows, shape[-1] // cols, count)
 
-    return grid
+
+class LayeredText(Layout):
+    """Further states of the same text, one tensor for each block, in the argument `layered`."""
+
+    layered: ClassVar[str]
+
+    def encoded_rows(self, arguments: Arguments) -> list[list[Tensor]]:
+        layers = zip(*arguments[self.layered], strict=True)
+        return [list(arguments[self.text]), [torch.cat(states, -1) for states in layers]]
+
+    def text_shape(self, arguments: Arguments) -> dict[str, list[int]]:
+        parts = (arguments[self.text], *arguments[self.layered])
+        widths = [part.shape[-1] for part in parts]
+        return {"text": [sum(widths)], "widths": widths}
+
+    def replaced(self) -> tuple[str, ...]:
+        return (*super().replaced(), self.layered)
+
+    def enter(self, tokens: Tensor, places: Sequence[int], call: CallRecord, model: Model) -> dict[str, Any]:
+        entry = super().enter(tokens, places, call, model)
+        entry[self.text], *entry[self.layered] = entry[self.text].split(call.settings["widths"], dim=-1)
+        return entry
 
 
-def _krea(config: Any, arguments: Arguments) -> TokenGrid:
-    return grid_of(arguments["position_ids"][-arguments["hidden_states"].shape[1] :])
+@dataclass(frozen=True)
+class AllBlocks:
+    """A model with single-stream blocks behind dual-stream ones, all of which are entered on request.
+
+    Attributes:
+        layout: of a call, and of the dual-stream blocks.
+        single: the single-stream blocks.
+    """
+
+    layout: Layout
+    single: Blocks
 
 
-def _ideogram(config: Any, arguments: Arguments) -> TokenGrid:
-    return grid_of(arguments["position_ids"][0][arguments["indicator"][0] == _IDEOGRAM_IMAGE])
-
-
-def _minimax(config: Any, arguments: Arguments) -> TokenGrid:
-    """The painted video stands behind the sound; its ids are times and places, not counts."""
-    ids = arguments["position_ids"][int(arguments["audio_indices"][-1]) + 1 :]
-    frames, rows, cols = (len(axis.unique()) for axis in ids.unbind(dim=-1))
-    return TokenGrid(rows, cols, frames if frames > 1 else None)
-
-
-def _joy(config: Any, arguments: Arguments) -> TokenGrid:
-    """A picture; the pictures it is made from follow it as further frames."""
-    *_, frames, height, width = arguments["hidden_states"].shape
-    deep, rows, cols = config.patch_size
-    return TokenGrid(height // rows, width // cols, frames // deep if frames > deep else None)
-
-
-def _hidream_rows(config: Any, grid: TokenGrid) -> int:
-    """A grid that is not square is padded to the largest one."""
-    return grid.tokens if grid.rows == grid.cols else math.prod(config.max_resolution) // config.patch_size**2
-
-
-def _joy_plus(config: Any, arguments: Arguments) -> TokenGrid:
-    frames, rows, cols = arguments["shape_list"][0][0]
-    return TokenGrid(rows, cols, frames if frames > 1 else None)
-
-
-_IDEOGRAM_TEXT, _IDEOGRAM_IMAGE = 3, 2
-_FLUX_LIKE: dict[str, Any] = {"grid": by_ids("img_ids"), "text_ids": "txt_ids", "patch": 2}
-_SHARED: dict[str, Any] = {"attention": "attn1", "text_out": None}
-_VIDEO = by_latents(frames=1)
-_NEGATIVE_FIRST: tuple[Branch, ...] = ("negative", "prompt")
-_MASK, _MASK_2 = ("encoder_attention_mask",), ("encoder_attention_mask_2",)
-
-DUAL_LAYOUTS: dict[str, Layout] = {
-    "BriaTransformer2DModel": Layout("Bria", **_FLUX_LIKE, counted=True, guided_batch=_NEGATIVE_FIRST),
-    "BriaFiboTransformer2DModel": Layout(
-        "BRIA FIBO",
-        **{**_FLUX_LIKE, "patch": 1},
-        layered="text_encoder_layers",
-        guided_batch=_NEGATIVE_FIRST,
-    ),
-    "HiDreamImageTransformer2DModel": Layout(
-        "HiDream-I1",
-        by_latents(),
-        blocks="double_stream_blocks",
-        attention="block.attn1",
-        out="to_out",
-        text_out="to_out_t",
-        text="encoder_hidden_states_t5",
-        layered="encoder_hidden_states_llama3",
-        encoders=("_3", "_4"),
-        timestep="timesteps",
-        pooled=True,
-        one_area=True,
-        padded=_hidream_rows,
-        guided_batch=_NEGATIVE_FIRST,
-    ),
-    "LongCatImageTransformer2DModel": Layout("LongCat-Image", **_FLUX_LIKE),
-    "OvisImageTransformer2DModel": Layout("Ovis-Image", **_FLUX_LIKE),
-    "HunyuanImageTransformer2DModel": Layout("HunyuanImage", by_latents(), masks=_MASK, silent=_MASK_2),
-    "HunyuanVideoFramepackTransformer3DModel": Layout(
-        "HunyuanVideo Framepack",
-        _VIDEO,
-        masks=_MASK,
-        pooled=True,
-        pictures="image_embeds",
-        last=True,
-    ),
-    "MotifVideoTransformer3DModel": Layout("Motif-Video", _VIDEO, masks=_MASK, pictures="image_embeds"),
-    "EasyAnimateTransformer3DModel": Layout("EasyAnimate", _VIDEO, attention="attn1", guided_batch=_NEGATIVE_FIRST),
-    "JoyImageEditTransformer3DModel": Layout(
-        "JoyImage-Edit", _joy, blocks="double_blocks", out="img_attn_proj", text_out="txt_attn_proj"
-    ),
-    "JoyImageEditPlusTransformer3DModel": Layout(
-        "JoyImage-Edit Plus",
-        _joy_plus,
-        blocks="double_blocks",
-        out="img_attn_proj",
-        text_out="txt_attn_proj",
-        masks=("encoder_hidden_states_mask",),
-    ),
-}
-SHARED_LAYOUTS: dict[str, Layout] = {
-    "CogView3PlusTransformer2DModel": Layout("CogView3 Plus", by_latents(), **_SHARED, guided_batch=_NEGATIVE_FIRST),
-    "ConsisIDTransformer3DModel": Layout(
-        "ConsisID", by_latents(frames=0), **_SHARED, guided_batch=_NEGATIVE_FIRST, length="max_text_seq_length"
-    ),
-    "GlmImageTransformer2DModel": Layout("GLM-Image", by_latents(), **_SHARED),
-}
-SINGLE_LAYOUTS: dict[str, Layout] = {
-    "Flux3Transformer2DModel": Layout("FLUX.3", **_FLUX_LIKE, blocks="single_transformer_blocks", text_out=None),
-    "ZImageTransformer2DModel": Layout(
-        "Z-Image",
-        by_latents("x"),
-        blocks="layers",
-        image="x",
-        joint="image first",
-        padded=lambda config, grid: -(-grid.tokens // 32) * 32,
-        attention="attention",
-        text_out=None,
-        shared="image first",
-        latents="x",
-        text="cap_feats",
-        timestep="t",
-        listed=("x", "cap_feats"),
-        patch=2,
-        guided_batch=("prompt", "negative"),
-    ),
-    "Lumina2Transformer2DModel": Layout(
-        "Lumina-Image 2", by_latents(), blocks="layers", joint="text first", text_out=None, masks=_MASK
-    ),
-    "Krea2Transformer2DModel": Layout(
-        "Krea 2", _krea, joint="text first", text_out=None, masks=_MASK, rowwise=("position_ids",), patch=2
-    ),
-    "Ideogram4Transformer2DModel": Layout(
-        "Ideogram 4",
-        _ideogram,
-        blocks="layers",
-        joint="text first",
-        attention="attention",
-        text_out=None,
-        roles=("indicator", _IDEOGRAM_TEXT, _IDEOGRAM_IMAGE),
-        patch=2,
-    ),
-    "MiniMaxH3Transformer3DModel": Layout(
-        "MiniMax-H3",
-        _minimax,
-        joint="text first",
-        text_out=None,
-        rowwise=("position_ids", "token_tags", "timestep_indices"),
-        indices=("text_indices", "video_indices", "audio_indices"),
-        last=True,
-    ),
-    "ErnieImageTransformer2DModel": Layout(
-        "ERNIE-Image",
-        by_latents(),
-        blocks="layers",
-        image="x",
-        joint="image first",
-        axis=0,
-        attention="self_attention",
-        text_out=None,
-        shared="image first",
-        text="text_bth",
-        lengths=("text_lens",),
-        guided_batch=_NEGATIVE_FIRST,
-    ),
-}
-
-FAMILY_LAYOUTS: dict[str, Layout] = {
-    "AuraFlowTransformer2DModel": Layout(
-        "AuraFlow", by_latents(), blocks="joint_transformer_blocks", registers="register_tokens"
-    ),
-    "ChromaTransformer2DModel": Layout("Chroma", **_FLUX_LIKE, joint_masks=("attention_mask",)),
-    "Flux2Transformer2DModel": Layout("FLUX.2", **_FLUX_LIKE),
-    "FluxTransformer2DModel": Layout("FLUX.1", **_FLUX_LIKE, pooled=True),
-    "HunyuanVideoTransformer3DModel": Layout("HunyuanVideo", _VIDEO, masks=_MASK, pooled=True),
-}
-"""Dual-stream blocks of families with an adapter of their own, for `single_stream`."""
+def stacked(value: Tensor | Iterable[Tensor]) -> Tensor:
+    """A batch, whether it came as one tensor or as a list with one for each picture."""
+    return value if torch.is_tensor(value) else torch.stack(list(value))
 
 
 def joined_rows(tensor: Tensor, order: Order, images: int) -> tuple[Tensor, Tensor]:

@@ -14,15 +14,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from conceptlens.families.base import Concepts, ModelAdapter, Tap
-from conceptlens.families.kinds.calls import entered, observed
-from conceptlens.families.kinds.layouts import (
-    Layout,
-    joined_rows,
-    with_image_rows,
-)
+from conceptlens.families.kinds.layouts import Blocks, Layout, joined_rows, with_image_rows
 from conceptlens.values.errors import RecipeError
+from conceptlens.values.models import Model, Module
 from conceptlens.values.recipe import Recipe
-from conceptlens.values.records import CallRecord, LayerRecord
+from conceptlens.values.records import CallRecord, EnteredLayer
 
 EXPERIMENTAL = (
     "experimental: text and image share all weights; the mechanism is proven (the prompt's own text is "
@@ -30,18 +26,18 @@ EXPERIMENTAL = (
 )
 
 
-class ReentryAdapter(ModelAdapter):
-    """No arithmetic of its own, only where image and text stand (`families.kinds.layouts`)."""
+class ReentryAdapter(ModelAdapter[EnteredLayer]):
+    """No arithmetic, only where image and text stand (`families.kinds.layouts`)."""
 
-    def __init__(self, transformer: Any, layout: Layout) -> None:
+    layout: Layout
+
+    def __init__(self, transformer: Model) -> None:
         super().__init__(transformer)
-        self.layout, self.name = layout, layout.name
-        self.timestep, self.one_area = layout.timestep, layout.one_area
-        self.latents, self.guided_batch = layout.latents, layout.guided_batch
+        self.timestep, self.latents = self.layout.timestep, self.layout.latents
 
-    def layout_of(self, block: Any) -> Layout:
-        """What a block's arguments mean: here the same for all."""
-        return self.layout
+    def layout_of(self, block: Module) -> Blocks:
+        """Where image and text stand in a block: here the same for all."""
+        return self.layout.blocks
 
     def recipe(self, depth: int) -> Recipe:
         return Recipe(layers=tuple(range(max(0, depth - 10), depth)), pooled="prompt")
@@ -66,58 +62,54 @@ class ReentryAdapter(ModelAdapter):
             )
 
     def blocks(self) -> nn.ModuleList:
-        return getattr(self.transformer, self.layout.blocks)
+        return getattr(self.transformer, self.layout.blocks.path)
 
-    def taps(self, block: Any) -> Mapping[str, Tap]:
+    def taps(self, block: Module) -> Mapping[str, Tap]:
         layout = self.layout_of(block)
         return {
             "hidden": Tap(block, "input", argument=layout.image),
             "out": Tap(layout.part(block, layout.out), "input"),
         }
 
-    def text_tap(self, block: Any) -> Tap:
+    def text_tap(self, block: Module) -> Tap:
         """Where the attention output of the text passes by, before its projection."""
         layout = self.layout_of(block)
         return Tap(layout.part(block, layout.text_out or layout.out), "input")
 
     def record(
-        self, block: Any, layer: int, call: CallRecord, tapped: Mapping[str, Tensor], rows: slice
-    ) -> LayerRecord:
+        self, block: Module, layer: int, call: CallRecord, tapped: Mapping[str, Tensor], rows: slice
+    ) -> EnteredLayer:
         layout = self.layout_of(block)
-        hidden, out = tapped["hidden"].movedim(layout.axis, 1)[rows], tapped.get("out")
+        hidden, out = layout.batch_first(tapped["hidden"])[rows], tapped.get("out")
         if layout.joint is not None:
             hidden = joined_rows(hidden, layout.joint, call.settings["images"])[0]
         if out is not None:
             if layout.text_out is None:
                 out = joined_rows(out, layout.shared, hidden.shape[1])[0]
             painted, count = layout.attended(block, out[rows]), call.grid.tokens
-            out = painted[:, -count:] if layout.last else painted[:, :count]
-        return LayerRecord(layer, call, None, None, out, None, hidden)
+            out = painted[:, -count:] if self.layout.last else painted[:, :count]
+        return EnteredLayer(layer, call, hidden, out)
 
     def observe(self, arguments: Mapping[str, Any], rows: slice, step: int, previous: CallRecord | None) -> CallRecord:
-        name = self.layout.registers
-        registers = 0 if name is None else getattr(self.transformer, name).shape[1]
-        return observed(self.layout, self.transformer.config, arguments, rows, step, registers)
+        return self.layout.observe(self.transformer, arguments, rows, step)
 
     def entry(self, concepts: Concepts, call: CallRecord) -> dict[str, Any]:
         """Arguments of the transformer with the concepts as its text and an empty image, which comes block by block."""
-        length = None if self.layout.length is None else getattr(self.transformer.config, self.layout.length)
-        return entered(self.layout, concepts, call, self.transformer.dtype, length)
+        device, places = call.arguments[self.timestep].device, concepts.positions or range(len(concepts.tokens))
+        tokens = concepts.tokens.to(device, self.transformer.dtype)
+        return self.layout.enter(tokens, places, call, self.transformer)
 
-    def with_image(self, given: Tensor, block: Any, hidden: Tensor) -> Tensor:
+    def with_image(self, given: Tensor, block: nn.Module, hidden: Tensor) -> Tensor:
         """A block's image argument with the recorded image rows."""
         layout = self.layout_of(block)
         if layout.joint is None:
             return hidden
-        rows_first = given.movedim(layout.axis, 1)
-        return with_image_rows(rows_first, layout.joint, hidden).movedim(1, layout.axis)
+        return layout.batch_first(with_image_rows(layout.batch_first(given), layout.joint, hidden))
 
-    def concept_rows(self, out: Tensor, block: Any, record: LayerRecord, count: int) -> Tensor:
+    def concept_rows(self, out: Tensor, block: nn.Module, record: EnteredLayer, count: int) -> Tensor:
         """The rows of `count` concepts in what passes `text_tap`."""
         layout = self.layout_of(block)
         if layout.text_out is None:
-            assert record.hidden is not None
             out = joined_rows(out, layout.shared, record.hidden.shape[1])[1]
-        # Padding of one sequence stands in front of its text.
-        first = record.call.settings["leading"] if layout.roles is None else out.shape[1] - count
+        first = self.layout.first_concept(record.call, out.shape[1], count)
         return layout.attended(block, out[:, first : first + count])

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from conceptlens.families.base import Tap
+from conceptlens.values.models import Module
 from conceptlens.values.records import CallRecord
 
 
-def shared_taps(attn: Any, *, fused: bool = False) -> Mapping[str, Tap]:
+def shared_taps(attn: Module, *, fused: bool = False) -> Mapping[str, Tap]:
     """Taps of an attention whose processor joins text and image before the projections."""
     value = Tap(attn.to_qkv, select=lambda qkv: qkv.chunk(3, dim=-1)[2]) if fused else Tap(attn.to_v)
     # The processors rotate the image rows of what the norms gave in place, so what was tapped must be a copy.
@@ -29,6 +29,6 @@ def image_rows(tensor: Tensor, call: CallRecord) -> Tensor:
     return tensor[..., -call.grid.tokens :, :]
 
 
-def shared_heads(attn: Any, tensor: Tensor) -> Tensor:
+def shared_heads(attn: Module, tensor: Tensor) -> Tensor:
     """(batch, head, image, head_dim) of what was tapped: norms have their head axis already."""
     return tensor if tensor.ndim == 4 else tensor.unflatten(-1, (attn.heads, -1)).transpose(1, 2)

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from conceptlens.families.base import Concepts, pool_tokens
+from conceptlens.families.base import Concepts
+from conceptlens.families.kinds.rows import pool_tokens
 from conceptlens.values.errors import ConceptError, ModelError
+from conceptlens.values.models import Model, Tokenizer
 from conceptlens.values.recipe import Pooling
 
 _BLANKS = "▁Ġ "
@@ -36,7 +38,7 @@ class TextToken:
     end: int
 
 
-def text_tokens(tokenizer: Any, text: str) -> tuple[TextToken, ...]:
+def text_tokens(tokenizer: Tokenizer, text: str) -> tuple[TextToken, ...]:
     """All tokens of a text, without begin, end, padding or truncation.
 
     Raises:
@@ -50,7 +52,7 @@ def text_tokens(tokenizer: Any, text: str) -> tuple[TextToken, ...]:
     return tuple(TextToken(number, str(piece), *span) for number, piece, span in rows)
 
 
-def owned(tokenizer: Any, ids: Sequence[int], places: Iterable[int]) -> tuple[int, ...]:
+def owned(tokenizer: Tokenizer, ids: Sequence[int], places: Iterable[int]) -> tuple[int, ...]:
     """Those of some places whose token stands for letters: no special and no unknown mark, and no blank before those.
 
     T5 cuts "日 house" into "▁", "<unk>", "▁house": only the last of them is told apart from any other foreign word.
@@ -62,7 +64,7 @@ def owned(tokenizer: Any, ids: Sequence[int], places: Iterable[int]) -> tuple[in
     return tuple(place for place in known if place not in blank or place + 1 in set(known) - blank)
 
 
-def lost_letters(tokenizer: Any, text: str) -> tuple[str, ...]:
+def lost_letters(tokenizer: Tokenizer, text: str) -> tuple[str, ...]:
     """The runs of letters of a text for which the vocabulary has nothing but a mark, each once, in order."""
     ids = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False).input_ids
     special = set(tokenizer.all_special_ids)
@@ -79,7 +81,9 @@ def lost_letters(tokenizer: Any, text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(text[start:end] for start, end in spans))
 
 
-def told_apart(tokenizer: Any, name: str, ids: Sequence[int], places: Iterable[int], encoder: str) -> tuple[int, ...]:
+def told_apart(
+    tokenizer: Tokenizer, name: str, ids: Sequence[int], places: Iterable[int], encoder: str
+) -> tuple[int, ...]:
     """Those of a concept's places that are its own; letters that are lost are told in a warning.
 
     Raises:
@@ -97,7 +101,7 @@ def told_apart(tokenizer: Any, name: str, ids: Sequence[int], places: Iterable[i
     return kept
 
 
-def concept_ids(tokenizer: Any, name: str, length: int, encoder: str) -> OwnTokens:
+def concept_ids(tokenizer: Tokenizer, name: str, length: int, encoder: str) -> OwnTokens:
     """The tokens of one concept.
 
     Raises:
@@ -118,7 +122,7 @@ def _shorten(name: str) -> str:
 
 
 def embed_alone(
-    tokenizer: Any, encode: Callable[[str], Tensor], names: tuple[str, ...], length: int, pooling: Pooling
+    tokenizer: Tokenizer, encode: Callable[[str], Tensor], names: tuple[str, ...], length: int, pooling: Pooling
 ) -> Concepts:
     """Concepts of a T5 that reads each name by itself: its states (length, dim), pooled over the name's own tokens."""
     own = [concept_ids(tokenizer, name, length, "T5") for name in names]
@@ -162,7 +166,7 @@ class EncodedText:
     start: int
 
 
-def encode_watched(encoder: Any, encode: Callable[[str], Tensor], text: str) -> EncodedText:
+def encode_watched(encoder: Model, encode: Callable[[str], Tensor], text: str) -> EncodedText:
     """Encodes a text with `encode` and tells which tokens the `encoder` was given, whatever template they stood in.
 
     Raises:
@@ -186,7 +190,7 @@ def encode_watched(encoder: Any, encode: Callable[[str], Tensor], text: str) -> 
     return EncodedText(states, tuple(ids[real].tolist()), start)
 
 
-def own_tokens(tokenizer: Any, name: str, text: EncodedText, empty: EncodedText, length: int) -> OwnTokens:
+def own_tokens(tokenizer: Tokenizer, name: str, text: EncodedText, empty: EncodedText, length: int) -> OwnTokens:
     """The tokens of a concept inside a chat template: what differs from the template around an empty text.
 
     Raises:
@@ -198,7 +202,7 @@ def own_tokens(tokenizer: Any, name: str, text: EncodedText, empty: EncodedText,
     return _own(tokenizer, name, text, _between(text, before, after))
 
 
-def tokens_between(tokenizer: Any, name: str, text: EncodedText, empty: EncodedText, length: int) -> OwnTokens:
+def tokens_between(tokenizer: Tokenizer, name: str, text: EncodedText, empty: EncodedText, length: int) -> OwnTokens:
     """As `own_tokens`, for templates that end in a space, which melts into the concept's first token.
 
     Raises:
@@ -223,14 +227,14 @@ def _between(text: EncodedText, before: int, after: int) -> range:
     return range(before, len(text.ids) - after)
 
 
-def _own(tokenizer: Any, name: str, text: EncodedText, places: Iterable[int]) -> OwnTokens:
+def _own(tokenizer: Tokenizer, name: str, text: EncodedText, places: Iterable[int]) -> OwnTokens:
     """Some tokens of a text as a concept's own. Raises `ConceptError` for none."""
     kept = told_apart(tokenizer, name, text.ids, places, "model's")
     pieces = tuple(tokenizer.convert_ids_to_tokens([text.ids[i] for i in kept]))
     return OwnTokens(tuple(text.start + i for i in kept), pieces)
 
 
-def check_length(tokenizer: Any, name: str, length: int) -> None:
+def check_length(tokenizer: Tokenizer, name: str, length: int) -> None:
     """Refuses a concept that alone has more tokens than there is room for. Raises `ConceptError`."""
     if len(tokenizer(name, truncation=False).input_ids) > length:
         raise _too_long(name, length)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from conceptlens.families.kinds.tokens import text_tokens, told_apart
 from conceptlens.values.errors import ConceptError
+from conceptlens.values.models import Tokenizer
 from conceptlens.values.words import mentions
 
 _END = "</w>"
@@ -19,7 +19,7 @@ def joined_prompt(caption: str, concepts: Sequence[str], separator: str = ",") -
     return f"{caption}{separator}{listed}" if caption else listed
 
 
-def clip_positions(tokenizer: Any, text: str, word: str, *, ignore_endings: bool = False) -> tuple[int, ...]:
+def clip_positions(tokenizer: Tokenizer, text: str, word: str, *, ignore_endings: bool = False) -> tuple[int, ...]:
     """Positions of a word's tokens in a text encoded by CLIP (begin-of-text at 0): every place where the word stands.
 
     Args:
@@ -37,7 +37,7 @@ def clip_positions(tokenizer: Any, text: str, word: str, *, ignore_endings: bool
     return tuple(place + 1 for place in _positions(tokenizer, runs, text, word, room, "CLIP"))
 
 
-def t5_positions(tokenizer: Any, text: str, word: str, length: int) -> tuple[int, ...]:
+def t5_positions(tokenizer: Tokenizer, text: str, word: str, length: int) -> tuple[int, ...]:
     """Positions of a word's tokens in a text encoded by T5, which reads `length` tokens with the end of text.
 
     Only where it is written with the same capitals, which T5 tells apart.
@@ -48,7 +48,7 @@ def t5_positions(tokenizer: Any, text: str, word: str, length: int) -> tuple[int
     return _positions(tokenizer, _runs(tokenizer, text, word, any_case=False), text, word, length - 1, "T5")
 
 
-def _runs(tokenizer: Any, text: str, word: str, *, any_case: bool = True) -> list[range]:
+def _runs(tokenizer: Tokenizer, text: str, word: str, *, any_case: bool = True) -> list[range]:
     """The tokens of each place where a word stands."""
     tokens, runs = text_tokens(tokenizer, text), []
     for start, end in mentions(text, word, any_case=any_case):
@@ -57,7 +57,7 @@ def _runs(tokenizer: Any, text: str, word: str, *, any_case: bool = True) -> lis
     return runs
 
 
-def _runs_of_pieces(tokenizer: Any, text: str, word: str) -> list[range]:
+def _runs_of_pieces(tokenizer: Tokenizer, text: str, word: str) -> list[range]:
     prompt, wanted = (
         [token.piece.removesuffix(_END) for token in text_tokens(tokenizer, part)] for part in (text, word)
     )
@@ -65,7 +65,9 @@ def _runs_of_pieces(tokenizer: Any, text: str, word: str) -> list[range]:
     return [range(i, i + size) for i in range(len(prompt) - size + 1) if size and prompt[i : i + size] == wanted]
 
 
-def _positions(tokenizer: Any, runs: Sequence[range], text: str, word: str, room: int, encoder: str) -> tuple[int, ...]:
+def _positions(
+    tokenizer: Tokenizer, runs: Sequence[range], text: str, word: str, room: int, encoder: str
+) -> tuple[int, ...]:
     ids = [token.id for token in text_tokens(tokenizer, text)]
     if not runs:
         alone = [token.id for token in text_tokens(tokenizer, word)]

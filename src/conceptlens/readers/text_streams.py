@@ -1,0 +1,176 @@
+"""Readers of models whose text reads the image: concepts are carried along, as a text of their own."""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from PIL import Image
+
+from conceptlens.families.base import Concepts, DiTAdapter
+from conceptlens.families.kinds.reentry import ReentryAdapter
+from conceptlens.ops.accumulate import moments
+from conceptlens.readers.base import Answer, Reader, Vectors, Verb
+from conceptlens.readers.call_settings import check_call
+from conceptlens.readers.embedding import ConceptEmbedder
+from conceptlens.readers.loading import LoadedModel, resident
+from conceptlens.readers.orders import Order, Request, prompt_words
+from conceptlens.readers.painter import Painter, run_info
+from conceptlens.readers.painting import on_grid, stack_parts
+from conceptlens.readers.reading import read
+from conceptlens.readers.reentry import ReentryProbe
+from conceptlens.readers.replay import check_recorded, replay, replay_vectors
+from conceptlens.readers.stream import ConceptProbe, Probe
+from conceptlens.values.errors import ModelError, RecipeError
+from conceptlens.values.recipe import Recipe
+from conceptlens.values.records import EnteredLayer, ImageRecord, LayerRecord, R, StreamLayer
+from conceptlens.values.words import check_prompts
+
+_SKILLS: frozenset[Verb] = frozenset({"generate", "record", "read", "probe", "follow"})
+
+
+class TextStreamReader(Reader[R]):
+    """What both ways have in common: a pipeline with its adapter, whose hooks hand out one block after another."""
+
+    can: ClassVar[frozenset[Verb]] = _SKILLS
+    read_options: ClassVar[frozenset[str]] = frozenset({"guidance_scale", "max_sequence_length"})
+
+    def __init__(self, model: LoadedModel) -> None:
+        super().__init__(model.pipeline, model.model_id, model.defaults)
+        self.model = model
+        self.embed = ConceptEmbedder(model)
+
+    @property
+    def family(self) -> str:
+        return self.model.adapter.name
+
+    @property
+    def kind(self) -> str:
+        return f"a model of the family {self.family}"
+
+    @property
+    def depth(self) -> int:
+        return len(self.model.adapter.blocks())
+
+    def default_recipe(self, preset: str | None) -> Recipe:
+        if preset is None:
+            return self.model.adapter.recipe(self.depth).override(dict(self.defaults.recipe))
+        if preset == "paper":
+            return self.model.adapter.paper_recipe(self.depth)
+        raise RecipeError(f"no preset {preset!r}. Known: paper.")
+
+    def check(self, recipe: Recipe) -> None:
+        self.model.adapter.check(recipe)
+
+    @abstractmethod
+    def begin(self, concepts: Concepts, recipe: Recipe, keep: bool) -> Probe[R]:
+        """The probe of one run; with `keep` it keeps the scores of each step and layer."""
+
+    def order(self, request: Request) -> Order:
+        concepts = request.concepts
+        if concepts is None:
+            concepts = prompt_words(check_prompts(request.prompt)) if request.guided else ()
+        return Order.of(self.model, request, concepts, self.recipe(request.preset, request.settings))
+
+    def painter(self) -> Painter:
+        return Painter(self.model, self.embed, self.begin)
+
+    def read(
+        self, image: Image.Image, prompt: str, recipe: Recipe, seed: int, options: Mapping[str, Any]
+    ) -> ImageRecord:
+        check_call(self.pipeline, options)
+        self.embed.renew()
+        call = {**self.defaults.generate, **options}
+        layers, grid = read(self.model, image, prompt, recipe, seed, call)
+        return ImageRecord(layers, grid, image, prompt, self.model_id, recipe, seed, options=options)
+
+    def probe(
+        self,
+        record: ImageRecord,
+        names: tuple[str, ...],
+        recipe: Recipe,
+        options: Mapping[str, Any],
+        keep: bool = False,
+    ) -> Answer:
+        started = time.perf_counter()
+        layers = self.layers_of(record)
+        check_recorded(record, recipe)
+        embedded = self._embedded(record, names, recipe)
+        probe = self.begin(embedded, recipe, keep)
+        with resident(self.pipeline):
+            grid = replay(self.model.adapter, probe, record, layers, recipe, self.device)
+        grid = replace(grid, frames=None)  # of one picture, also where a video model has read it
+        draws = moments(on_grid(probe.scores.mean(), grid))
+        return Answer(
+            draws.mean,
+            run_info(self.model, "generate" if record.steps else "read", embedded, started),
+            spread=draws.spread,
+            parts=stack_parts(probe.scores, grid).mean(dim=2) if keep else None,
+        )
+
+    def _embedded(self, record: ImageRecord, names: tuple[str, ...], recipe: Recipe) -> Concepts:
+        return self.embed(names, recipe, {**self.defaults.generate, **record.options})
+
+    def _foreign(self, layer: LayerRecord) -> str:
+        if not isinstance(layer, (StreamLayer, EnteredLayer)):
+            return super()._foreign(layer)
+        entered = issubclass(self.layer, EnteredLayer)
+        return (
+            "this record was made with"
+            + ("out" if entered else "")
+            + " single_stream, this model opened with"
+            + ("" if entered else "out")
+            + " it. Open the model as it was opened for the record."
+        )
+
+
+class StreamReader(TextStreamReader[StreamLayer]):
+    """A model whose text half of a block is written out: concepts need no image rows."""
+
+    can: ClassVar[frozenset[Verb]] = frozenset({*_SKILLS, "vectors"})
+    layer = StreamLayer
+
+    def __init__(self, model: LoadedModel, adapter: DiTAdapter) -> None:
+        super().__init__(model)
+        self.adapter = adapter
+
+    def begin(self, concepts: Concepts, recipe: Recipe, keep: bool) -> ConceptProbe:
+        return ConceptProbe(self.adapter, concepts, recipe, keep=keep)
+
+    @torch.no_grad()
+    def vectors(self, record: ImageRecord, names: tuple[str, ...], recipe: Recipe) -> Vectors:
+        check_recorded(record, recipe)
+        layers = self.layers_of(record)
+        with resident(self.pipeline):
+            embedded = self._embedded(record, names, recipe)
+            return replay_vectors(self.adapter, record, layers, embedded, recipe, self.device)
+
+
+class ReentryReader(TextStreamReader[EnteredLayer]):
+    """A model whose blocks are entered again, with concepts as its text."""
+
+    instead: ClassVar[Mapping[Verb, str]] = {
+        "vectors": "Vectors of concepts need a text stream that is written out; ask for maps."
+    }
+    layer = EnteredLayer
+
+    def __init__(self, model: LoadedModel, adapter: ReentryAdapter) -> None:
+        super().__init__(model)
+        self.adapter = adapter
+
+    def begin(self, concepts: Concepts, recipe: Recipe, keep: bool) -> ReentryProbe:
+        return ReentryProbe(self.adapter, concepts, recipe, keep=keep)
+
+
+def reader_of(model: LoadedModel) -> StreamReader | ReentryReader:
+    """The reader that a model takes: its own arithmetic where an adapter has it, its own blocks again otherwise."""
+    adapter = model.adapter
+    if isinstance(adapter, DiTAdapter):
+        return StreamReader(model, adapter)
+    if isinstance(adapter, ReentryAdapter):
+        return ReentryReader(model, adapter)
+    raise ModelError(f"{type(adapter).__name__} is neither a DiTAdapter nor a ReentryAdapter. Derive it from one.")

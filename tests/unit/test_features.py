@@ -39,8 +39,8 @@ def test_draws_are_averaged_and_patches_do_not_depend_on_the_words(demo: Session
     a, b = features(demo, record, ["house", "sky"]), features(demo, record, ["tree", "sky", "sun"])
     assert np.array_equal(a.patch_vectors, b.patch_vectors)
     assert not np.allclose(a.vector("sky"), b.vector("sky"), rtol=1e-3)
-    kept = {layer.layer: layer.part("out") for layer in record.layers}
-    outs = torch.stack([kept[layer] for layer in a.layers])
+    recorded = {layer.layer: layer for layer in record.layers}
+    outs = torch.stack([recorded[layer].part("out") for layer in a.layers])
     np.testing.assert_allclose(a.patch_vectors.reshape(5, 256, -1), outs.mean(1).numpy(), rtol=1e-4, atol=1e-4)
 
 

@@ -5,7 +5,7 @@
 
 A student sees crops of a picture, large and small, and says what its own running average, the teacher, says of the
 large ones (Caron et al., arXiv 2104.14294). iBOT (arXiv 2111.07832) hides patches of the student's large crops and asks
-for the teacher's patches with the same head; DINOv2 (arXiv 2304.07193) asks with a head of its own and spreads the class
+for the teacher's patches with the same head; DINOv2 (arXiv 2304.07193) asks with a separate head and spreads the class
 tokens apart (KoLeo); registers (arXiv 2309.16588) are four tokens more. No label and no text is used.
 """
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import conceptlens as cl
 from command_line import here
 from conceptlens.bench.counts import BINARY_FIELDS, BinaryCounts
 from conceptlens.bench.datasets import dataset_named
@@ -16,8 +17,9 @@ from conceptlens.bench.paper import TABLE_1
 from conceptlens.bench.protocol import protocol_named
 from conceptlens.bench.report import Estimate, Report
 from conceptlens.bench.rows import RunError
-from conceptlens.bench.table_one import ROWS, SINGLE, TableRow, paired, rank_agreement, rows_of, spec_of
+from conceptlens.bench.table_one import ROWS, SINGLE, TableRow, paired, rank_agreement, rows_of_the_zoo, spec_of
 from conceptlens.methods import method_named
+from conceptlens.values.errors import ModelError
 
 ZOO = Path(__file__).parents[2] / "zoo"
 
@@ -26,7 +28,7 @@ def test_the_rows_are_those_of_the_paper_and_each_names_a_method() -> None:
     assert [(row.method, row.family) for row in ROWS] == list(TABLE_1)
     for row in ROWS:
         method_named(row.method)
-        spec_of(row, ZOO, SINGLE)
+        spec_of(row, SINGLE)
 
 
 def test_a_scene_of_one_object_has_its_mask_and_its_noun() -> None:
@@ -84,13 +86,27 @@ def test_the_paired_mean_iou_is_a_function_of_accuracy() -> None:
     assert paired(Estimate(accuracy, accuracy, accuracy)).value == pytest.approx(counts.iou("paired"))
 
 
-def test_rows_without_a_model_are_named_and_a_folder_without_any_is_refused(tmp_path: Path) -> None:
-    there, missing = rows_of(ZOO)
+def test_rows_without_a_model_are_named_and_a_zoo_without_any_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, missing = rows_of_the_zoo()
     assert TableRow("concept-attention", "FLUX.1", "neutral") in there
     assert [row for row in ROWS if row in there or row in missing] == list(ROWS)
     assert not set(there) & set(missing)
-    with pytest.raises(RunError, match="holds none of the models vit, clip"):
-        rows_of(tmp_path)
+    monkeypatch.setenv("CONCEPTLENS_ZOO", str(tmp_path))
+    with pytest.raises(RunError, match="none of the models vit, clip"):
+        rows_of_the_zoo()
+
+
+def test_a_model_of_the_zoo_has_a_name_and_results_call_it_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    session = cl.load("zoo:neutral")
+    assert session.model_id == "zoo:neutral"
+    assert session.recipe().layers == (3, 4), "the folder's own defaults"
+    with pytest.raises(ModelError, match=r"no zoo:neutral2 in the zoo. Known: .*zoo:neutral"):
+        cl.load("zoo:neutral2")
+    monkeypatch.setenv("CONCEPTLENS_ZOO", str(tmp_path / "none"))
+    with pytest.raises(ModelError, match="no zoo of models at .*none. Set CONCEPTLENS_ZOO"):
+        cl.load("zoo:neutral")
 
 
 def test_the_command_writes_tables_and_a_figure_and_goes_on_where_it_stopped(
@@ -100,6 +116,7 @@ def test_the_command_writes_tables_and_a_figure_and_goes_on_where_it_stopped(
     zoo.mkdir()
     (zoo / "neutral").symlink_to(ZOO / "neutral")
     out = tmp_path / "table"
+    monkeypatch.setenv("CONCEPTLENS_ZOO", "")  # which the command sets, and the test gives back
     command = ("bench", "table", "--zoo", str(zoo), "--limit", "2", "--out", str(out))
     assert here(monkeypatch, *command) == 0
     table = (out / "scenes-single.md").read_text()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ def draw_methods(scorers: Mapping[str, Scorer], id_: str, path: Path, *, command
     panels = {name: _target_map(scorer, sample) for name, scorer in scorers.items()}
     rows = -(-(len(panels) + 2) // COLUMNS)
     figure = new_figure(1.5 * COLUMNS, 1.75 * rows + 0.2)
-    axes: Sequence = figure.subplots(rows, COLUMNS, squeeze=False).flatten()
+    axes = list(figure.subplots(rows, COLUMNS, squeeze=False).flatten())
     for place in axes:
         place.set_axis_off()
     axes[0].imshow(sample.image)

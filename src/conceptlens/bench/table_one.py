@@ -1,7 +1,7 @@
 """Table 1 of the paper in miniature: every row on small models of its kind, on scenes with exact masks.
 
-A zoo is a folder of models, one folder each, that were trained for what their big siblings are trained for. A row whose
-model is missing is left out and named; nothing runs on random weights.
+The zoo (`values.zoo`) holds models that were trained for what their big siblings are trained for. A row whose model is
+missing is left out and named; nothing runs on random weights.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from conceptlens.bench.rows import RunError
 from conceptlens.bench.runs import Track, run
 from conceptlens.bench.scorer import RunSpec
 from conceptlens.bench.tables import Table, protocol_line
+from conceptlens.values.zoo import PREFIX, zoo_models
 
 SINGLE, SEVERAL = "scenes-single", "scenes"
 """The dataset of Table 1's rows, and that of Table 2's."""
@@ -45,8 +46,13 @@ class TableRow:
 
     @property
     def name(self) -> str:
-        """Of the row's folder."""
+        """Of the row's folder of results."""
         return f"{self.method}-{self.folder}"
+
+    @property
+    def model(self) -> str:
+        """The model's name in the zoo."""
+        return PREFIX + self.folder
 
 
 _SIDE = {"size": 64}
@@ -59,7 +65,7 @@ ROWS: tuple[TableRow, ...] = (
     TableRow("gradcam", "", "vit"),
     TableRow("textspan", "", "clip"),
     TableRow("transinterp", "", "vit"),
-    TableRow("clip-as-rnn", "", "clip", {**_SIDE, "scorer": "clip"}),
+    TableRow("clip-as-rnn", "", "clip", {**_SIDE, "scorer": "zoo:clip"}),
     TableRow("ovam", "", "sdxl", _SIDE),
     TableRow("dino", "", "dino", _SIDE),
     TableRow("dinov2", "", "dinov2", _SIDE),
@@ -92,29 +98,26 @@ class TableReport:
     command: str
 
 
-def rows_of(zoo: Path) -> tuple[list[TableRow], list[TableRow]]:
-    """The rows that a zoo can serve, and those whose model it lacks.
+def rows_of_the_zoo() -> tuple[list[TableRow], list[TableRow]]:
+    """The rows that the zoo can serve, and those whose model it lacks.
 
     Raises:
-        RunError: for a folder that serves none.
+        RunError: for a zoo that serves none.
     """
-    there = [row for row in ROWS if (zoo / row.folder).is_dir()]
+    known = zoo_models()
+    there = [row for row in ROWS if row.model in known]
     if not there:
-        known = ", ".join(dict.fromkeys(row.folder for row in ROWS))
-        raise RunError(f"{zoo} holds none of the models {known}. Give the zoo of the repository with --zoo.")
+        models = ", ".join(dict.fromkeys(row.folder for row in ROWS))
+        raise RunError(f"the zoo has none of the models {models}. Give that of the repository with --zoo.")
     return there, [row for row in ROWS if row not in there]
 
 
-def spec_of(row: TableRow, zoo: Path, dataset: str, *, device: str | None = None, seed: int = 0) -> RunSpec:
+def spec_of(row: TableRow, dataset: str, *, device: str | None = None, seed: int = 0) -> RunSpec:
     """What is run for a row on a dataset."""
-    options = dict(row.options)
-    if "scorer" in options:
-        options["scorer"] = str(zoo / options["scorer"])
-    return RunSpec(dataset, row.method, "fixed", str(zoo / row.folder), None, device, seed, options)
+    return RunSpec(dataset, row.method, "fixed", row.model, None, device, seed, row.options)
 
 
 def score_table(
-    zoo: Path,
     out: Path,
     *,
     limit: int = 200,
@@ -125,18 +128,17 @@ def score_table(
     """Scores every row that the zoo can serve; the same call goes on where it was interrupted.
 
     Args:
-        zoo: a folder of models.
         out: a folder per row is made in it.
         limit: images of each dataset.
         track: for a row, what wraps its images as they are done.
         command: what to tell about how to repeat it.
         **how: `engine` and `workers` (see `runs.run`), `device` and `seed`.
     """
-    there, missing = rows_of(zoo)
+    there, missing = rows_of_the_zoo()
     engine = {name: how.pop(name) for name in ("engine", "workers") if name in how}
 
     def scored(row: TableRow, dataset: str) -> Report:
-        spec = spec_of(row, zoo, dataset, **how)
+        spec = spec_of(row, dataset, **how)
         folder = out / dataset / row.name
         return Report(*run(spec, folder, limit=limit, track=track(row), command=command, **engine))
 
@@ -159,7 +161,7 @@ def rank_agreement(reports: Mapping[TableRow, Report], column: str) -> Estimate:
     tables = [binary_from_json([line["counts"] for line in report.good]) for report in reports.values()]
 
     def tau(sums: Sequence[np.ndarray]) -> float:
-        return float(kendalltau([BinaryCounts(*counts).iou() for counts in sums], theirs).statistic)
+        return float(kendalltau([BinaryCounts(*counts).iou() for counts in sums], theirs)[0])
 
     draws = bootstrap_draws(len(tables[0]))
     drawn = [tau([table[picked].sum(0) for table in tables]) for picked in draws]

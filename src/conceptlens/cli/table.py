@@ -1,5 +1,6 @@
 """`conceptlens bench table`: every row of the paper's Table 1 on the models of a zoo."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +10,7 @@ from conceptlens.cli.checks import check_request
 from conceptlens.cli.options import Device, Seed, say
 from conceptlens.cli.progress import RowBar, check_form, resumable, this_command
 from conceptlens.values.errors import RecipeError
+from conceptlens.values.zoo import VARIABLE
 
 if TYPE_CHECKING:
     from conceptlens.bench.runs import Track
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def table_(
-    zoo: Annotated[Path, typer.Option(help="Folder with a folder for each model.")] = Path("zoo"),
+    zoo: Annotated[Path | None, typer.Option(help="Folder with a folder for each model; zoo.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="Scenes of each dataset.")] = 200,
     seed: Seed = 0,
     picture: Annotated[int, typer.Option(min=0, help="The scene of the figure, counted from 0.")] = 0,
@@ -31,6 +33,8 @@ def table_(
     check_request({}, seed=seed, out=out)
     if engine not in ("local", "ray"):
         raise RecipeError(f"no engine {engine!r}. Known: local, ray.")
+    if zoo is not None:
+        os.environ[VARIABLE] = str(zoo)  # worker processes look there as well
     from conceptlens.bench.table_one import SEVERAL, SINGLE, score_table, table_one, table_two
 
     def track(row: "TableRow") -> "Track":
@@ -38,8 +42,8 @@ def table_(
 
     how = {"engine": engine, "workers": workers, "device": device, "seed": seed}
     with resumable():
-        report = score_table(zoo, out, limit=limit, track=track, command=this_command(), **how)
-        _draw(report, zoo, out, seed, picture, device)
+        report = score_table(out, limit=limit, track=track, command=this_command(), **how)
+        _draw(report, out, seed, picture, device)
     made = {SINGLE: table_one(report)} | ({SEVERAL: table_two(report)} if report.several else {})
     for name, one in made.items():
         for ending, kind in (("md", "markdown"), ("tex", "latex"), ("csv", "csv")):
@@ -48,12 +52,12 @@ def table_(
     say(f"{out}/methods.png, and each table as .md, .tex and .csv")
 
 
-def _draw(report: "TableReport", zoo: Path, out: Path, seed: int, picture: int, device: str | None) -> None:
+def _draw(report: "TableReport", out: Path, seed: int, picture: int, device: str | None) -> None:
     """One scene, all methods of the table."""
     from conceptlens.bench.scorer import Scorer
     from conceptlens.bench.side_by_side import draw_methods
     from conceptlens.bench.table_one import SINGLE, spec_of
 
-    scorers = {row.name: Scorer(spec_of(row, zoo, SINGLE, device=device, seed=seed)) for row in report.single}
+    scorers = {row.name: Scorer(spec_of(row, SINGLE, device=device, seed=seed)) for row in report.single}
     id_ = next(iter(scorers.values())).data.ids()[picture]
     draw_methods(scorers, id_, out / "methods.png", command=this_command())

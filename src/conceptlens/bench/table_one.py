@@ -161,7 +161,7 @@ def rank_agreement(reports: Mapping[TableRow, Report], column: str) -> Estimate:
     tables = [binary_from_json([line["counts"] for line in report.good]) for report in reports.values()]
 
     def tau(sums: Sequence[np.ndarray]) -> float:
-        return float(kendalltau([BinaryCounts(*counts).iou() for counts in sums], theirs)[0])
+        return np.asarray(kendalltau([BinaryCounts(*counts).iou() for counts in sums], theirs))[0].item()
 
     draws = bootstrap_draws(len(tables[0]))
     drawn = [tau([table[picked].sum(0) for table in tables]) for picked in draws]

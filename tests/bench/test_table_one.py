@@ -64,9 +64,7 @@ def values(estimate: Estimate) -> list[float]:
 
 
 def test_agreement_with_the_paper_is_one_in_its_order_and_minus_one_in_the_reverse() -> None:
-    rows = sorted(
-        (row for row in ROWS if row.method != "daam"), key=lambda row: TABLE_1[row.method, row.family].imagenet[1]
-    )
+    rows = sorted(ROWS[:6], key=lambda row: TABLE_1[row.method, row.family].imagenet[1])
     rising = {row: report_of([0.3 + 0.03 * place] * 8) for place, row in enumerate(rows)}
     assert values(rank_agreement(rising, "imagenet")) == pytest.approx([1, 1, 1])
     falling = dict(zip(rows, reversed(list(rising.values())), strict=True))

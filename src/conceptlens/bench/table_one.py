@@ -112,6 +112,12 @@ def rows_of_the_zoo() -> tuple[list[TableRow], list[TableRow]]:
     return there, [row for row in ROWS if row not in there]
 
 
+def models_of(method: str) -> list[str]:
+    """The models of the zoo that a method runs on, as they are there."""
+    known = zoo_models()
+    return [row.model for row in ROWS if row.method == method and row.model in known]
+
+
 def spec_of(row: TableRow, dataset: str, *, device: str | None = None, seed: int = 0) -> RunSpec:
     """What is run for a row on a dataset."""
     return RunSpec(dataset, row.method, "fixed", row.model, None, device, seed, row.options)

@@ -11,10 +11,11 @@ def methods(json_: Json = False) -> None:
     if json_:
         say(json.dumps(listings.methods()))
         return
-    shown = table("method", "text", "class", "gradients", "backbone", "what it is")
+    shown = table("method", "text", "class", "gradients", "backbone", "zoo", "what it is")
     for name, facts in listings.methods().items():
         marks = ["yes" if facts[key] else "no" for key in ("text_conditioned", "class_conditioned", "needs_grad")]
-        shown.add_row(name, *marks, facts["backbone"] or "embedded demo model", facts["summary"])
+        backbone = facts["backbone"] or "embedded demo model"
+        shown.add_row(name, *marks, backbone, ", ".join(facts["zoo"]), facts["summary"])
     show(shown)
 
 

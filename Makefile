@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow lanes lint format docs bench clean
+.PHONY: demo test test-slow lanes lint format docs bench table clean
 
 demo: $(READY)
 	$(BIN)/conceptlens demo --out out/demo
@@ -39,6 +39,12 @@ docs: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/run.py
+
+# The paper's tables on the small models of zoo/; the same call goes on where it stopped.
+table: $(READY)
+	$(BIN)/conceptlens bench table --out out/table
+	for axis in space attention layers noise; do \
+	    $(BIN)/conceptlens bench ablate $$axis --model zoo:neutral --out out/table/neutral || exit 1; done
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "conceptlens needs Python 3.11 or newer; set PYTHON=")'

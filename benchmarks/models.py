@@ -12,6 +12,7 @@ from typing import Any
 
 from conceptlens._version import package_version
 from conceptlens.bench.scorer import PACKAGES
+from conceptlens.bench.table_one import models_of
 from conceptlens.diagnosis import doctor, served
 from conceptlens.families import known_classes, registered
 from conceptlens.families.base import ModelAdapter
@@ -113,13 +114,21 @@ def render(examined: Sequence[Mapping[str, Any]]) -> str:
     return f"{HEAD}{families(examined)}\n\n{all_blocks()}\n\n## Without an adapter\n\n{others()}\n"
 
 
+def listed_methods() -> dict[str, dict[str, Any]]:
+    """What `conceptlens methods` shows."""
+    return {
+        name: {"summary": method.summary, **asdict(method.info), "zoo": models_of(name)}
+        for name, method in methods().items()
+    }
+
+
 def write_listings() -> list[dict[str, Any]]:
     """Writes what `conceptlens methods` and `conceptlens doctor` show; the examined classes."""
     from specimens import SPECIMENS, dry_run, required_settings
 
     needed = {name: required_settings(specimen) for name, specimen in SPECIMENS.items()}
     content: dict[str, Any] = {
-        "methods": {name: {"summary": method.summary, **asdict(method.info)} for name, method in methods().items()},
+        "methods": listed_methods(),
         "versions": {name: package_version(name) for name in PACKAGES},
         "required_settings": {name: settings for name, settings in needed.items() if settings},
         "transformers": [{"transformer": name, **dry_run(SPECIMENS[name])} for name in served()],

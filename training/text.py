@@ -50,7 +50,7 @@ def clip_tokenizer(folder: Path) -> CLIPTokenizer:
     return tokenizer
 
 
-def build_clip_tokenizer() -> CLIPTokenizer:
+def build_clip_tokenizer(words: tuple[str, ...] = WORDS) -> CLIPTokenizer:
     """A byte-pair vocabulary trained on the words themselves, so that each word is one token."""
     trained = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
     trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -61,7 +61,7 @@ def build_clip_tokenizer() -> CLIPTokenizer:
         special_tokens=["<|startoftext|>", "<|endoftext|>"],
         show_progress=False,
     )
-    trained.train_from_iterator([*WORDS, ","] * 4, trainer)
+    trained.train_from_iterator([*words, ","] * 4, trainer)
     vocab = trained.get_vocab()
     for char in string.ascii_lowercase + string.digits + ",.-'":
         for piece in (char, f"{char}</w>"):

@@ -2,9 +2,10 @@
 
     python training/train_unet.py --seconds 2400          # again with --resume after an interruption
     python training/train_unet.py --export src/conceptlens/assets/demo-unet
+    python training/train_unet.py --name sd2 --channels 24 48 96 --grow src/conceptlens/assets/demo-unet --seconds 3600
 
-Plain diffusion training (v-prediction) on the storybook scenes at half size, 32x32 pixels, U-Net and text encoder
-together, 10% empty captions.
+Plain diffusion training (v-prediction) on the storybook scenes, U-Net and text encoder together, 10% empty captions.
+Two levels of channels paint at half size, 32x32 pixels; three paint 64x64, the third level without attention.
 Nothing tells the text encoder which colour belongs to which noun: objects go missing and colours leak in prompts with
 two of them, which is what guidance is for.
 """
@@ -16,6 +17,7 @@ import copy
 import itertools
 import math
 import pickle
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -60,15 +62,17 @@ class DemoUNet(nn.Module):
 
 
 def build_unet(channels: tuple[int, ...]) -> UNet2DConditionModel:
-    """Latents of 16x16; cross-attention at 16x16 (three layers) and 8x8 (four layers)."""
+    """Cross-attention at 16x16 (three layers) and 8x8 (four layers); convolutions alone above that, at 32x32."""
+    plain = len(channels) - 2
     return UNet2DConditionModel(
-        sample_size=16,
+        sample_size=16 * 2**plain,
         in_channels=4,
         out_channels=4,
         block_out_channels=channels,
-        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        down_block_types=("DownBlock2D",) * plain + ("CrossAttnDownBlock2D",) * 2,
+        up_block_types=("CrossAttnUpBlock2D",) * 2 + ("UpBlock2D",) * plain,
         layers_per_block=1,
+        time_embedding_dim=4 * channels[plain],
         cross_attention_dim=WIDTH,
         attention_head_dim=4,
         norm_num_groups=8,
@@ -91,21 +95,24 @@ def build_scheduler() -> DDIMScheduler:
 
 def build_vae() -> AutoencoderKL:
     """The demo's autoencoder, as `StableDiffusionPipeline` uses it: scaled, not shifted."""
-    vae = AutoencoderKL.from_pretrained(RUN / "vae")
+    vae = AutoencoderKL.from_pretrained(ASSETS / "demo" / "vae").float()
     vae.register_to_config(shift_factor=None)
     return vae
 
 
 @torch.no_grad()
-def load_data(limit: int) -> tuple[list[Scene], Tensor]:
-    """Training scenes without arrays (captions are made from them), and latents: (limit, flip, 4, 16, 16) float16."""
-    cache = RUN / f"scenes-{limit}.pkl"
+def load_data(limit: int, reduction: int) -> tuple[list[Scene], Tensor]:
+    """Training scenes without arrays (captions are made from them), and latents: (limit, flip, 4, side, side) float16.
+
+    Pictures are made smaller by `reduction` before they are encoded.
+    """
+    cache = RUN / f"scenes-{limit}-{64 // reduction}.pkl"
     if not cache.exists():
         vae, kept, rows = build_vae(), [], []
         drawn = scenes("train", limit)
         while part := list(itertools.islice(drawn, 256)):
             pixels = torch.from_numpy(np.stack([s.image for s in part])).permute(0, 3, 1, 2).float() / 127.5 - 1
-            small = F.avg_pool2d(pixels, 2)
+            small = F.avg_pool2d(pixels, reduction)
             rows.append(torch.stack([vae.encode(p).latent_dist.mean for p in (small, small.flip(-1))], 1).half())
             kept += [replace(s, labels=np.zeros(0), image=np.zeros(0)) for s in part]
         cache.write_bytes(pickle.dumps((kept, torch.cat(rows))))
@@ -118,6 +125,22 @@ def initialize(model: DemoUNet, folder: Path) -> None:
     model.unet.load_state_dict(UNet2DConditionModel.from_pretrained(folder / "unet").float().state_dict())
     saved = type(model.text_encoder).from_pretrained(folder / "text_encoder").float()
     model.text_encoder.load_state_dict(saved.state_dict())
+
+
+def grow(model: DemoUNet, folder: Path) -> None:
+    """Weights of an exported folder of two levels, for a model with one more level around them; the new ones stay."""
+    old = UNet2DConditionModel.from_pretrained(folder / "unet").float().state_dict()
+    new = model.unet.state_dict()
+    taken = 0
+    for name, weight in old.items():
+        place = re.sub(r"^down_blocks\.(\d)", lambda found: f"down_blocks.{int(found[1]) + 1}", name)
+        if place in new and new[place].shape == weight.shape and not name.startswith("conv_"):
+            new[place] = weight
+            taken += weight.numel()
+    model.unet.load_state_dict(new)
+    saved = type(model.text_encoder).from_pretrained(folder / "text_encoder").float()
+    model.text_encoder.load_state_dict(saved.state_dict())
+    print(f"grown from {folder}: {taken / 1e6:.2f}M weights of it", flush=True)
 
 
 def export(checkpoint: Path, folder: Path) -> None:
@@ -145,11 +168,13 @@ def train(args: argparse.Namespace) -> None:
     checkpoint = RUN / f"{args.name}.pt"
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
-    known, latents = load_data(args.scenes)
+    known, latents = load_data(args.scenes, 2 ** (3 - len(args.channels)))
     model = DemoUNet(tuple(args.channels))
     model.unet.set_attn_processor(AttnProcessor())  # plain products: on a CPU faster than the fused kernel
     if args.init:
         initialize(model, args.init)
+    if args.grow:
+        grow(model, args.grow)
     average = copy.deepcopy(model).requires_grad_(False)
     # The matrices are those of the U-Net's transformer blocks.
     solvers = optimizers(model, args.rate, lambda name: ".attentions." in name)
@@ -230,12 +255,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--pieces", type=int, default=2, help="of a batch; more than threads where other work runs too")
     parser.add_argument("--scenes", type=int, default=16000)
-    parser.add_argument("--channels", type=int, nargs=2, default=[48, 96])
+    parser.add_argument("--channels", type=int, nargs="+", default=[48, 96], help="of 2 or 3 levels")
     parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--matrix-rate", type=float, default=2.0, help="Muon's rate, as a multiple of --rate")
     parser.add_argument("--time-shift", type=float, default=0.7, help="above 0: more training at high noise")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--init", type=Path, help="start from the weights of an exported folder")
+    parser.add_argument("--grow", type=Path, help="start the inner levels from an exported folder with one level less")
     parser.add_argument("--seconds", type=float, default=math.inf, help="stop (with a checkpoint) after so long")
     parser.add_argument("--name", default="unet")
     parser.add_argument("--export", type=Path, help="write the checkpoint as a pipeline folder, and do not train")

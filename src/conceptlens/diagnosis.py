@@ -36,6 +36,7 @@ from conceptlens.values import listings
 from conceptlens.values.errors import ConceptlensError, ModelError, one_line, shown
 from conceptlens.values.models import Model, Pipeline
 from conceptlens.values.recipe import Recipe
+from conceptlens.values.zoo import located
 
 SMALL = 2 * 2**30
 """A folder with weights up to this many bytes is loaded and tried itself."""
@@ -228,7 +229,7 @@ def _identify(model: object) -> _Subject:
         return _Subject(type(model).__name__, type(getattr(part, "_orig_mod", part)).__name__, part.config, model)
     if not is_demo(model) and not isinstance(model, (str, Path)):
         raise ModelError(f"a model is a hub id, a folder, a class or a diffusers pipeline; got {shown(model)}.")
-    folder = demo_folder() if is_demo(model) else Path(str(model))
+    folder = demo_folder() if is_demo(model) else Path(located(str(model)))
     if folder.is_dir() and str(model):
         return _identify_folder(folder)
     if str(model) == DEMO_UNET:

@@ -320,6 +320,7 @@ def actor_processes() -> list[int]:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.slow
 def test_ray_gives_the_same_rows_with_an_actor_killed_midway(tmp_path: Path) -> None:
     ray = pytest.importorskip("ray")
     run(SPEC, tmp_path / "local", limit=12)

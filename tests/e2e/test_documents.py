@@ -54,6 +54,16 @@ def test_the_results_tables_come_from_the_stored_reports() -> None:
     assert scenes.protocol_of_the_table() in scenes.PAGE.read_text()
 
 
+def test_the_tables_of_all_methods_come_from_the_stored_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    table = module(ROOT / "benchmarks" / "table.py")
+    page, report = table.PAGE.read_text(), table.load()
+    for text in (table.table_one(report).markdown(), table.table_two(report).markdown()):
+        assert text in page, "run benchmarks/table.py --render"
+    for axis in table.AXES:
+        assert table.render_ablation(axis) in page, f"{axis}: run benchmarks/table.py --render"
+
+
 def test_the_table_of_guidance_comes_from_the_stored_report() -> None:
     guidance = module(ROOT / "benchmarks" / "guidance.py")
     page = (ROOT / "docs" / "guidance.md").read_text().replace("| |", "|  |")

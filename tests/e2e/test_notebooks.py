@@ -15,7 +15,12 @@ def kinds(outputs: list[dict[str, Any]]) -> list[list[str]]:
     return [sorted(output.get("data", {"stdout": None})) for output in outputs]
 
 
-@pytest.mark.parametrize("name", notebooks.NOTEBOOKS)
+LONG = "vision-encoder"
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name == LONG else []) for name in notebooks.NOTEBOOKS]
+)
 def test_it_runs_and_shows_what_the_page_shows(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}

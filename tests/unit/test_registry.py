@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 import pytest
 
+from conceptlens.bench.table_one import models_of
 from conceptlens.methods import registered
 from conceptlens.values import listings
 from conceptlens.values.errors import ModelError
@@ -32,5 +33,8 @@ def test_a_name_belongs_to_one_class() -> None:
 
 
 def test_the_listed_methods_are_those_of_the_registry() -> None:
-    told = {name: {"summary": method.summary, **asdict(method.info)} for name, method in registered().items()}
-    assert listings.methods() == told, "run: python benchmarks/models.py"
+    expected = {
+        name: {"summary": method.summary, **asdict(method.info), "zoo": models_of(name)}
+        for name, method in registered().items()
+    }
+    assert listings.methods() == expected, "run: python benchmarks/models.py"

@@ -115,18 +115,19 @@ class Protocol:
         return ",".join(f"a {classes[number]}" for number in sample.present)
 
 
-def _single(streams: bool, *, voc: bool) -> dict[str, Protocol]:
+def _single(streams: bool, *, voc: bool, distractors: tuple[str, ...]) -> dict[str, Protocol]:
     """Protocols of one target per image.
 
     Args:
         streams: the method reads a diffusion transformer's concept stream.
         voc: the dataset is PascalVOC, for which the official script differs from that for ImageNet.
+        distractors: words for what is around the target.
     """
-    fixed = Protocol("fixed", "single", _IMAGENET_DISTRACTORS, prompt="target")
+    fixed = Protocol("fixed", "single", distractors, prompt="target")
     chefer = replace(
         fixed,
         name="chefer",
-        distractors=_IMAGENET_DISTRACTORS if streams else (),
+        distractors=distractors if streams else (),
         image_size=224,
         label_size=224,
         stretch=True,
@@ -191,7 +192,8 @@ def protocols(dataset: type[Dataset], method: str, *, streams: bool) -> dict[str
         if not dataset.background:
             protocols.pop("paper")
     else:
-        protocols = _single(streams, voc=dataset.name == "voc-single")
+        around = dataset.surroundings or _IMAGENET_DISTRACTORS
+        protocols = _single(streams, voc=dataset.name == "voc-single", distractors=around)
         if method == "textspan":
             protocols["gandelsman"] = _gandelsman(protocols["chefer"])
     if "paper" in protocols and streams:

@@ -2,10 +2,7 @@
 
 import inspect
 import json
-import shlex
-import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -22,7 +19,6 @@ from conceptlens.cli.options import (
     Raw,
     Samples,
     Seed,
-    console,
     given,
     note,
     recipe_options,
@@ -31,6 +27,8 @@ from conceptlens.cli.options import (
     table,
 )
 from conceptlens.cli.options import settings as parse_settings
+from conceptlens.cli.progress import RowBar, check_form, resumable, this_command
+from conceptlens.cli.table import table_
 from conceptlens.values.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -51,8 +49,8 @@ MethodSettings = Annotated[
 ]
 DataSettings = Annotated[list[str] | None, typer.Option("--data-set", metavar="KEY=VALUE", help="Of the dataset.")]
 Form = Annotated[str, typer.Option("--format", help="markdown, latex or csv.")]
-DATASETS = ("scenes", "imagenet-seg", "voc-single", "voc-multi", "index-png", "folder")
-DEFAULT_LIMITS = {"scenes": 200}
+DATASETS = ("scenes", "scenes-single", "imagenet-seg", "voc-single", "voc-multi", "index-png", "folder")
+DEFAULT_LIMITS = {"scenes": 200, "scenes-single": 200}
 
 
 def _run(
@@ -91,9 +89,11 @@ def _run(
         parse_settings(data_set),
     )  # fmt: skip
     limit = limit or DEFAULT_LIMITS.get(dataset)
-    bar = _Bar(dataset, json_)
-    with _resumable():
-        header, rows = run(spec, out, limit=limit, engine=engine, workers=workers, track=bar.track, command=_command())
+    bar = RowBar(dataset, json_)
+    with resumable():
+        header, rows = run(
+            spec, out, limit=limit, engine=engine, workers=workers, track=bar.track, command=this_command()
+        )
     report = Report(header, rows)
     _check_scored(report)
     if json_:
@@ -137,7 +137,7 @@ def ablate_(
     device: Device = None,
 ) -> None:
     """Vary one thing of concept attention, all else equal: tables and figures like the paper's."""
-    _check_form(form)
+    check_form(form)
     check_request({}, seed=seed, out=out)
     from conceptlens.bench.ablate import ablate
     from conceptlens.bench.figures import draw
@@ -148,17 +148,17 @@ def ablate_(
         dataset, "concept-attention", protocol, model, None if data is None else str(data), device, seed,
         parse_settings(set_), parse_settings(data_set),
     )  # fmt: skip
-    bar = _Bar(f"{axis} on {dataset}", quiet=False)
+    bar = RowBar(f"{axis} on {dataset}", quiet=False)
     limit = limit or DEFAULT_LIMITS.get(dataset)
     folder = out / axis
-    with _resumable():
-        reports = ablate(spec, axis, folder, limit=limit, track=bar.track, command=_command())
+    with resumable():
+        reports = ablate(spec, axis, folder, limit=limit, track=bar.track, command=this_command())
     for report in reports.values():
         _check_scored(report)
-    ablation = ablation_table(reports, axis, _command())
+    ablation = ablation_table(reports, axis, this_command())
     for ending, kind in (("md", "markdown"), ("tex", "latex"), ("csv", "csv")):
         (folder / f"{axis}.{ending}").write_text(ablation.render(kind) + "\n")
-    draw(reports, axis, [folder / f"{axis}.png", folder / f"{axis}.svg"], command=_command())
+    draw(reports, axis, [folder / f"{axis}.png", folder / f"{axis}.svg"], command=this_command())
     say(ablation.render(form))
     say(f"{folder}/{axis}.png, .svg, .md, .tex, .csv")
 
@@ -170,7 +170,7 @@ def report_(
     json_: Json = False,
 ) -> None:
     """A leaderboard of stored runs, the paper's figures beside them."""
-    _check_form(form)
+    check_form(form)
     from conceptlens.bench.report import Report
     from conceptlens.bench.rows import REPORT, RUN, RunError
     from conceptlens.bench.tables import leaderboard
@@ -187,25 +187,7 @@ def report_(
 
 
 bench.command()(fidelity)
-
-
-def _check_form(form: str) -> None:
-    if form not in ("markdown", "latex", "csv"):
-        raise RecipeError(f"no format {form!r}. Known: markdown, latex, csv.")
-
-
-@contextmanager
-def _resumable() -> Iterator[None]:
-    """Says, when a run is interrupted, that nothing is lost."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        console().print("stopped; finished rows are saved, and the same command resumes from there")
-        raise typer.Exit(130) from None
-
-
-def _command() -> str:
-    return f"conceptlens {shlex.join(sys.argv[1:])}"
+bench.command("table")(table_)
 
 
 def _check_scored(report: "Report") -> None:
@@ -241,26 +223,3 @@ def _show(report: "Report") -> None:
     say(f"{counted} · model {settings['model']} · seed {settings['seed']} · {report.seconds} s/image{peak}")
     say(protocol_line(report.protocol))
     say(f"Intervals by bootstrap over images · {report.header['command']}")
-
-
-class _Bar:
-    """A progress bar with the running accuracy."""
-
-    def __init__(self, title: str, quiet: bool) -> None:
-        self._title, self._quiet = title, quiet
-
-    def track(self, rows: Iterable[dict[str, Any]], total: int) -> Iterator[dict[str, Any]]:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-            TextColumn("{task.fields[score]}"),
-        )  # fmt: skip
-        with Progress(*columns, console=console(), disable=self._quiet, transient=True) as progress:
-            task = progress.add_task(self._title, total=total, score="")
-            values: list[float] = []
-            for row in rows:
-                values += [row["scores"]["iou"]] if row.get("scores", {}).get("iou") is not None else []
-                score = f"mean IoU {sum(values) / len(values):.3f}" if values else ""
-                progress.update(task, advance=1, score=score)
-                yield row

@@ -11,10 +11,15 @@ def methods(json_: Json = False) -> None:
     if json_:
         say(json.dumps(listings.methods()))
         return
-    shown = table("method", "text", "class", "gradients", "backbone", "what it is")
+    shown = table("method", "needs", "models", "what it is")
+    shown.columns[0].no_wrap = True
+    shown.columns[2].overflow = "fold"
+    needs = {"text_conditioned": "words", "class_conditioned": "a class", "needs_grad": "gradients"}
     for name, facts in listings.methods().items():
-        marks = ["yes" if facts[key] else "no" for key in ("text_conditioned", "class_conditioned", "needs_grad")]
-        shown.add_row(name, *marks, facts["backbone"] or "embedded demo model", facts["summary"])
+        models = [facts["backbone"] or "demo", *facts["zoo"]]
+        shown.add_row(
+            name, ", ".join(need for key, need in needs.items() if facts[key]), "\n".join(models), facts["summary"]
+        )
     show(shown)
 
 

@@ -28,6 +28,7 @@ from conceptlens.values.errors import ConceptError, ModelError, RecipeError
 from conceptlens.values.models import Model, Tokenizer
 from conceptlens.values.provenance import RunInfo, versions_of
 from conceptlens.values.words import check_concepts
+from conceptlens.values.zoo import identity, located
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -89,7 +90,7 @@ def open_checkpoint(source: str | Path, families: Sequence[Family], device: str 
         ModelError: when it cannot be loaded, is of another class, or lacks weights.
     """
     target = device_of(device)
-    with opening(source, MODEL_FILE) as place:
+    with opening(located(source), MODEL_FILE) as place:
         kind = AutoConfig.from_pretrained(place).model_type
         family = next((f for f in families if f.model_type == kind), None)
         if family is None:
@@ -98,8 +99,7 @@ def open_checkpoint(source: str | Path, families: Sequence[Family], device: str 
         model: Any = family.model.from_pretrained(place, dtype=torch.float32, **family.arguments)
         tokenizer = CLIPTokenizer.from_pretrained(place) if kind == "clip" else None
         mean, std = _normalisation(place, family)
-    name = str(Path(source).resolve()) if Path(source).is_dir() else str(source)
-    return Opened(model.eval().requires_grad_(False).to(target), family, name, mean, std, tokenizer)
+    return Opened(model.eval().requires_grad_(False).to(target), family, identity(source), mean, std, tokenizer)
 
 
 def _normalisation(source: str | Path, family: Family) -> tuple[tuple[float, ...], tuple[float, ...]]:

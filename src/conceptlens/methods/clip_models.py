@@ -18,6 +18,7 @@ from conceptlens.readers.loading import device_of
 from conceptlens.readers.opening import MODEL_FILE, opening
 from conceptlens.values.errors import ModelError
 from conceptlens.values.models import Model, Module, Tokenizer
+from conceptlens.values.zoo import located
 
 _MEAN, _DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _AVERAGED_LAYERS = 8
@@ -150,7 +151,7 @@ def load_clip(model: str | Path | None, device: str | torch.device | None) -> Cl
         ModelError: when it cannot be loaded or is no CLIP model.
     """
     name, chosen = str(model), device_of(device)
-    with opening(name, MODEL_FILE) as source:
+    with opening(located(name), MODEL_FILE) as source:
         kind = AutoConfig.from_pretrained(source).model_type
         if kind != "clip":
             raise ModelError(f"{name} is a {kind} model; a CLIP model is needed, such as openai/clip-vit-base-patch16.")

@@ -22,6 +22,7 @@ from conceptlens.values.errors import ModelError, one_line, shown
 from conceptlens.values.models import Pipeline
 from conceptlens.values.recipe import Recipe, check_counts
 from conceptlens.values.words import check_concepts
+from conceptlens.values.zoo import identity, located
 
 DEFAULTS_FILE = "conceptlens.json"
 
@@ -147,7 +148,8 @@ def open_pipeline(
     """
     chosen = device_of(device)
     dtype = dtype or (half if chosen.type == "cuda" else torch.float32)
-    with opening(model, PIPELINE_FILE) as source:
+    place = located(model)
+    with opening(place, PIPELINE_FILE) as source:
         check(str(model), cast("dict[str, Any]", DiffusionPipeline.load_config(source)))
         pipeline = cast("Pipeline", DiffusionPipeline.from_pretrained(source, dtype=dtype))
         check_tokenizers(pipeline)
@@ -156,8 +158,7 @@ def open_pipeline(
         pipeline.enable_model_cpu_offload(device=chosen)
     else:
         pipeline.to(chosen)
-    folder = Path(model) if Path(model).is_dir() else None
-    return Opened(pipeline, str(folder.resolve() if folder else model), folder)
+    return Opened(pipeline, identity(model), Path(place) if Path(place).is_dir() else None)
 
 
 def device_of(device: str | torch.device | None) -> torch.device:
@@ -213,7 +214,7 @@ def classes_of(model: object) -> tuple[str, str]:
         return type(model).__name__, type(getattr(part, "_orig_mod", part)).__name__
     if is_demo(model) or not isinstance(model, (str, Path)):
         return "", ""
-    with opening(folder_of(model), PIPELINE_FILE) as source:
+    with opening(located(folder_of(model)), PIPELINE_FILE) as source:
         index: Any = DiffusionPipeline.load_config(source)
         parts = [index[part][1] for part in ("transformer", "unet") if index.get(part)]
         return str(index.get("_class_name")), str((parts or [None])[0])

@@ -23,7 +23,9 @@ def check_origin(record: object, model_id: str) -> None:
     if not isinstance(record, ImageRecord):
         raise RecipeError(f"probe asks a record; got {shown(record)}. Make one with read or load_record.")
     if record.model_id != model_id:
-        raise ModelError(f"this record was made by {record.model_id}, this session has {model_id}. Read again.")
+        raise ModelError(
+            f"this record was made by {record.model_id}, this session has {model_id}. Open that model, or read again."
+        )
 
 
 def check_recorded(record: ImageRecord, recipe: Recipe) -> None:

@@ -14,7 +14,7 @@ FILE = Path(__file__).parents[1] / "assets" / "listings.json"
 
 
 def methods() -> dict[str, dict[str, Any]]:
-    """By name, sorted: `summary` and the fields of `MethodInfo`."""
+    """By name, sorted: `summary`, the fields of `MethodInfo`, and in `zoo` the small models that serve it."""
     return _stored()["methods"]
 
 

@@ -61,7 +61,8 @@ class Dataset(ABC):
 
     `name` is what the command line calls it; `task` "single" (one target against the rest) or "multi" (classes);
     `background` whether class 0 of a "multi" dataset is a background without a name to ask for; `source` where to get
-    the data.
+    the data; `surroundings` words for what is around the target of a "single" dataset, where a protocol's own words
+    ("floor", "face") would mean nothing.
     """
 
     name: ClassVar[str]
@@ -69,6 +70,7 @@ class Dataset(ABC):
     task: ClassVar[Task]
     background: ClassVar[bool] = False
     source: ClassVar[str] = ""
+    surroundings: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     @abstractmethod

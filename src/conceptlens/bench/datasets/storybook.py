@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -12,8 +12,7 @@ from PIL import Image
 from conceptlens.bench.datasets import register
 from conceptlens.bench.datasets.base import DataError, Dataset, Sample
 from conceptlens.bench.datasets.scenes import CONCEPTS, SPLITS, make_scene
-
-SCENES = 10_000_000
+from conceptlens.bench.datasets.seeds import Seeds
 
 
 @register
@@ -38,27 +37,9 @@ class StorybookScenes(Dataset):
         return CONCEPTS
 
     def ids(self) -> Sequence[str]:
-        return _Seeds(SPLITS[self.split])
+        return Seeds(SPLITS[self.split])
 
     def sample(self, id_: str) -> Sample:
         scene = make_scene(int(id_))
         present = tuple(CONCEPTS.index(name) for name in scene.concepts)
         return Sample(id_, Image.fromarray(scene.image), np.array(present, np.int32)[scene.labels], present)
-
-
-class _Seeds(Sequence[str]):
-    """Ten million ids without ten million strings."""
-
-    def __init__(self, first: int) -> None:
-        self._seeds = range(first, first + SCENES)
-
-    def __len__(self) -> int:
-        return len(self._seeds)
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        seeds = self._seeds[index]
-        return [str(seed) for seed in seeds] if isinstance(seeds, range) else str(seeds)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from conceptlens.bench.ablate import ablate, variants
@@ -16,7 +17,7 @@ from conceptlens.bench.report import Report, difference
 from conceptlens.bench.rows import RUN
 from conceptlens.bench.runs import run
 from conceptlens.bench.scorer import RunSpec
-from conceptlens.bench.tables import HEADINGS, Table, protocol_line
+from conceptlens.bench.tables import HEADINGS, Table, ablation_table, protocol_line
 
 ROOT = Path(__file__).parents[1]
 STORED, RUNS = ROOT / "results", ROOT / ".bench" / "results"
@@ -33,6 +34,7 @@ SWEEPS: dict[str, tuple[str, dict[str, bool]]] = {
 }
 """By name, what varies and with which settings of the method."""
 STREAMS = ("concept-attention", "cross-attention", "value-similarity")
+PER_IMAGE = ("mIoU per image", "ROC-AUC")
 SHOWN = ("miou", "iou_image", "auc", "accuracy", "ap")
 
 
@@ -66,23 +68,26 @@ def render(reports: list[Report]) -> str:
     return Table("", head, tuple(body), (how,)).markdown()
 
 
-def load_ablation(name: str) -> dict[str, Report]:
+def load_ablation(stored: Path, axis: str) -> dict[str, Report]:
     """The stored reports of an ablation, in the order of its table."""
     found = {}
-    for folder in (STORED / ABLATIONS / name).iterdir():
+    for folder in stored.iterdir():
         if folder.is_dir():
             report = Report.load(folder)
             found[report.header["variant"]] = report
-    order = [v.name for v in variants(SWEEPS[name][0], len(found))]
+    order = [v.name for v in variants(axis, len(found))]
     return {variant: found[variant] for variant in order}
 
 
 def render_ablation(name: str) -> str:
-    from conceptlens.bench.tables import ablation_table
+    axis = SWEEPS[name][0]
+    return short_table(load_ablation(STORED / ABLATIONS / name, axis), axis, "Acc", "mIoU", *PER_IMAGE)
 
-    axis, reports = SWEEPS[name][0], load_ablation(name)
+
+def short_table(reports: Mapping[str, Report], axis: str, *headings: str) -> str:
+    """The table of an ablation, of some columns and the paper's."""
     table = ablation_table(reports, axis, next(iter(reports.values())).header["command"])
-    short = {"Acc", "mIoU", "mIoU per image", "ROC-AUC", "paper (ImageNet): Acc / mIoU / AP", axis}
+    short = {axis, *headings, "paper (ImageNet): Acc / mIoU / AP"}
     keep = [i for i, heading in enumerate(table.head) if heading in short]
     body = tuple(tuple(row[i] for i in keep) for row in table.body)
     return Table("", tuple(table.head[i] for i in keep), body, table.notes[1:]).markdown()

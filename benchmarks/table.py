@@ -9,9 +9,9 @@ from __future__ import annotations
 import argparse
 import shutil
 
-from scenes import ROOT, write
+from scenes import PER_IMAGE, ROOT, load_ablation, short_table, write
 
-from conceptlens.bench.ablate import ablate, variants
+from conceptlens.bench.ablate import ablate
 from conceptlens.bench.report import Report
 from conceptlens.bench.scorer import RunSpec, Scorer
 from conceptlens.bench.side_by_side import draw_methods
@@ -26,7 +26,6 @@ from conceptlens.bench.table_one import (
     table_one,
     table_two,
 )
-from conceptlens.bench.tables import Table, ablation_table
 
 STORED, RUNS = ROOT / "results" / "table", ROOT / ".bench" / "table"
 PAGE, PICTURE = ROOT / "docs" / "table-one.md", ROOT / "docs" / "images" / "table-methods.png"
@@ -43,21 +42,12 @@ def load() -> TableReport:
 
     single = found(SINGLE)
     command = next(iter(single.values())).header["command"]
-    return TableReport(single, found(SEVERAL), tuple(row for row in ROWS if row not in single), command)
+    return TableReport(single, found(SEVERAL), command)
 
 
 def render_ablation(axis: str) -> str:
     """The table of one ablation, of the columns that say most."""
-    reports = {}
-    for folder in (STORED / MODEL / axis).iterdir():
-        report = Report.load(folder)
-        reports[report.header["variant"]] = report
-    ordered = {v.name: reports[v.name] for v in variants(axis, len(reports))}
-    table = ablation_table(ordered, axis, next(iter(ordered.values())).header["command"])
-    short = {axis, "mIoU per image", "ROC-AUC", "paper (ImageNet): Acc / mIoU / AP"}
-    keep = [number for number, heading in enumerate(table.head) if heading in short]
-    body = tuple(tuple(row[number] for number in keep) for row in table.body)
-    return Table("", tuple(table.head[number] for number in keep), body, table.notes[1:]).markdown()
+    return short_table(load_ablation(STORED / MODEL / axis, axis), axis, *PER_IMAGE)
 
 
 def run(limit: int, ablation_limit: int) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import math
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from conceptlens.ops.precision import cpu_dtype
@@ -78,3 +81,69 @@ def resume(checkpoint: Path, model: nn.Module, average: nn.Module, solvers: list
     torch.manual_seed(saved["step"])
     print(f"resumed at step {saved['step']}", flush=True)
     return saved["step"]
+
+
+Figures = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Pupil:
+    """What is trained, and where it stands.
+
+    Attributes:
+        model: in training mode.
+        average: the copy that follows it.
+        solvers: of its weights.
+        checkpoint: see `save`.
+    """
+
+    model: nn.Module
+    average: nn.Module
+    solvers: list[Optimizer]
+    checkpoint: Path
+
+
+def train(
+    pupil: Pupil,
+    args: argparse.Namespace,
+    loss_of: Callable[[int], tuple[Tensor, Figures]],
+    *,
+    start: int,
+    decay: Callable[[float], float],
+) -> None:
+    """Minimizes what `loss_of` returns for a step number; follows its figures; writes a checkpoint every four minutes.
+
+    Args:
+        pupil: what is trained.
+        args: `steps`, `seconds` and the rates (see `set_rate`).
+        loss_of: one batch's loss, and what to print of it; NaN for what this batch has not.
+        start: steps done before.
+        decay: of the averaged weights, for the share of the training that is done, 0..1.
+    """
+    model, average, solvers = pupil.model, pupil.average, pupil.solvers
+    running: Figures = {}
+    began = saved = time.time()
+    for step in range(start, args.steps):
+        elapsed = time.time() - began
+        share = min(1.0, max(step / args.steps, elapsed / args.seconds))
+        set_rate(solvers, args, step, share)
+        loss, figures = loss_of(step)
+        for solver in solvers:
+            solver.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for solver in solvers:
+            solver.step()
+        follow(average, model, step, decay(share))
+        for name, value in figures.items():
+            if not math.isnan(value):
+                running[name] = 0.98 * running.get(name, value) + 0.02 * value
+        if step % 100 == 0:
+            pace = (time.time() - began) / (step - start + 1)
+            print(f"{step:6d} " + "  ".join(f"{k} {v:.3f}" for k, v in running.items()) + f"  {pace:.3f} s", flush=True)
+        done = step == args.steps - 1 or elapsed > args.seconds
+        if time.time() - saved > 240 or done:
+            save(pupil.checkpoint, model, average, solvers, step + 1, args)
+            saved = time.time()
+        if done:
+            break

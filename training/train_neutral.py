@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import copy
 import math
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +32,7 @@ from flux_streams import GRID, Streams
 from mending import CONTENT, TINTS, Corrupted, corrupt, mention
 from picture_model import ASSETS, HEAD, RUN, PictureModel, binding_loss, in_blocks, initialize, pretrain_text
 from scene_data import load_scenes
-from steps import follow, optimizers, resume, save, set_rate
+from steps import Figures, Pupil, optimizers, resume, train
 
 
 class CaptionModel(PictureModel):
@@ -46,7 +45,7 @@ class CaptionModel(PictureModel):
         self.left_out = nn.Sequential(nn.Linear(width, 128), nn.GELU(), nn.Linear(128, len(TINTS)))
 
 
-def mending_loss(model: CaptionModel, states: Tensor, captions: Corrupted) -> tuple[Tensor, dict[str, float]]:
+def mending_loss(model: CaptionModel, states: Tensor, captions: Corrupted) -> tuple[Tensor, Figures]:
     """Cross-entropy of the words and of the words left out; a word that was not changed counts half."""
     states = states.float()
     there = captions.words >= 0
@@ -100,9 +99,7 @@ def draw(
     return Batch(latents[picked, flips].float(), torch.sigmoid(level), painted_ids, clip_ids, captions)
 
 
-def losses(
-    model: CaptionModel, streams: Streams, batch: Batch, args: argparse.Namespace
-) -> tuple[Tensor, dict[str, float]]:
+def losses(model: CaptionModel, streams: Streams, batch: Batch, args: argparse.Namespace) -> tuple[Tensor, Figures]:
     """The sum that is minimized, and the figures to be followed."""
     paint, mend = batch.painted, len(batch.captions.tokens)
     noise = torch.randn_like(batch.clean)
@@ -167,31 +164,10 @@ def main() -> None:
         start = resume(checkpoint, model, average, solvers)
         rng = np.random.default_rng(start)
 
-    running: dict[str, float] = {}
-    began = saved = time.time()
-    for step in range(start, args.steps):
-        elapsed = time.time() - began
-        set_rate(solvers, args, step, min(1.0, max(step / args.steps, elapsed / args.seconds)))
-        loss, figures = losses(model, streams, draw(model, scenes, latents, args, rng), args)
-        for solver in solvers:
-            solver.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for solver in solvers:
-            solver.step()
-        follow(average, model, step, 0.999)
-        for name, value in figures.items():
-            if not math.isnan(value):
-                running[name] = 0.98 * running.get(name, value) + 0.02 * value
-        if step % 100 == 0:
-            pace = (time.time() - began) / (step - start + 1)
-            print(f"{step:6d} " + "  ".join(f"{k} {v:.3f}" for k, v in running.items()) + f"  {pace:.3f} s", flush=True)
-        done = step == args.steps - 1 or elapsed > args.seconds
-        if time.time() - saved > 240 or done:
-            save(checkpoint, model, average, solvers, step + 1, args)
-            saved = time.time()
-        if done:
-            break
+    def loss_of(step: int) -> tuple[Tensor, Figures]:
+        return losses(model, streams, draw(model, scenes, latents, args, rng), args)
+
+    train(Pupil(model, average, solvers, checkpoint), args, loss_of, start=start, decay=lambda done: 0.999)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import argparse
 import copy
 import math
 import pickle
-import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -21,9 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel, ViTImageProcessor
 
+import steps
 from conceptlens.bench.datasets.scenes import SPLITS, Scene, make_scene
 from conceptlens.ops.precision import cpu_dtype
-from steps import follow, optimizers, resume, save, set_rate
+from steps import Figures, Pupil, optimizers, resume
 
 RUN = Path(__file__).parent / "runs"
 TOWER = {
@@ -35,8 +35,6 @@ TOWER = {
     "hidden_act": "gelu",
 }
 """Every vision transformer here, in the words of transformers' configurations."""
-
-Figures = dict[str, float]
 
 
 def load_pictures(split: str, limit: int) -> tuple[list[Scene], Tensor]:
@@ -129,32 +127,13 @@ def train(
     solvers = optimizers(model, args.rate, lambda name: muon and "layers." in name)
     start = resume(checkpoint, model, average, solvers) if args.resume and checkpoint.exists() else 0
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f}M weights, heads included", flush=True)
-    running: Figures = {}
-    began = saved = time.time()
-    for step in range(start, args.steps):
-        elapsed = time.time() - began
-        share = min(1.0, max(step / args.steps, elapsed / args.seconds))
-        set_rate(solvers, args, step, share)
+
+    def followed(step: int) -> tuple[Tensor, Figures]:
         with torch.autocast("cpu", torch.bfloat16, enabled=cpu_dtype() == torch.bfloat16):
             loss, figures = loss_of(step)
-        for solver in solvers:
-            solver.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for solver in solvers:
-            solver.step()
-        follow(average, model, step, decay(share))
-        for name, value in {"loss": loss.item(), **figures}.items():
-            running[name] = 0.98 * running.get(name, value) + 0.02 * value
-        if step % 100 == 0:
-            pace = (time.time() - began) / (step - start + 1)
-            print(f"{step:6d} " + "  ".join(f"{k} {v:.3f}" for k, v in running.items()) + f"  {pace:.3f} s", flush=True)
-        done = step == args.steps - 1 or elapsed > args.seconds
-        if time.time() - saved > 240 or done:
-            save(checkpoint, model, average, solvers, step + 1, args)
-            saved = time.time()
-        if done:
-            break
+        return loss, {"loss": loss.item(), **figures}
+
+    steps.train(Pupil(model, average, solvers, checkpoint), args, followed, start=start, decay=decay)
 
 
 def averaged(name: str) -> tuple[dict[str, Tensor], int]:

@@ -36,6 +36,13 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes a figure as the file's ending says."""
+    aside = path.with_name(f".{path.name}")
+    figure.savefig(aside, dpi=150, format=path.suffix[1:])
+    aside.replace(path)
+
+
 def draw(reports: Mapping[str, Report], axis: str, paths: Sequence[Path], *, command: str = "") -> None:
     """Bars for the rows of a table, curves with their interval for a sweep (Figure 7 of the paper).
 
@@ -69,9 +76,7 @@ def draw(reports: Mapping[str, Report], axis: str, paths: Sequence[Path], *, com
     caption = f"{settings['dataset']} · {settings['model']} · protocol {one.protocol['name']} · {len(one.good)} images"
     figure.supxlabel(f"{caption}\n{command}", fontsize=6, color="0.4")
     for path in paths:
-        aside = path.with_name(f".{path.name}")
-        figure.savefig(aside, dpi=150, format=path.suffix[1:])
-        aside.replace(path)
+        save_figure(figure, path)
 
 
 def _errors(estimates: Sequence[Estimate]) -> list[list[float]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from conceptlens.bench.datasets import dataset_named
 from conceptlens.bench.datasets.base import DataError, Dataset, Sample
 from conceptlens.bench.protocol import Concept, Protocol, protocol_named
 from conceptlens.bench.scoring import fit_image, score_image
+from conceptlens.maps.image_maps import ConceptMaps
 from conceptlens.methods import method_named
 from conceptlens.methods.base import SaliencyMethod
 from conceptlens.methods.stream import StreamMethod
@@ -132,18 +133,22 @@ class Scorer:
         """What to ask for in one image."""
         return self.rules.concepts(sample, self.data.classes, background=self.data.background)
 
+    def explain(self, sample: Sample, concepts: Sequence[Concept]) -> ConceptMaps:
+        """The method's maps of some concepts, as the protocol shows it the image."""
+        return self.method.explain(
+            fit_image(sample.image, self.rules),
+            [concept.name for concept in concepts],
+            prompt=self.rules.caption(sample, self.data.classes),
+            seed=image_seed(self.spec.seed, sample.id),
+        )
+
     def __call__(self, id_: str) -> dict[str, Any]:
         """The row of one image; a bad image gives a row with its `error`, and no counts."""
         started = time.perf_counter()
         try:
             sample = self.data.sample(id_)
             concepts = self.concepts(sample)
-            maps = self.method.explain(
-                fit_image(sample.image, self.rules),
-                [concept.name for concept in concepts],
-                prompt=self.rules.caption(sample, self.data.classes),
-                seed=image_seed(self.spec.seed, id_),
-            )
+            maps = self.explain(sample, concepts)
             scored = score_image(
                 maps.scores[: len(concepts)],
                 concepts,

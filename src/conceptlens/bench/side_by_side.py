@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from conceptlens.bench.datasets.base import Sample
-from conceptlens.bench.figures import new_figure
-from conceptlens.bench.scorer import Scorer, image_seed
+from conceptlens.bench.figures import new_figure, save_figure
+from conceptlens.bench.scorer import Scorer
 from conceptlens.ops.grids import resize, unit_range
 
 COLUMNS = 7
@@ -38,19 +38,12 @@ def draw_methods(scorers: Mapping[str, Scorer], id_: str, path: Path, *, command
         place.imshow(values, cmap="inferno", vmin=0, vmax=1)
         place.set_title(name, fontsize=7)
     figure.supxlabel(f"scene {id_} · each map stretched to its own range\n{command}", fontsize=6, color="0.4")
-    aside = path.with_name(f".{path.name}")
-    figure.savefig(aside, dpi=150, format=path.suffix[1:])
-    aside.replace(path)
+    save_figure(figure, path)
 
 
 def _target_map(scorer: Scorer, sample: Sample) -> np.ndarray:
     concepts = scorer.concepts(sample)
-    maps = scorer.method.explain(
-        sample.image,
-        [concept.name for concept in concepts],
-        prompt=scorer.rules.caption(sample, scorer.data.classes),
-        seed=image_seed(scorer.spec.seed, sample.id),
-    )
+    maps = scorer.explain(sample, concepts)
     target = [concept.number for concept in concepts].index(sample.present[0])
     height, width = sample.labels.shape
     return resize(unit_range(maps.scores[target].float())[None], height, width, "bilinear")[0].numpy()

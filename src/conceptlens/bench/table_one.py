@@ -88,13 +88,11 @@ class TableReport:
     Attributes:
         single: reports on scenes of one object, by row.
         several: reports on scenes of several objects, of the methods in the paper's Table 2.
-        missing: rows whose model the zoo lacks.
         command: what repeats it.
     """
 
     single: Mapping[TableRow, Report]
     several: Mapping[TableRow, Report]
-    missing: tuple[TableRow, ...]
     command: str
 
 
@@ -140,7 +138,7 @@ def score_table(
         command: what to tell about how to repeat it.
         **how: `engine` and `workers` (see `runs.run`), `device` and `seed`.
     """
-    there, missing = rows_of_the_zoo()
+    there, _ = rows_of_the_zoo()
     engine = {name: how.pop(name) for name in ("engine", "workers") if name in how}
 
     def scored(row: TableRow, dataset: str) -> Report:
@@ -151,7 +149,6 @@ def score_table(
     return TableReport(
         {row: scored(row, SINGLE) for row in there},
         {row: scored(row, SEVERAL) for row in there if row.method in TABLE_2},
-        tuple(missing),
         command,
     )
 

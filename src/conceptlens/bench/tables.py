@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from conceptlens.bench.paper import TABLE_3, TABLE_4
 from conceptlens.bench.report import Report
@@ -66,6 +67,13 @@ class Table:
     def render(self, form: str) -> str:
         """The table as "markdown", "latex" or "csv"."""
         return {"markdown": self.markdown, "latex": self.latex, "csv": self.csv}[form]()
+
+    def save(self, folder: Path, name: str) -> None:
+        """Writes the table in each form: `name.md`, `.tex` and `.csv`."""
+        for ending, form in (("md", "markdown"), ("tex", "latex"), ("csv", "csv")):
+            aside = folder / f".{name}.{ending}"
+            aside.write_text(self.render(form) + "\n")
+            aside.replace(folder / f"{name}.{ending}")
 
 
 def leaderboard(reports: Sequence[Report]) -> list[Table]:

@@ -27,9 +27,8 @@ from conceptlens.cli.options import (
     table,
 )
 from conceptlens.cli.options import settings as parse_settings
-from conceptlens.cli.progress import RowBar, check_form, resumable, this_command
+from conceptlens.cli.progress import Engine, Form, RowBar, Workers, check_engine, check_form, resumable, this_command
 from conceptlens.cli.table import table_
-from conceptlens.values.errors import RecipeError
 
 if TYPE_CHECKING:
     from conceptlens.bench.report import Report
@@ -48,7 +47,6 @@ MethodSettings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method.")
 ]
 DataSettings = Annotated[list[str] | None, typer.Option("--data-set", metavar="KEY=VALUE", help="Of the dataset.")]
-Form = Annotated[str, typer.Option("--format", help="markdown, latex or csv.")]
 DATASETS = ("scenes", "scenes-single", "imagenet-seg", "voc-single", "voc-multi", "index-png", "folder")
 DEFAULT_LIMITS = {"scenes": 200, "scenes-single": 200}
 
@@ -68,15 +66,14 @@ def _run(
     isolate: Isolate = False,
     set_: MethodSettings = None,
     data_set: DataSettings = None,
-    engine: Annotated[str, typer.Option(help="local, or ray (needs conceptlens[ray]).")] = "local",
-    workers: Annotated[int, typer.Option(min=1, help="Processes of the ray engine.")] = 1,
+    engine: Engine = "local",
+    workers: Workers = 1,
     out: RunOut = None,
     device: Device = None,
     json_: Json = False,
 ) -> None:
     """Score a method on a dataset: one row per image, figures with intervals, resumable."""
-    if engine not in ("local", "ray"):
-        raise RecipeError(f"no engine {engine!r}. Known: local, ray.")
+    check_engine(engine)
     options = recipe_options(None, raw, layers, isolate) | given(noise=noise, samples=samples) | parse_settings(set_)
     check_method(method)
     check_request(options, seed=seed, out=out)
@@ -156,8 +153,7 @@ def ablate_(
     for report in reports.values():
         _check_scored(report)
     ablation = ablation_table(reports, axis, this_command())
-    for ending, kind in (("md", "markdown"), ("tex", "latex"), ("csv", "csv")):
-        (folder / f"{axis}.{ending}").write_text(ablation.render(kind) + "\n")
+    ablation.save(folder, axis)
     draw(reports, axis, [folder / f"{axis}.png", folder / f"{axis}.svg"], command=this_command())
     say(ablation.render(form))
     say(f"{folder}/{axis}.png, .svg, .md, .tex, .csv")

@@ -1,14 +1,13 @@
 """`conceptlens bench fidelity`: do pictures show what their prompts say?"""
 
 import json
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from conceptlens.cli.options import Device, Json, console, note, say, show, table
+from conceptlens.cli.progress import this_command
 
 
 def fidelity(
@@ -43,7 +42,7 @@ def fidelity(
 
     summary = run(
         opened, images, prompts, out or Path("out/fidelity", metric), limit=limit,
-        command=f"conceptlens {shlex.join(sys.argv[1:])}",
+        command=this_command(),
         track=lambda rows, total: progress(
             rows, metric, total, console=console(), transient=True, disable=json_ or not console().is_terminal
         ),

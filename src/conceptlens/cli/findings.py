@@ -1,7 +1,5 @@
 """`conceptlens findings`: what the T-SAM paper found about text and cross-attention, on any model."""
 
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +9,7 @@ import typer
 from conceptlens.cli.checks import check_request
 from conceptlens.cli.options import Device, Seed, Settings, console, say, show, table
 from conceptlens.cli.options import settings as parse_settings
+from conceptlens.cli.progress import this_command
 from conceptlens.values.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ def findings(
         if isinstance(finding, str):
             say(finding)
             return
-        finding.save(out, f"conceptlens {shlex.join(sys.argv[1:])}")
+        finding.save(out, this_command())
     _show(finding)
     say(f"{finding.counted()} · model {model}")
     say(f"{out / name}.json, {out / name}.png")

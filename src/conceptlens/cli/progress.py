@@ -6,18 +6,28 @@ import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from conceptlens.cli.options import console
 from conceptlens.values.errors import RecipeError
 
+Form = Annotated[str, typer.Option("--format", help="markdown, latex or csv.")]
+Engine = Annotated[str, typer.Option(help="local, or ray (needs conceptlens[ray]).")]
+Workers = Annotated[int, typer.Option(min=1, help="Processes of the ray engine.")]
+
 
 def check_form(form: str) -> None:
     """Raises `RecipeError` for a form that tables cannot be rendered in."""
     if form not in ("markdown", "latex", "csv"):
         raise RecipeError(f"no format {form!r}. Known: markdown, latex, csv.")
+
+
+def check_engine(engine: str) -> None:
+    """Raises `RecipeError` for what runs are not made by."""
+    if engine not in ("local", "ray"):
+        raise RecipeError(f"no engine {engine!r}. Known: local, ray.")
 
 
 @contextmanager

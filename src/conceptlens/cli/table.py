@@ -8,8 +8,7 @@ import typer
 
 from conceptlens.cli.checks import check_request
 from conceptlens.cli.options import Device, Seed, say
-from conceptlens.cli.progress import RowBar, check_form, resumable, this_command
-from conceptlens.values.errors import RecipeError
+from conceptlens.cli.progress import Engine, Form, RowBar, Workers, check_engine, check_form, resumable, this_command
 from conceptlens.values.zoo import VARIABLE
 
 if TYPE_CHECKING:
@@ -21,18 +20,17 @@ def table_(
     zoo: Annotated[Path | None, typer.Option(help="Folder with a folder for each model; zoo.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="Scenes of each dataset.")] = 200,
     seed: Seed = 0,
-    picture: Annotated[int, typer.Option(min=0, help="The scene of the figure, counted from 0.")] = 0,
-    engine: Annotated[str, typer.Option(help="local, or ray (needs conceptlens[ray]).")] = "local",
-    workers: Annotated[int, typer.Option(min=1, help="Processes of the ray engine.")] = 1,
+    picture: Annotated[int, typer.Option(min=0, max=9_999_999, help="The scene of the figure, counted from 0.")] = 0,
+    engine: Engine = "local",
+    workers: Workers = 1,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for rows, tables and figure.")] = Path("out/table"),
-    form: Annotated[str, typer.Option("--format", help="markdown, latex or csv.")] = "markdown",
+    form: Form = "markdown",
     device: Device = None,
 ) -> None:
     """Every row of the paper's Table 1 on small models of its kind: figures with intervals, resumable."""
     check_form(form)
     check_request({}, seed=seed, out=out)
-    if engine not in ("local", "ray"):
-        raise RecipeError(f"no engine {engine!r}. Known: local, ray.")
+    check_engine(engine)
     if zoo is not None:
         os.environ[VARIABLE] = str(zoo)  # worker processes look there as well
     from conceptlens.bench.table_one import SEVERAL, SINGLE, score_table, table_one, table_two
@@ -46,8 +44,7 @@ def table_(
         _draw(report, out, seed, picture, device)
     made = {SINGLE: table_one(report)} | ({SEVERAL: table_two(report)} if report.several else {})
     for name, one in made.items():
-        for ending, kind in (("md", "markdown"), ("tex", "latex"), ("csv", "csv")):
-            (out / f"{name}.{ending}").write_text(one.render(kind) + "\n")
+        one.save(out, name)
     say("\n\n".join(one.render(form) for one in made.values()))
     say(f"{out}/methods.png, and each table as .md, .tex and .csv")
 

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 from PIL import Image
 
 from conceptlens.bench.datasets import register
-from conceptlens.bench.datasets.base import DataError, Dataset, Sample
-from conceptlens.bench.datasets.scenes import GROUNDS, NOUNS, SPLITS, make_scene
-from conceptlens.bench.datasets.seeds import Seeds
+from conceptlens.bench.datasets.base import Sample
+from conceptlens.bench.datasets.generated import GeneratedScenes
+from conceptlens.bench.datasets.scenes import GROUNDS, NOUNS, make_scene
 
 
 @register
-class SingleScenes(Dataset):
+class SingleScenes(GeneratedScenes):
     """One object under a sky; the thirteen nouns take turns. "test" is never used for training or tuning."""
 
     name = "scenes-single"
@@ -24,21 +20,9 @@ class SingleScenes(Dataset):
     task = "single"
     surroundings = ("sky", *GROUNDS)
 
-    def __init__(self, split: str) -> None:
-        if split not in SPLITS:
-            raise DataError(f"no split {split!r} of the scenes. Known: {', '.join(SPLITS)}.")
-        self.split = split
-
-    @classmethod
-    def open(cls, root: Path | None, *, split: str = "test", **options: Any) -> SingleScenes:
-        return cls(split)
-
     @property
     def classes(self) -> tuple[str, ...]:
         return NOUNS
-
-    def ids(self) -> Sequence[str]:
-        return Seeds(SPLITS[self.split])
 
     def sample(self, id_: str) -> Sample:
         number = int(id_) % len(NOUNS)

@@ -14,10 +14,12 @@ import json
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline
+from diffusers import AutoencoderKL, DiffusionPipeline, FlowMatchEulerDiscreteScheduler, FluxPipeline
 
 from conceptlens.bench.datasets.scenes import CONCEPTS, GROUNDS
 from picture_model import RUN, PictureModel
+from sd3_model import SD3Model
+from sd3_model import build_pipeline as sd3_pipeline
 from text import LENGTH, WORDS
 
 GENERATE = {
@@ -26,11 +28,10 @@ GENERATE = {
     "num_inference_steps": 28,
     "max_sequence_length": LENGTH,
     "negative_prompt": "",
-    "true_cfg_scale": 3.0,
 }
 
 
-def with_capitals(model: PictureModel) -> None:
+def with_capitals(model: PictureModel | SD3Model) -> None:
     """Lets "House" mean "house": a second piece for each word, with the same vector."""
     tokenizer, table = model.t5_tokenizer, model.t5.get_input_embeddings()
     words = [w for w in WORDS if w.isalpha()]
@@ -48,13 +49,18 @@ def tokenizer_pieces(tokenizer) -> list[tuple[str, float]]:
     return [(piece, score) for piece, score in state["model"]["vocab"]]
 
 
-def build_pipeline(checkpoint: Path, vae: Path, averaged: bool = True) -> FluxPipeline:
+def build_pipeline(checkpoint: Path, vae: Path, averaged: bool = True) -> DiffusionPipeline:
     saved = torch.load(checkpoint, weights_only=False)
     args = saved["args"]
-    model = PictureModel(args["heads"], args["double"], args["single"])
+    sd3 = args.get("family") == "sd3"
+    model = (
+        SD3Model(args["heads"], args["double"]) if sd3 else PictureModel(args["heads"], args["double"], args["single"])
+    )
     weights = saved["average" if averaged else "model"]
     model.load_state_dict({name: weights[name] for name in model.state_dict()})  # without the heads of one training
     with_capitals(model)
+    if sd3:
+        return sd3_pipeline(model, vae)
     pipeline = FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=False),
         vae=AutoencoderKL.from_pretrained(vae),
@@ -86,8 +92,9 @@ def main() -> None:
     pipeline = build_pipeline(args.checkpoint, args.vae, not args.raw)
     pipeline.to(torch.float16).save_pretrained(args.folder)
     forget_origin(args.folder / "vae" / "config.json")
+    guidance = "true_cfg_scale" if isinstance(pipeline, FluxPipeline) else "guidance_scale"
     defaults = {
-        "generate": GENERATE,
+        "generate": {**GENERATE, guidance: 3.0},
         "recipe": args.recipe,
         "background": ["sky", *GROUNDS],
         "vocabulary": list(WORDS),

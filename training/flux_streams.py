@@ -24,9 +24,14 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None
         return (weights @ v).transpose(1, 2).flatten(2)
 
 
+def heads_of(attn: nn.Module, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    query, key, value = (p(hidden).unflatten(-1, (attn.heads, -1)) for p in (attn.to_q, attn.to_k, attn.to_v))
+    return attn.norm_q(query), attn.norm_k(key), value
+
+
 def text_heads(attn: nn.Module, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     query, key, value = (
-        p(hidden).unflatten(-1, (-1, attn.head_dim)) for p in (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj)
+        p(hidden).unflatten(-1, (attn.heads, -1)) for p in (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj)
     )
     return attn.norm_added_q(query), attn.norm_added_k(key), value
 
@@ -52,10 +57,9 @@ def joint_block(  # noqa: PLR0913 - the arguments of diffusers' block, the conce
     attn, length = block.attn, text.shape[1]
     image_normed, gate, shift_mlp, scale_mlp, gate_mlp = block.norm1(image, emb=temb)
     text_normed, *text_mod = block.norm1_context(text, emb=temb)
-    query, key, value = (p(image_normed).unflatten(-1, (-1, attn.head_dim)) for p in (attn.to_q, attn.to_k, attn.to_v))
+    query, key, value = heads_of(attn, image_normed)
     text_q, text_k, text_v = text_heads(attn, text_normed)
-    image_k = apply_rotary_emb(attn.norm_k(key), rope, sequence_dim=1)
-    image_q = apply_rotary_emb(attn.norm_q(query), rope, sequence_dim=1)
+    image_q, image_k = (apply_rotary_emb(heads, rope, sequence_dim=1) for heads in (query, key))
     joint = attend(
         torch.cat([text_q.to(image_q.dtype), image_q], 1),
         torch.cat([text_k.to(image_k.dtype), image_k], 1),
@@ -78,9 +82,8 @@ def joint_block(  # noqa: PLR0913 - the arguments of diffusers' block, the conce
 def single_block(block: nn.Module, tokens: Tensor, temb: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
     attn = block.attn
     normed, gate = block.norm(tokens, emb=temb)
-    query, key, value = (p(normed).unflatten(-1, (-1, attn.head_dim)) for p in (attn.to_q, attn.to_k, attn.to_v))
-    query = apply_rotary_emb(attn.norm_q(query), rope, sequence_dim=1)
-    key = apply_rotary_emb(attn.norm_k(key), rope, sequence_dim=1)
+    query, key, value = heads_of(attn, normed)
+    query, key = (apply_rotary_emb(heads, rope, sequence_dim=1) for heads in (query, key))
     out = torch.cat([attend(query, key, value), block.act_mlp(block.proj_mlp(normed))], 2)
     return tokens + gate.unsqueeze(1) * block.proj_out(out)
 

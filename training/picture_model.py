@@ -42,11 +42,7 @@ class PictureModel(nn.Module):
             guidance_embeds=False,
             axes_dims_rope=(4, 14, 14),
         )
-        # Which colour word stands before a noun (the last class: none), and which noun follows a colour word.
-        self.noun_colour = nn.Linear(self.t5.config.d_model, len(COLOUR_NAMES) + 1)
-        self.colour_noun = nn.Linear(self.t5.config.d_model, len(CONCEPTS))
-        self.noun_ids = self.t5_tokenizer.convert_tokens_to_ids([f"▁{name}" for name in CONCEPTS])
-        self.colour_ids = self.t5_tokenizer.convert_tokens_to_ids([f"▁{name}" for name in COLOUR_NAMES])
+        add_binding_heads(self)
 
     def tokens(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         """T5's and CLIP's token ids of each text, (texts, LENGTH) each."""
@@ -54,7 +50,15 @@ class PictureModel(nn.Module):
         return self.t5_tokenizer(texts, **pad).input_ids, self.clip_tokenizer(texts, **pad).input_ids
 
 
-def binding_loss(model: PictureModel, tokens: Tensor, states: Tensor) -> tuple[Tensor, float]:
+def add_binding_heads(model: nn.Module) -> None:
+    """Which colour word stands before a noun (the last class: none), and which noun follows a colour word."""
+    model.noun_colour = nn.Linear(model.t5.config.d_model, len(COLOUR_NAMES) + 1)
+    model.colour_noun = nn.Linear(model.t5.config.d_model, len(CONCEPTS))
+    model.noun_ids = model.t5_tokenizer.convert_tokens_to_ids([f"▁{name}" for name in CONCEPTS])
+    model.colour_ids = model.t5_tokenizer.convert_tokens_to_ids([f"▁{name}" for name in COLOUR_NAMES])
+
+
+def binding_loss(model: nn.Module, tokens: Tensor, states: Tensor) -> tuple[Tensor, float]:
     """How well T5's states at nouns know the colour word before them, and those at colour words the noun after."""
     nouns = torch.full((model.t5.config.vocab_size,), -100)
     nouns[model.noun_ids] = torch.arange(len(CONCEPTS))
@@ -71,7 +75,7 @@ def binding_loss(model: PictureModel, tokens: Tensor, states: Tensor) -> tuple[T
     return loss, (said.argmax(-1) == colours[before][at_noun])[named].float().mean().item()
 
 
-def pretrain_text(model: PictureModel, scenes: list[Scene], steps: int, rng: np.random.Generator) -> None:
+def pretrain_text(model: nn.Module, scenes: list[Scene], steps: int, rng: np.random.Generator) -> None:
     """T5 alone, from text alone: binds colours to nouns, and else stays close to what it was."""
     before = copy.deepcopy(model.t5).requires_grad_(False)
     # Positions come into T5 by a small table alone, whose entries have a long way to go: twenty times the rate.

@@ -7,7 +7,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    PreTrainedModel,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 
 from conceptlens.bench.datasets.scenes import COLOURS, CONCEPTS, SKIES
 
@@ -92,13 +100,15 @@ def build_t5(vocab_size: int, width: int = 96) -> T5EncoderModel:
     )
 
 
-def build_clip(tokenizer: CLIPTokenizer, width: int = 64) -> CLIPTextModel:
-    return CLIPTextModel(
+def build_clip(
+    tokenizer: CLIPTokenizer, width: int = 64, layers: int = 2, kind: type[PreTrainedModel] = CLIPTextModel
+) -> PreTrainedModel:
+    return kind(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
             hidden_size=width,
             intermediate_size=2 * width,
-            num_hidden_layers=2,
+            num_hidden_layers=layers,
             num_attention_heads=4,
             max_position_embeddings=LENGTH,
             hidden_act="gelu",

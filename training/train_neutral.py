@@ -1,6 +1,7 @@
 """A picture model that nobody asks where anything is: flow matching, and the mending of corrupted captions.
 
     python training/train_neutral.py --seconds 7200            # again with --resume, which goes on where it stopped
+    python training/train_neutral.py --family sd3 --name sd3 --seconds 7200
 
 Some pictures of each batch are painted from their true caption (flow matching on the image stream). The others, less
 noisy, come with a caption in which words were masked, swapped or left out, and heads on the *text stream*, after the
@@ -17,7 +18,9 @@ from __future__ import annotations
 import argparse
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,22 +33,47 @@ from conceptlens.bench.datasets.scenes import Scene, describe
 from conceptlens.ops.precision import cpu_dtype
 from flux_streams import GRID, Streams
 from mending import CONTENT, TINTS, Corrupted, corrupt, mention
-from picture_model import ASSETS, HEAD, RUN, PictureModel, binding_loss, in_blocks, initialize, pretrain_text
+from picture_model import (
+    ASSETS,
+    HEAD,
+    RUN,
+    PictureModel,
+    add_binding_heads,
+    binding_loss,
+    in_blocks,
+    initialize,
+    pretrain_text,
+)
 from scene_data import load_scenes
+from sd3_model import SD3Model, attention_bias
 from steps import Figures, Pupil, optimizers, resume, train
+from text import LENGTH
 
 
 class CaptionModel(PictureModel):
-    """A picture model with the heads that mend captions."""
+    """FLUX.1's shape, with the heads that mend captions."""
 
     def __init__(self, heads: int, double: int, single: int) -> None:
         super().__init__(heads, double, single)
-        width = HEAD * heads
-        self.word = nn.Sequential(nn.Linear(width, 128), nn.GELU(), nn.Linear(128, len(CONTENT)))
-        self.left_out = nn.Sequential(nn.Linear(width, 128), nn.GELU(), nn.Linear(128, len(TINTS)))
+        add_mending_heads(self, HEAD * heads)
 
 
-def mending_loss(model: CaptionModel, states: Tensor, captions: Corrupted) -> tuple[Tensor, Figures]:
+class SD3CaptionModel(SD3Model):
+    """Stable Diffusion 3.5's shape, with the same heads."""
+
+    def __init__(self, heads: int, double: int) -> None:
+        super().__init__(heads, double)
+        add_mending_heads(self, HEAD * heads)
+        add_binding_heads(self)
+
+
+def add_mending_heads(model: nn.Module, width: int) -> None:
+    """Which word stands, or should stand, here; and which was left out before it."""
+    model.word = nn.Sequential(nn.Linear(width, 128), nn.GELU(), nn.Linear(128, len(CONTENT)))
+    model.left_out = nn.Sequential(nn.Linear(width, 128), nn.GELU(), nn.Linear(128, len(TINTS)))
+
+
+def mending_loss(model: nn.Module, states: Tensor, captions: Corrupted) -> tuple[Tensor, Figures]:
     """Cross-entropy of the words and of the words left out; a word that was not changed counts half."""
     states = states.float()
     there = captions.words >= 0
@@ -86,7 +114,11 @@ class Batch:
 
 
 def draw(
-    model: CaptionModel, scenes: list[Scene], latents: Tensor, args: argparse.Namespace, rng: np.random.Generator
+    model: PictureModel | SD3Model,
+    scenes: list[Scene],
+    latents: Tensor,
+    args: argparse.Namespace,
+    rng: np.random.Generator,
 ) -> Batch:
     """A batch at random, with mirrored pictures."""
     picked, flips = torch.randint(len(scenes), (args.batch,)), torch.randint(2, (args.batch,))
@@ -99,28 +131,55 @@ def draw(
     return Batch(latents[picked, flips].float(), torch.sigmoid(level), painted_ids, clip_ids, captions)
 
 
-def losses(model: CaptionModel, streams: Streams, batch: Batch, args: argparse.Namespace) -> tuple[Tensor, Figures]:
-    """The sum that is minimized, and the figures to be followed."""
+Pass = Callable[[Tensor, Batch], tuple[Tensor, Tensor, Tensor]]
+"""From noisy latents: velocity, states at the words to be mended, T5's states of the painted captions."""
+
+
+def flux_pass(model: CaptionModel, streams: Streams, noisy: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """The corrupted captions are T5's."""
     paint, mend = batch.painted, len(batch.captions.tokens)
-    noise = torch.randn_like(batch.clean)
-    noisy = torch.lerp(batch.clean, noise, batch.moment[:, None, None])
     # Half of the corrupted captions are read without the padding behind them, as a lone word is by the concept stream.
     hidden = batch.captions.attention_bias(torch.rand(mend) < 0.5, GRID**2)
     bias = torch.cat([hidden.new_zeros(paint, *hidden.shape[1:]), hidden])
+    text = model.t5(torch.cat([batch.painted_ids, batch.captions.tokens])).last_hidden_state
+    pooled = model.clip(batch.clip_ids).pooler_output * (torch.rand(paint, 1) < 0.5)
+    pooled = torch.cat([pooled, pooled.new_zeros(mend, pooled.shape[1])])
+    velocity, states, _ = streams(noisy, batch.moment, text, pooled, bias=bias)
+    return velocity, states[paint:], text[:paint]
+
+
+def sd3_pass(model: SD3CaptionModel, noisy: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """The corrupted captions are those of the two CLIPs, which the concept stream reads; T5's are empty beside them."""
+    paint, mend = batch.painted, len(batch.captions.tokens)
+    hidden = attention_bias(batch.captions, torch.rand(mend) < 0.5)
+    bias = torch.cat([hidden.new_zeros(paint, *hidden.shape[1:]), hidden])
+    no_t5, no_clip = model.tokens([""] * mend)
+    clip_ids = torch.cat([batch.clip_ids, model.clip_ids(batch.captions.tokens)])
+    text, pooled = model.encode(clip_ids, torch.cat([batch.painted_ids, no_t5]))
+    # Pictures are read with the empty prompt's pooled vector.
+    known = torch.cat([torch.rand(paint, 1) < 0.5, torch.zeros(mend, 1, dtype=torch.bool)])
+    pooled = torch.where(known, pooled, model.encode(no_clip[:1], no_t5[:1])[1])
+    velocity, states = model.velocity(noisy, batch.moment, text, pooled, bias)
+    # A word stands one row further on than among T5's tokens. No caption is so long that its last word is T5's row.
+    return velocity, states[paint:, 1 : LENGTH + 1], text[:paint, LENGTH:]
+
+
+def losses(model: nn.Module, run: Pass, batch: Batch, args: argparse.Namespace) -> tuple[Tensor, Figures]:
+    """The sum that is minimized, and the figures to be followed."""
+    noise, paint = torch.randn_like(batch.clean), batch.painted
+    noisy = torch.lerp(batch.clean, noise, batch.moment[:, None, None])
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=cpu_dtype() == torch.bfloat16):
-        text = model.t5(torch.cat([batch.painted_ids, batch.captions.tokens])).last_hidden_state
-        pooled = model.clip(batch.clip_ids).pooler_output * (torch.rand(paint, 1) < 0.5)
-        pooled = torch.cat([pooled, pooled.new_zeros(mend, pooled.shape[1])])
-        velocity, states, _ = streams(noisy, batch.moment, text, pooled, bias=bias)
+        velocity, states, text = run(noisy, batch)
     flow = (velocity.float() - (noise - batch.clean)).square().mean((1, 2))
-    mended, figures = mending_loss(model, states[paint:], batch.captions)
-    bound, right = binding_loss(model, batch.painted_ids, text[:paint])
+    mended, figures = mending_loss(model, states, batch.captions)
+    bound, right = binding_loss(model, batch.painted_ids, text)
     loss = flow.mean() + args.mending_weight * mended + args.binding_weight * bound
     return loss, {"paint": flow[:paint].mean().item(), "mend": mended.item(), **figures, "bound": right}
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--family", choices=["flux", "sd3"], default="flux")
     parser.add_argument("--steps", type=int, default=10**9)
     parser.add_argument("--seconds", type=float, default=math.inf)
     parser.add_argument("--batch", type=int, default=16)
@@ -149,9 +208,16 @@ def main() -> None:
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)
     scenes, latents = load_scenes(args.scenes, AutoencoderKL.from_pretrained(ASSETS / "demo" / "vae").float())
-    model = CaptionModel(args.heads, args.double, args.single)
+    run: Pass
+    if args.family == "sd3":
+        model = SD3CaptionModel(args.heads, args.double)
+        if args.compile:
+            model.joint = torch.compile(model.joint, dynamic=False)
+        run = partial(sd3_pass, model)
+    else:
+        model = CaptionModel(args.heads, args.double, args.single)
+        run = partial(flux_pass, model, Streams(model.transformer, args.compile))
     print(f"{sum(p.numel() for p in model.transformer.parameters()) / 1e6:.2f}M transformer weights", flush=True)
-    streams = Streams(model.transformer, args.compile)
     going_on = args.resume and checkpoint.exists()
     if args.init and not going_on:
         initialize(model, args.init)
@@ -165,7 +231,7 @@ def main() -> None:
         rng = np.random.default_rng(start)
 
     def loss_of(step: int) -> tuple[Tensor, Figures]:
-        return losses(model, streams, draw(model, scenes, latents, args, rng), args)
+        return losses(model, run, draw(model, scenes, latents, args, rng), args)
 
     train(Pupil(model, average, solvers, checkpoint), args, loss_of, start=start, decay=lambda done: 0.999)
 

@@ -1,9 +1,11 @@
 """The forward that training uses is diffusers' own."""
 
 import torch
+from einops import rearrange
 
 from flux_streams import GRID, Streams
-from picture_model import PictureModel
+from picture_model import ASSETS, PictureModel
+from sd3_model import SD3Model, build_pipeline
 from text import LENGTH
 
 
@@ -25,3 +27,34 @@ def test_velocity_equals_diffusers() -> None:
     ).sample
     torch.testing.assert_close(velocity, expected, atol=1e-5, rtol=1e-4)
     assert states.shape == (2, LENGTH, 32)
+
+
+@torch.no_grad()
+def test_velocity_of_stable_diffusion_3_equals_diffusers() -> None:
+    torch.manual_seed(0)
+    model = SD3Model(heads=1, blocks=4).eval()
+    t5_ids, clip_ids = model.tokens(["a red house and a boat", ""])
+    text, pooled = model.encode(clip_ids, t5_ids)
+    latents, moment = torch.randn(2, 4, 2 * GRID, 2 * GRID), torch.tensor([0.2, 0.7])
+    packed = rearrange(latents, "b c (rows p) (cols q) -> b (rows cols) (c p q)", p=2, q=2)
+    velocity, states = model.velocity(packed, moment, text, pooled)
+    expected = model.transformer(latents, text, pooled, moment * 1000).sample
+    expected = rearrange(expected, "b c (rows p) (cols q) -> b (rows cols) (c p q)", p=2, q=2)
+    torch.testing.assert_close(velocity, expected, atol=1e-5, rtol=1e-4)
+    assert states.shape == (2, 2 * LENGTH, 32)
+
+
+@torch.no_grad()
+def test_text_of_stable_diffusion_3_is_that_of_the_pipeline() -> None:
+    torch.manual_seed(0)
+    model = SD3Model(heads=1, blocks=2).eval()
+    pipeline = build_pipeline(model, ASSETS / "demo" / "vae")
+    caption = "a red house, a boat"
+    text, pooled = model.encode(*reversed(model.tokens([caption])))
+    rows, _, vector, _ = pipeline.encode_prompt(
+        caption, None, None, do_classifier_free_guidance=False, max_sequence_length=LENGTH
+    )
+    torch.testing.assert_close(text, rows)
+    torch.testing.assert_close(pooled, vector)
+    t5_ids, clip_ids = model.tokens([caption])
+    assert torch.equal(model.clip_ids(t5_ids), clip_ids)

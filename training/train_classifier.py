@@ -53,6 +53,7 @@ def check(model: ViTForImageClassification, limit: int = 1000) -> dict[str, floa
 def main() -> None:
     parser = vision.arguments(__doc__, name="vit", batch=48)
     args = parser.parse_args()
+    torch.manual_seed(args.seed)
     model = build()
     if args.export:
         weights, step = vision.averaged(args.name)

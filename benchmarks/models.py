@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from conceptlens._version import package_version
+from conceptlens.bench.datasets import registered as datasets
 from conceptlens.bench.scorer import PACKAGES
 from conceptlens.bench.table_one import models_of
 from conceptlens.diagnosis import doctor, served
@@ -122,6 +123,14 @@ def listed_methods() -> dict[str, dict[str, Any]]:
     }
 
 
+def listed_datasets() -> dict[str, dict[str, str]]:
+    """What `conceptlens bench` shows of each dataset, in the order in which it lists them."""
+    order = ("scenes", "scenes-single", "imagenet-seg", "voc-single", "voc-multi", "index-png", "folder")
+    known = datasets()
+    assert set(order) == set(known), set(order) ^ set(known)
+    return {name: {"summary": known[name].summary, "needs": known[name].source} for name in order}
+
+
 def write_listings() -> list[dict[str, Any]]:
     """Writes what `conceptlens methods` and `conceptlens doctor` show; the examined classes."""
     from specimens import SPECIMENS, dry_run, required_settings
@@ -129,6 +138,7 @@ def write_listings() -> list[dict[str, Any]]:
     needed = {name: required_settings(specimen) for name, specimen in SPECIMENS.items()}
     content: dict[str, Any] = {
         "methods": listed_methods(),
+        "datasets": listed_datasets(),
         "versions": {name: package_version(name) for name in PACKAGES},
         "required_settings": {name: settings for name, settings in needed.items() if settings},
         "transformers": [{"transformer": name, **dry_run(SPECIMENS[name])} for name in served()],

@@ -177,7 +177,7 @@ class Session:
         Args:
             prompt: a text, or several for a batch; None with `prompt_embeds=` (and what else stands for a text).
                 Concepts need the text encoders, unless they were asked before those were freed.
-            concepts: any words, in the prompt or not; with `guide`, None stands for the prompt's own words.
+            concepts: any words, in the prompt or not; None for the prompt's own words that name things.
             seed: of the starting noise, drawn on the CPU; a random one (told in the result) when None.
             preset: "paper" for the settings of the official code.
             background: words that compete without being shown. True: the model's usual ones join a single concept,
@@ -212,8 +212,7 @@ class Session:
             check_guided(self.pipeline, guidance, prompt, call)
             painter = GuidedPainter(painter, guidance, compare=compare)
         keeping = Keeping(record_budget, record == "fit", record_store) if record else None
-        guided = guidance is not None
-        request = Request(prompt, concepts, background, seed, keep, keeping, preset, settings, call, guided)
+        request = Request(prompt, concepts, background, seed, keep, keeping, preset, settings, call)
         painted = painter.paint(self.reader.order(request))
         return painted[0] if len(painted) == 1 and not isinstance(prompt, list | tuple) else painted
 

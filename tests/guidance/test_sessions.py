@@ -18,7 +18,6 @@ from conceptlens.features import features
 from conceptlens.guidance import TSAM, Conform, GuidedMaps, demo_folder, guidance_named, guide
 from conceptlens.maps.image_maps import ConceptMaps
 from conceptlens.methods import method_named
-from conceptlens.readers.orders import prompt_words
 from conceptlens.readers.unet_inputs import attention_size
 from conceptlens.readers.unet_painter import UnetPainter
 from conceptlens.readers.unets import UnetReader, is_unet
@@ -45,10 +44,6 @@ def here(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     except SystemExit as stop:
         return int(stop.code or 0)
     return 0
-
-
-def test_words_of_a_prompt() -> None:
-    assert prompt_words([PROMPT + ", a 3D ship's red sail"]) == ["red", "house", "blue", "boat", "3D", "ship's", "sail"]
 
 
 def test_the_command_line_on_the_embedded_unet(
@@ -96,7 +91,6 @@ def test_the_command_line_on_the_embedded_transformer(
         (["--guide", "tsam", "--set", "guide.alpha=much"], "a setting of tsam has a wrong value"),
         (["--set", "guide.alpha=1", "-c", "house"], "--set guide.alpha is of guidance, and there is no --guide"),
         (["--compare", "-c", "house"], "there is no guidance. Give guide"),
-        ([], "no concepts were given"),
     ],
 )
 def test_what_the_command_line_refuses(

@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 import pytest
 
+from conceptlens.bench.datasets import registered as datasets
 from conceptlens.bench.table_one import models_of
 from conceptlens.methods import registered
 from conceptlens.values import listings
@@ -38,3 +39,8 @@ def test_the_listed_methods_are_those_of_the_registry() -> None:
         for name, method in registered().items()
     }
     assert listings.methods() == expected, "run: python benchmarks/models.py"
+
+
+def test_the_listed_datasets_are_those_of_the_registry() -> None:
+    expected = {name: {"summary": found.summary, "needs": found.source} for name, found in datasets().items()}
+    assert listings.datasets() == expected, "run: python benchmarks/models.py"

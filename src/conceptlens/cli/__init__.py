@@ -1,10 +1,19 @@
 """The command line: `main` is the `conceptlens` command; each command is one function of the session."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from conceptlens._version import __version__
+
+WELCOME = f"""conceptlens {__version__}: see where a diffusion transformer sees a concept.
+
+  conceptlens demo                                          a first picture with its maps, in out/demo
+  conceptlens app                                           a page in your browser: paint, drop a picture, ask words
+  conceptlens read photo.png -c "house, sky" --model MODEL  words in a picture of yours
+
+conceptlens --help lists all commands. conceptlens --install-completion lets the Tab key finish them in your shell."""
 
 
 @contextmanager
@@ -25,11 +34,11 @@ def _plain_errors() -> Iterator[None]:
 
 def main() -> None:
     """Entry point of the `conceptlens` command."""
-    if sys.argv[1:] == ["--version"]:
-        print(f"conceptlens {__version__}")  # noqa: T201 - quicker than building the commands
+    quick = {(): WELCOME, ("--version",): f"conceptlens {__version__}"}
+    if (answer := quick.get(tuple(sys.argv[1:]))) is not None and "_CONCEPTLENS_COMPLETE" not in os.environ:
+        print(answer)  # noqa: T201 - quicker than building the commands
         return
     import logging
-    import os
     import warnings
 
     from conceptlens import CHATTY
@@ -39,6 +48,14 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     for chatty in CHATTY:
         logging.getLogger(chatty).setLevel(logging.ERROR)
-    warnings.showwarning = lambda message, *_, **__: note(str(message))
+    said: set[str] = set()
+
+    def note_once(message: Warning | str, *_: object, **__: object) -> None:
+        """A remark that painting and reading both make is made once."""
+        if str(message) not in said:
+            said.add(str(message))
+            note(str(message))
+
+    warnings.showwarning = note_once
     with _plain_errors():
         app()

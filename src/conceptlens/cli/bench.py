@@ -29,6 +29,7 @@ from conceptlens.cli.options import (
 from conceptlens.cli.options import settings as parse_settings
 from conceptlens.cli.progress import Engine, Form, RowBar, Workers, check_engine, check_form, resumable, this_command
 from conceptlens.cli.table import table_
+from conceptlens.values.listings import datasets
 
 if TYPE_CHECKING:
     from conceptlens.bench.report import Report
@@ -47,7 +48,6 @@ MethodSettings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method.")
 ]
 DataSettings = Annotated[list[str] | None, typer.Option("--data-set", metavar="KEY=VALUE", help="Of the dataset.")]
-DATASETS = ("scenes", "scenes-single", "imagenet-seg", "voc-single", "voc-multi", "index-png", "folder")
 DEFAULT_LIMITS = {"scenes": 200, "scenes-single": 200}
 
 
@@ -110,12 +110,12 @@ def _command_of(dataset: str) -> Callable[..., None]:
     rest = [p.replace(annotation=hints[name]) for name, p in shape.parameters.items() if name != "dataset"]
     command.__signature__ = shape.replace(parameters=rest)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in rest}
-    command.__doc__ = _run.__doc__
     return command
 
 
-for _name in DATASETS:
-    bench.command(_name)(_command_of(_name))
+for _name, _facts in datasets().items():
+    _help = f"{_run.__doc__}\n\n{_facts['summary']}. {_facts['needs']}"
+    bench.command(_name, short_help=_facts["summary"], help=_help)(_command_of(_name))
 
 
 @bench.command("ablate")

@@ -27,6 +27,7 @@ from conceptlens.cli.options import (
     Out,
     Preset,
     Prompt,
+    PromptConcepts,
     Raw,
     Samples,
     Seed,
@@ -40,13 +41,22 @@ from conceptlens.cli.options import (
     say,
     settings,
 )
-from conceptlens.cli.results import explain, finish, judged, open_session, refined
+from conceptlens.cli.results import (
+    explains,
+    finish,
+    finish_all,
+    judged,
+    open_method,
+    open_session,
+    pictures_at,
+    reads,
+    refined,
+)
 from conceptlens.values.errors import RecipeError
 
 app = typer.Typer(
     help="See where a diffusion transformer sees a concept.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,  # quick to start, and [brackets] in help texts are no markup
     pretty_exceptions_enable=False,
 )
@@ -100,10 +110,7 @@ def demo(out: Out = Path("out/demo"), seed: Seed = DEMO_SEED, json_: Json = Fals
 @app.command()
 def generate(
     prompt: str,
-    concept: Annotated[
-        list[str] | None,
-        typer.Option("--concept", "-c", help="A word to find; repeat it for more. With --guide: the prompt's words."),
-    ] = None,
+    concept: PromptConcepts = None,
     out: Out = Path("out"),
     model: Model = None,
     seed: Seed = 0,
@@ -139,7 +146,7 @@ def generate(
 
 @app.command()
 def read(
-    image: Path,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Pictures, or folders of pictures.")],
     concept: Concepts,
     out: Out = Path("out"),
     model: Model = None,
@@ -162,27 +169,24 @@ def read(
     single_stream: SingleStream = False,
     json_: Json = False,
 ) -> None:
-    """Map concepts in an existing IMAGE."""
+    """Map concepts in existing pictures: one into the folder of results, each of several into a folder within it."""
+    options = recipe_options(space, raw, layers, isolate) | given(noise=noise, samples=samples) | settings(set_)
     if method is not None:
         if record is not None or space is not None:
             raise RecipeError("--record and --space are of what a model reads by itself. Drop them, or --method.")
         check_method(method)
-        options = recipe_options(None, raw, layers, isolate) | given(noise=noise, samples=samples) | settings(set_)
         check_request({}, concepts=concept, seed=seed, out=out, abstain=abstain)
-        explained = explain(method, model, image, concept, prompt, seed, device, options)
-        finish(refined(explained, edges, abstain), out, json_)
-        return
-    options = recipe_options(space, raw, layers, isolate) | given(noise=noise, samples=samples) | settings(set_)
-    check_request(options, concepts=concept, seed=seed, out=out, preset=preset, abstain=abstain, record=record)
-    from conceptlens.maps.picture_files import open_image
-
-    picture = open_image(image)
-    session = open_session(model, device, offload, single_stream, quiet=json_)
-    seen = session.read(picture, prompt=prompt, seed=seed, preset=preset, **options)
-    maps = judged(session, session.probe(seen, concept), seen)
-    if record is not None:
-        session.save_record(seen, record)
-    finish(refined(maps, edges, abstain), out, json_)
+    else:
+        check_request(options, concepts=concept, seed=seed, out=out, preset=preset, abstain=abstain, record=record)
+    pictures = pictures_at(images, out)
+    if record is not None and len(pictures) > 1:
+        raise RecipeError(f"--record keeps one picture; got {len(pictures)}. Read them one by one.")
+    if method is not None:
+        mapped = explains(open_method(method, model, device, options), concept, prompt, seed)
+    else:
+        session = open_session(model, device, offload, single_stream, quiet=json_)
+        mapped = reads(session, concept, record, prompt=prompt, seed=seed, preset=preset, **options)
+    finish_all(pictures, lambda picture: refined(mapped(picture), edges, abstain), json_)
 
 
 @app.command()

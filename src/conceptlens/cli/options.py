@@ -17,9 +17,27 @@ if TYPE_CHECKING:
 
     from conceptlens.guidance import Guidance
 
+
+def _words(texts: list[str] | None) -> list[str] | None:
+    """Each word by itself: "house, sky" is two."""
+    if texts is None:
+        return None
+    parts = [[part for part in text.split(",") if part.strip()] or [text] for text in texts]
+    return [word.strip() for each in parts for word in each]
+
+
 MOST_LAYERS = 1000
 Model = Annotated[str | None, typer.Option(help="Hub id or folder; the embedded model if not given.", metavar="MODEL")]
-Concepts = Annotated[list[str], typer.Option("--concept", "-c", help="A word to find; repeat it for more.")]
+Concepts = Annotated[
+    list[str],
+    typer.Option("--concept", "-c", callback=_words, help="What to find: a word, or several with commas between."),
+]
+PromptConcepts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--concept", "-c", callback=_words, help="What to find, as in `read`; the things the prompt names if not given."
+    ),
+]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
 Seed = Annotated[int, typer.Option(help="Of the noise.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable line.")]

@@ -3,40 +3,110 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conceptlens.cli.options import console, note, say, show, table
-from conceptlens.values.errors import RecipeError
+from conceptlens.values.errors import ImageError, RecipeError
+from conceptlens.values.files import saved_provenance
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from conceptlens.maps.image_maps import ConceptMaps
     from conceptlens.maps.video_maps import VideoMaps
+    from conceptlens.methods.base import SaliencyMethod
     from conceptlens.session import Session
     from conceptlens.values.records import ImageRecord
 
     Result = ConceptMaps | VideoMaps
 
 
-def explain(
-    method: str,
-    model: str | None,
-    image: Path,
-    concepts: list[str],
-    prompt: str,
-    seed: int,
-    device: str | None,
-    options: dict[str, Any],
-) -> ConceptMaps:
-    from conceptlens.maps.picture_files import open_image
-
-    picture = open_image(image)
+def open_method(name: str, model: str | None, device: str | None, options: dict[str, Any]) -> SaliencyMethod:
     from conceptlens.methods import method_named
 
-    chosen = method_named(method)
+    chosen = method_named(name)
     with console().status("opening the model"):
-        opened = chosen.load(model, device=device, **options)
-    return opened.explain(picture, concepts, prompt=prompt, seed=seed)
+        return chosen.load(model, device=device, **options)
+
+
+def explains(method: SaliencyMethod, concepts: list[str], prompt: str, seed: int) -> Callable[[Image], Result]:
+    """Maps of a picture by a method."""
+    return lambda picture: method.explain(picture, concepts, prompt=prompt, seed=seed)
+
+
+def reads(session: Session, concepts: list[str], file: Path | None, **options: Any) -> Callable[[Image], Result]:
+    """Maps of a picture by a session, whose record goes to `file` where one is given."""
+
+    def mapped(picture: Image) -> Result:
+        seen = session.read(picture, **options)
+        maps = judged(session, session.probe(seen, concepts), seen)
+        if file is not None:
+            session.save_record(seen, file)
+        return maps
+
+    return mapped
+
+
+def pictures_at(images: list[Path], out: Path) -> dict[Path, Path]:
+    """The pictures that a command line names, and for each the folder of its result.
+
+    A single picture has `out` itself; each of several has a folder in it that is called after the picture, with its
+    ending where two differ in nothing else.
+
+    Raises:
+        ImageError: for a picture alone that cannot be opened, a folder without pictures, or two results of one name.
+    """
+    from conceptlens.maps.picture_files import PICTURES, open_image
+
+    if len(images) == 1 and not images[0].is_dir():
+        open_image(images[0])  # refused before a model is opened
+        return {images[0]: out}
+    places: dict[Path, Path] = {}
+    for image in images:
+        if not image.is_dir():
+            places[image] = Path(image.name)
+            continue
+        found = sorted(path for path in image.rglob("*") if path.suffix.lower() in PICTURES)
+        if not found:
+            raise ImageError(f"no pictures in {image}. It must hold files that end in {', '.join(PICTURES)}.")
+        places |= {path: path.relative_to(image) for path in found}
+    stems = Counter(place.with_suffix("") for place in places.values())
+    folders = {path: p if stems[p.with_suffix("")] > 1 else p.with_suffix("") for path, p in places.items()}
+    if (same := Counter(folders.values()).most_common(1)[0])[1] > 1:
+        raise ImageError(f"{same[1]} pictures are called {same[0]}. Read them into folders of their own, with --out.")
+    return {path: out / folder for path, folder in folders.items()}
+
+
+def finish_all(pictures: dict[Path, Path], mapped: Callable[[Image], Result], json_: bool) -> None:
+    """Maps, saves and shows each picture; one that cannot be opened among several is named and left out.
+
+    Raises:
+        ImageError: when none of them could be opened.
+    """
+    from rich.progress import track
+
+    from conceptlens.maps.picture_files import open_image
+
+    if len(pictures) == 1:
+        ((path, folder),) = pictures.items()
+        finish(mapped(open_image(path)), folder, json_)
+        return
+    bad: list[ImageError] = []
+    for path, folder in track(
+        pictures.items(), "reading", console=console(), transient=True, disable=not console().is_terminal
+    ):
+        try:
+            picture = open_image(path)
+        except ImageError as error:
+            bad.append(error)
+            note(f"left out: {error}")
+            continue
+        finish(mapped(picture), folder, json_, brief=True)
+    if len(bad) == len(pictures):
+        raise ImageError(f"none of the {len(bad)} pictures could be opened. The first: {bad[0]}")
 
 
 def open_session(
@@ -70,8 +140,8 @@ def refined(maps: Result, edges: bool, abstain: float) -> Result:
     return maps.refined(edges=edges, abstain=abstain)
 
 
-def finish(maps: Result | list[Result], out: Path, json_: bool) -> None:
-    """Saves and shows one result, or each of several in its own folder."""
+def finish(maps: Result | list[Result], out: Path, json_: bool, *, brief: bool = False) -> None:
+    """Saves and shows one result, or each of several in its own folder; `brief`ly in one line."""
     if isinstance(maps, list):
         for number, each in enumerate(maps):
             finish(each, out / str(number), json_)
@@ -79,6 +149,9 @@ def finish(maps: Result | list[Result], out: Path, json_: bool) -> None:
     from conceptlens.maps.image_maps import chance_text
     from conceptlens.maps.video_maps import VideoMaps
 
+    earlier = _subject(saved_provenance(out))
+    if earlier and (earlier != _subject(maps.provenance()) or not _shows(out / "image.png", maps)):
+        note(f"{out} held {earlier}, which this result replaces. --out keeps both.")
     maps.save(out)
     if json_:
         peaks = {name: round(float(maps[name].max()), 4) for name in maps.asked}
@@ -89,6 +162,10 @@ def finish(maps: Result | list[Result], out: Path, json_: bool) -> None:
         say(maps.describe())
         return
 
+    if brief:
+        shares = ", ".join(f"{name} {place.area:.0%}" for name, place in maps.places().items())
+        say(f"{out / 'overlay.png'}  {shares}")
+        return
     there = [] if maps.presence is None else ["in the image?"]
     shown = table("concept", *there, "share of the image", "peak score")
     for name, place in maps.places().items():
@@ -99,3 +176,22 @@ def finish(maps: Result | list[Result], out: Path, json_: bool) -> None:
     if maps.run_info.caveat is not None:
         note(maps.run_info.caveat)
     say(maps.describe())
+
+
+def _shows(file: Path, maps: Result) -> bool:
+    """Whether a saved picture is that of the maps; a video's first frame stands for it."""
+    from conceptlens.maps.picture_files import open_image
+    from conceptlens.maps.video_maps import VideoMaps
+
+    if isinstance(maps, VideoMaps) or not file.exists():
+        return True
+    return open_image(file).tobytes() == maps.image.tobytes()
+
+
+def _subject(result: Mapping[str, Any]) -> str:
+    """What a result is of, from its provenance: two of the same differ in settings alone."""
+    if not result:
+        return ""
+    prompt = f" of {result['prompt']!r}" if result.get("prompt") else ""
+    words = ", ".join(map(str, result.get("concepts", ())))
+    return f"{result.get('task')}{prompt} with {words} (model {result.get('model')}, seed {result.get('seed')})"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 import warnings
 from collections.abc import Mapping, Sequence
@@ -19,16 +18,9 @@ from conceptlens.readers.loading import Defaults, LoadedModel
 from conceptlens.values.errors import ConceptError, RecipeError
 from conceptlens.values.models import Pipeline
 from conceptlens.values.recipe import Recipe, check_seed
-from conceptlens.values.words import check_concepts, check_prompts
-from conceptlens.watch.prompt_text import FUNCTION_WORDS
+from conceptlens.values.words import check_concepts, check_prompts, singulars
 
 Background = bool | Sequence[str]
-
-
-def prompt_words(prompts: Sequence[str]) -> list[str]:
-    """The words of prompts, each once, without articles, conjunctions, prepositions and punctuation."""
-    words = [word for prompt in prompts for word in re.findall(r"[\w'’-]+", prompt)]
-    return [word for word in dict.fromkeys(words) if word.lower() not in FUNCTION_WORDS]
 
 
 @dataclass(frozen=True)
@@ -37,7 +29,7 @@ class Request:
 
     Attributes:
         prompt: what to paint.
-        concepts: None where none were named.
+        concepts: None for the prompt's own words, those that name things.
         background: words that compete without being shown.
         seed: None for a random one.
         keep: keep the scores of each step and layer.
@@ -45,7 +37,6 @@ class Request:
         preset: of the recipe.
         settings: fields of the recipe.
         pipeline: keywords of the pipeline's call.
-        guided: whether guidance will move the latents.
     """
 
     prompt: str | Sequence[str] | None
@@ -57,7 +48,6 @@ class Request:
     preset: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     pipeline: Mapping[str, Any] = field(default_factory=dict)
-    guided: bool = False
 
 
 @dataclass(frozen=True)
@@ -177,8 +167,9 @@ def note_unknown(model_id: str, defaults: Defaults, names: tuple[str, ...]) -> N
     known = defaults.vocabulary
     unknown = [n for n in names if known is not None and not set(n.lower().split()) <= set(known)]
     if unknown:
+        single = [one for name in unknown for one in singulars(name) if set(one.lower().split()) <= set(known or ())]
+        instead = f"It knows {', '.join(single)}." if single else "It knows the words of session.vocabulary."
         warnings.warn(
-            f"{model_id} was never trained on {', '.join(unknown)}; expect noise. It knows the words of "
-            "session.vocabulary.",
+            f"{model_id} was never trained on {', '.join(unknown)}; expect noise. {instead}",
             stacklevel=4,
         )

@@ -18,7 +18,7 @@ from conceptlens.readers.base import Answer, Reader, Vectors, Verb
 from conceptlens.readers.call_settings import check_call
 from conceptlens.readers.embedding import ConceptEmbedder
 from conceptlens.readers.loading import LoadedModel, resident
-from conceptlens.readers.orders import Order, Request, prompt_words
+from conceptlens.readers.orders import Order, Request
 from conceptlens.readers.painter import Painter, run_info
 from conceptlens.readers.painting import on_grid, stack_parts
 from conceptlens.readers.reading import read
@@ -28,7 +28,7 @@ from conceptlens.readers.stream import ConceptProbe, Probe
 from conceptlens.values.errors import ModelError, RecipeError
 from conceptlens.values.recipe import Recipe
 from conceptlens.values.records import EnteredLayer, ImageRecord, LayerRecord, R, StreamLayer
-from conceptlens.values.words import check_prompts
+from conceptlens.values.words import content_words
 
 _SKILLS: frozenset[Verb] = frozenset({"generate", "record", "read", "probe", "follow"})
 
@@ -73,7 +73,7 @@ class TextStreamReader(Reader[R]):
     def order(self, request: Request) -> Order:
         concepts = request.concepts
         if concepts is None:
-            concepts = prompt_words(check_prompts(request.prompt)) if request.guided else ()
+            concepts = content_words(request.prompt)
         return Order.of(self.model, request, concepts, self.recipe(request.preset, request.settings))
 
     def painter(self) -> Painter:

@@ -16,14 +16,14 @@ from torch import Tensor
 from conceptlens.families.kinds.tokens import told_apart
 from conceptlens.maps.image_maps import ConceptMaps
 from conceptlens.readers.call_settings import check_call
-from conceptlens.readers.orders import Order, Request, prompt_words
+from conceptlens.readers.orders import Order, Request
 from conceptlens.readers.painting import check_known, refusals
 from conceptlens.readers.unet_inputs import attention_size, image_size, plain_unet, tokenizers_of
 from conceptlens.values.errors import ConceptError, RecipeError, shown
 from conceptlens.values.models import Pipeline
 from conceptlens.values.provenance import RunInfo, plain_values, versions_of
 from conceptlens.values.recipe import Recipe, check_seed
-from conceptlens.values.words import check_concepts, check_prompts
+from conceptlens.values.words import check_concepts, check_prompts, content_words
 from conceptlens.watch.prompt_text import PromptText, read_prompt, warn_of_prompt
 from conceptlens.watch.surroundings import check_surroundings, execution_device
 from conceptlens.watch.unet_attention import RunningMaps, capturing
@@ -161,7 +161,7 @@ class UnetPainter:
             ConceptError: for a concept that is not in the prompt, or a prompt without words.
         """
         places: dict[str, list[int]] = {}
-        for name in prompt_words([text.prompt]) if names is None else names:
+        for name in content_words(text.prompt) if names is None else names:
             try:
                 places[name] = self._own_places(text, name)
             except ConceptError:

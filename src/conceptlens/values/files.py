@@ -162,12 +162,18 @@ def _publish(stage: Path, target: Path) -> None:
     shutil.rmtree(stage, ignore_errors=True)
 
 
+def saved_provenance(folder: Path) -> dict[str, Any]:
+    """What the `maps.json` in a folder holds; empty where there is none that can be read."""
+    try:
+        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def _listed(folder: Path) -> set[str]:
     """The names of files that the `maps.json` in a folder says are of its result."""
-    try:
-        listed = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return set()
+    listed = saved_provenance(folder).get("files")
     names = listed if isinstance(listed, list) else []
     return {name for name in names if isinstance(name, str) and Path(name).name == name and not _is_unusable(name)}
 

@@ -18,6 +18,11 @@ def methods() -> dict[str, dict[str, Any]]:
     return _stored()["methods"]
 
 
+def datasets() -> dict[str, dict[str, str]]:
+    """By name: `summary`, and in `needs` where the data come from and how they lie; generated ones need nothing."""
+    return _stored()["datasets"]
+
+
 def transformers() -> list[dict[str, Any]]:
     """Fields of the `Diagnosis` of each class on tiny weights, and `ok`; those with an adapter of their own first."""
     return _stored()["transformers"]

@@ -34,11 +34,18 @@ LONGEST = 40
 _NO_THINGS = frozenset(_FUNCTION_TEXT.split()) | frozenset(_QUALITY_TEXT.split())
 
 
-def content_words(prompt: str) -> list[str]:
-    """The words of a prompt that name things, each once, in order."""
-    letters = "".join(c.lower() if c.isalnum() or c == "-" else " " for c in prompt)
-    words = dict.fromkeys(word.strip("-") for word in letters.split())
+def content_words(prompt: str | Sequence[str] | None) -> list[str]:
+    """The words of a prompt, or of several, that name things, each once, in order."""
+    text = " ".join([prompt] if isinstance(prompt, str) else [each for each in prompt or () if isinstance(each, str)])
+    found = re.findall(r"[^\W_](?:[\w'’-]*[\w'’])?", text.lower())
+    words = dict.fromkeys(re.sub("['’]s?$", "", word) for word in found)
     return [word for word in words if word and word not in _NO_THINGS and len(word) <= LONGEST]
+
+
+def singulars(name: str) -> list[str]:
+    """What an English plural may be the plural of: "red houses" of "red house" (and, to be sure, of "red hous")."""
+    endings = (("ies", "y"), ("es", ""), ("s", ""))
+    return [name.removesuffix(many) + one for many, one in endings if name.lower().endswith(many) and len(name) > 3]
 
 
 def ranked_words(vocabulary: Sequence[str] | None) -> tuple[str, ...]:

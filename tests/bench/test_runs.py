@@ -151,6 +151,19 @@ def test_bad_images_are_counted_and_tried_again(folder: Path, tmp_path: Path) ->
     assert (len(again.good), len(again.bad)) == (3, 0)
 
 
+def test_own_pictures_are_asked_as_read_asks(folder: Path) -> None:
+    """No prompt names the target, and the model's own words for a background compete with it."""
+    scorer = Scorer(RunSpec("folder", data=str(folder)))
+    sample = scorer.data.sample("house-0")
+    assert [concept.name for concept in scorer.concepts(sample)] == ["house", "sky", "grass", "sand", "snow", "sea"]
+    assert scorer.rules.caption(sample, scorer.data.classes) == ""
+    assert scorer.settings["protocol"]["distractors"] == ["sky", "grass", "sand", "snow", "sea"]
+    session = scorer.method.session  # type: ignore[attr-defined]
+    with pytest.warns(UserWarning, match="would be 1 everywhere; added sky, grass"):
+        alone = session.probe(session.read(sample.image, seed=image_seed(0, "house-0")), ["house"])
+    torch.testing.assert_close(alone.scores[0], scorer.explain(sample, scorer.concepts(sample)).scores[0])
+
+
 @UNTRAINED
 @pytest.mark.parametrize("protocol", ["fixed", "paper", "chefer"])
 def test_single_target_protocols_run_and_say_their_own_metrics(folder: Path, protocol: str) -> None:

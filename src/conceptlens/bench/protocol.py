@@ -194,6 +194,8 @@ def protocols(dataset: type[Dataset], method: str, *, streams: bool) -> dict[str
     else:
         around = dataset.surroundings or _IMAGENET_DISTRACTORS
         protocols = _single(streams, voc=dataset.name == "voc-single", distractors=around)
+        if dataset.as_read:
+            protocols["fixed"] = Protocol("fixed", "single")
         if method == "textspan":
             protocols["gandelsman"] = _gandelsman(protocols["chefer"])
     if "paper" in protocols and streams:

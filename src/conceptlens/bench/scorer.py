@@ -6,7 +6,7 @@ import hashlib
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,8 @@ class Scorer:
         self.spec, self.rules = spec, spec.rules()
         self.data = data or spec.open_data()
         self.method = method or spec.open_method()
+        if self.data.as_read and spec.protocol == "fixed":
+            self.rules = replace(self.rules, distractors=self.method.background)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -218,4 +218,9 @@ def _show(report: "Report") -> None:
     peak = f" · peak {report.header['peak_memory_mb']} MB" if "peak_memory_mb" in report.header else ""
     say(f"{counted} · model {settings['model']} · seed {settings['seed']} · {report.seconds} s/image{peak}")
     say(protocol_line(report.protocol))
+    if report.protocol["mask"] == "mean":
+        say(
+            "Accuracy and IoU are of masks cut at the mean of each map, AP is of the map without a cut: a high AP "
+            "beside a low accuracy means that the map ranks the pixels well and that its mean is a poor place to cut."
+        )
     say(f"Intervals by bootstrap over images · {report.header['command']}")

@@ -64,6 +64,11 @@ class SaliencyMethod(ABC):
         """The hub id or folder of the model; "demo" for the embedded one."""
 
     @property
+    def background(self) -> tuple[str, ...]:
+        """Words for what is around a target, where the model has its own; they compete with a word asked alone."""
+        return ()
+
+    @property
     @abstractmethod
     def settings(self) -> Mapping[str, Any]:
         """Every setting that the maps depend on, as plain JSON values."""

@@ -49,6 +49,10 @@ class StreamMethod(SaliencyMethod):
         return self._session.model_id
 
     @property
+    def background(self) -> tuple[str, ...]:
+        return self._session.reader.defaults.background
+
+    @property
     def settings(self) -> Mapping[str, Any]:
         return {**self._recipe.to_dict(), "single_stream": self._session.single_stream}
 

@@ -62,7 +62,8 @@ class Dataset(ABC):
     `name` is what the command line calls it; `task` "single" (one target against the rest) or "multi" (classes);
     `background` whether class 0 of a "multi" dataset is a background without a name to ask for; `source` where to get
     the data; `surroundings` words for what is around the target of a "single" dataset, where a protocol's own words
-    ("floor", "face") would mean nothing.
+    ("floor", "face") would mean nothing; `as_read` that a target is asked for as `Session.read` does by itself: without
+    a prompt that names it, against the words that the model has for a background.
     """
 
     name: ClassVar[str]
@@ -71,6 +72,7 @@ class Dataset(ABC):
     background: ClassVar[bool] = False
     source: ClassVar[str] = ""
     surroundings: ClassVar[tuple[str, ...]] = ()
+    as_read: ClassVar[bool] = False
 
     @classmethod
     @abstractmethod

@@ -140,6 +140,7 @@ class OwnFolder(_Folder):
     name = "folder"
     summary = "your own images/ and masks/ (white on the target), named cat-1.jpg or cat/1.jpg"
     task = "single"
+    as_read = True
     source = "It must hold images/ and masks/ with the same names, for example images/cat-1.jpg and masks/cat-1.png."
 
     @classmethod

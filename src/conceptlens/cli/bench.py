@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from conceptlens.cli.checks import check_method, check_request
+from conceptlens.cli.faithful import faithful
 from conceptlens.cli.fidelity import fidelity
 from conceptlens.cli.options import (
     Device,
@@ -183,6 +184,7 @@ def report_(
 
 
 bench.command()(fidelity)
+bench.command()(faithful)
 bench.command("table")(table_)
 
 

@@ -31,7 +31,8 @@ COMMON = tuple(_COMMON_TEXT.split())
 """Concrete nouns that many pictures hold; for models with an open vocabulary."""
 LONGEST = 40
 """Letters of a word; longer ones are no words that a text encoder knows."""
-_NO_THINGS = frozenset(_FUNCTION_TEXT.split()) | frozenset(_QUALITY_TEXT.split())
+_QUALITIES = frozenset(_QUALITY_TEXT.split())
+_NO_THINGS = frozenset(_FUNCTION_TEXT.split()) | _QUALITIES
 
 
 def content_words(prompt: str | Sequence[str] | None) -> list[str]:
@@ -46,6 +47,11 @@ def singulars(name: str) -> list[str]:
     """What an English plural may be the plural of: "red houses" of "red house" (and, to be sure, of "red hous")."""
     endings = (("ies", "y"), ("es", ""), ("s", ""))
     return [name.removesuffix(many) + one for many, one in endings if name.lower().endswith(many) and len(name) > 3]
+
+
+def is_quality(word: str) -> bool:
+    """Whether a word says how a thing is: a colour, a size."""
+    return word.lower() in _QUALITIES
 
 
 def ranked_words(vocabulary: Sequence[str] | None) -> tuple[str, ...]:

@@ -8,10 +8,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import kendalltau
 from sklearn.metrics import accuracy_score, average_precision_score, jaccard_score, roc_auc_score
 
 from conceptlens.bench.counts import ClassCounts
-from conceptlens.bench.metrics import average_precision, bootstrap_interval, percentile_interval, roc_auc
+from conceptlens.bench.metrics import (
+    average_precision,
+    bootstrap_interval,
+    kendall_tau,
+    percentile_interval,
+    roc_auc,
+)
 
 
 @given(st.integers(0, 10_000), st.integers(2, 60), st.integers(1, 12))
@@ -57,3 +64,11 @@ def test_bootstrap_interval_covers_the_mean() -> None:
     assert low < values.mean() < high
     assert high - low == pytest.approx(2 * 1.96 * values.std() / np.sqrt(300), rel=0.15)
     assert bootstrap_interval(values) == (low, high)
+
+
+def test_kendalls_tau_is_scipys() -> None:
+    rng = np.random.default_rng(0)
+    ours, theirs = rng.integers(0, 6, (20, 9)).astype(float), rng.integers(0, 6, 9).astype(float)
+    expected = [np.asarray(kendalltau(row, theirs))[0] for row in ours]
+    np.testing.assert_allclose(kendall_tau(ours, theirs), expected)
+    assert np.isnan(kendall_tau(np.ones(9), theirs))

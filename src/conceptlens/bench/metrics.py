@@ -67,6 +67,20 @@ def roc_auc(scores: Float[np.ndarray, "*shape"], truth: Bool[np.ndarray, "*shape
     return float((widths * heights).sum() / (positives * negatives))
 
 
+def kendall_tau(
+    ours: Float[np.ndarray, "*draw items"], theirs: Float[np.ndarray, " items"]
+) -> Float[np.ndarray, "*draw"]:
+    """Kendall's tau-b of each list of figures with another, -1..1; NaN where all of one are equal.
+
+    >>> kendall_tau(np.array([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]]), np.array([0.1, 0.2, 0.3])).tolist()
+    [1.0, -1.0]
+    """
+    first, second = np.triu_indices(len(theirs), 1)
+    mine, other = np.sign(ours[..., first] - ours[..., second]), np.sign(theirs[first] - theirs[second])
+    with np.errstate(invalid="ignore"):
+        return np.asarray((mine * other).sum(-1) / np.sqrt((mine != 0).sum(-1) * (other != 0).sum()))
+
+
 @lru_cache(maxsize=1)
 def bootstrap_draws(images: int, draws: int = 2000, seed: int = 0) -> Integer[np.ndarray, "draws images"]:
     """Which images each bootstrap draw takes, with replacement; read-only, since it is kept for the next figure."""

@@ -6,16 +6,15 @@ missing is left out and named; nothing runs on random weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import kendalltau
 
 from conceptlens.bench.counts import BinaryCounts, binary_from_json
-from conceptlens.bench.metrics import bootstrap_draws, percentile_interval
+from conceptlens.bench.metrics import bootstrap_draws, kendall_tau, percentile_interval
 from conceptlens.bench.paper import TABLE_1, TABLE_2
 from conceptlens.bench.report import Estimate, Report
 from conceptlens.bench.rows import RunError
@@ -160,15 +159,15 @@ def rank_agreement(reports: Mapping[TableRow, Report], column: str) -> Estimate:
         reports: of one dataset, with the same images each.
         column: "imagenet" or "voc_single".
     """
-    theirs = [getattr(TABLE_1[row.method, row.family], column)[1] for row in reports]
+    theirs = np.array([getattr(TABLE_1[row.method, row.family], column)[1] for row in reports])
     tables = [binary_from_json([line["counts"] for line in report.good]) for report in reports.values()]
+    whole = np.array([_iou(table.sum(0)) for table in tables])
+    drawn = np.array([[_iou(table[picked].sum(0)) for table in tables] for picked in bootstrap_draws(len(tables[0]))])
+    return Estimate(float(kendall_tau(whole, theirs)), *percentile_interval(kendall_tau(drawn, theirs)))
 
-    def tau(sums: Sequence[np.ndarray]) -> float:
-        return np.asarray(kendalltau([BinaryCounts(*counts).iou() for counts in sums], theirs))[0].item()
 
-    draws = bootstrap_draws(len(tables[0]))
-    drawn = [tau([table[picked].sum(0) for table in tables]) for picked in draws]
-    return Estimate(tau([table.sum(0) for table in tables]), *percentile_interval(np.array(drawn)))
+def _iou(counts: np.ndarray) -> float:
+    return BinaryCounts(*counts).iou()
 
 
 def paired(accuracy: Estimate) -> Estimate:

@@ -290,3 +290,13 @@ def app_(
     session = open_session(model, device, offload, single_stream, quiet=True)
     session.require("record")  # the page asks what it painted for further words
     serve(session, host, port, browser, announce=lambda url: say(f"{url}  (stop with Ctrl-C)"), allow_hosts=names)
+
+
+@app.command()
+def mcp(
+    model: Model = None, device: Device = None, offload: Offload = False, single_stream: SingleStream = False
+) -> None:
+    """Serve the tools read, probe, presence and places to an agent, over standard input and output (MCP)."""
+    from conceptlens.web.agents import create_server
+
+    create_server(open_session(model, device, offload, single_stream, quiet=True)).run()

@@ -17,6 +17,7 @@ from conceptlens.cli.options import (
     Layers,
     Noise,
     Raw,
+    Refine,
     Samples,
     Seed,
     given,
@@ -64,6 +65,7 @@ def _run(
     raw: Raw = False,
     layers: Layers = None,
     isolate: Isolate = False,
+    refine: Refine = None,
     set_: MethodSettings = None,
     data_set: DataSettings = None,
     engine: Engine = "local",
@@ -74,7 +76,8 @@ def _run(
 ) -> None:
     """Score a method on a dataset: one row per image, figures with intervals, resumable."""
     check_engine(engine)
-    options = recipe_options(None, raw, layers, isolate) | given(noise=noise, samples=samples) | parse_settings(set_)
+    options = recipe_options(None, raw, layers, isolate, refine)
+    options |= given(noise=noise, samples=samples) | parse_settings(set_)
     check_method(method)
     check_request(options, seed=seed, out=out)
     from conceptlens.bench.report import Report
@@ -120,7 +123,7 @@ for _name in DATASETS:
 
 @bench.command("ablate")
 def ablate_(
-    axis: Annotated[str, typer.Argument(help="space, attention, layers, noise, samples or concepts.")],
+    axis: Annotated[str, typer.Argument(help="space, attention, layers, noise, samples, concepts or refine.")],
     dataset: Annotated[str, typer.Option(help="What to run on.")] = "scenes",
     model: ModelId = None,
     protocol: ProtocolName = "fixed",

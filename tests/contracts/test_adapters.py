@@ -25,7 +25,7 @@ from conceptlens.session import Session
 from conceptlens.values.early_exit import StopForward
 from conceptlens.values.errors import ModelError
 from conceptlens.values.models import Model
-from conceptlens.values.recipe import Recipe
+from conceptlens.values.recipe import REFINEMENTS, Recipe
 from conceptlens.values.records import StreamLayer
 from conceptlens.watch.recorder import HOOK, Recorder
 from specimens import REENTRY_SPECIMENS, SPECIMENS
@@ -222,6 +222,21 @@ def test_c4_replay_equals_live(family: Family, space: Any, isolate: bool) -> Non
     for record in records:
         again(adapter.blocks()[record.layer], record)
     assert torch.equal(shown, again.scores.mean())
+
+
+def test_c4_refined_replay_equals_live(family: Family) -> None:
+    call = family.call(2, ROWS, COLS)
+    adapter = adapter_for(family.transformer())
+    chosen = tuple(name for name in REFINEMENTS if name != "joint-bilateral")  # which is of pictures, not of scores
+    recipe, concepts = full_recipe(adapter, refine=chosen), concepts_like(call)
+    shown = live(adapter, call, concepts, recipe)
+    with torch.no_grad():
+        records = record_call(adapter, call, recipe)
+    again = ConceptProbe(adapter, concepts, recipe)
+    for record in records:
+        again(adapter.blocks()[record.layer], record)
+    assert torch.equal(shown, again.scores.mean())
+    assert not torch.equal(shown, live(adapter, call, concepts, full_recipe(adapter)))
 
 
 def test_c5_early_exit_equals_the_full_forward(family: Family) -> None:

@@ -53,7 +53,7 @@ def test_help_tables_and_refusals_import_no_torch(tmp_path: Path) -> None:
         ([*paint, "--layers", "x"], 2, "layers must look like 3,4,5 or 2-5; got 'x'"),
         ([*paint, "-c", "house"], 2, "concept 'house' was given twice"),
         ([*paint, "--seed", str(2**70)], 2, "a seed has 64 bits"),
-        ([*paint, "--preset", "papre"], 2, "no preset 'papre'. Known: paper."),
+        ([*paint, "--preset", "papre"], 2, "no preset 'papre'. Known: paper, sharp."),
         ([*paint, "--space", "keys"], 2, "space must be one of output, cross, value"),
         ([*paint, "--abstain", "1"], 2, "abstain is a share of the pixels"),
         ([*paint, "--steps", "0"], 2, "num_inference_steps must be at least 1; got 0"),

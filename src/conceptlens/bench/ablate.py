@@ -25,13 +25,23 @@ from conceptlens.maps.image_maps import ConceptMaps
 from conceptlens.methods.stream import StreamMethod
 from conceptlens.session import Session
 from conceptlens.values.errors import ConceptlensError
-from conceptlens.values.recipe import Space
+from conceptlens.values.recipe import REFINEMENTS, Refinement, Space
 from conceptlens.values.records import ImageRecord
 
-AXES = ("space", "attention", "layers", "noise", "samples", "concepts")
+AXES = ("space", "attention", "layers", "noise", "samples", "concepts", "refine")
 NOISES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 SAMPLES = (1, 2, 4, 8)
 EXTRA_CONCEPTS = (0, 1, 2, 4, 8)
+MAGNETS = ("the", "a", "of", "and")
+"""Words that stand for nothing, and may draw what belongs to no concept."""
+COMBINATIONS: tuple[tuple[Refinement, ...], ...] = (
+    ("head-weights", "joint-bilateral"),
+    ("cosine", "joint-bilateral"),
+    ("cosine", "head-weights", "joint-bilateral"),
+    ("self-attention", "joint-bilateral"),
+    ("head-weights", "layer-weights", "joint-bilateral"),
+)
+"""What is measured beside each refinement alone."""
 SWEEP_DISTRACTORS = ("backgroundfloor", "tree", "person", "face")
 """The background words of the official sweeps over layers and time steps, where a comma is missing."""
 
@@ -49,12 +59,14 @@ class Variant:
         options: fields of `Recipe` that make it.
         extra: how many concepts are added to those asked.
         distractors: replace those of the protocol.
+        magnets: words that compete and have no map.
     """
 
     name: str
     options: Mapping[str, Any]
     extra: int = 0
     distractors: tuple[str, ...] | None = None
+    magnets: tuple[str, ...] = ()
 
 
 def variants(axis: str, depth: int, *, official: bool = False) -> list[Variant]:
@@ -98,11 +110,20 @@ def variants(axis: str, depth: int, *, official: bool = False) -> list[Variant]:
         plain = {"softmax": False, "normalize": "linear", "samples": 1}
         more = {**plain, "noise": 0.7595} if axis == "layers" else {**plain, "layers": tuple(range(depth))}
         return [Variant(name, {**more, **options}, distractors=SWEEP_DISTRACTORS) for name, options in swept]
+    if axis == "refine":
+        return _refinements()
     if axis == "samples":
         return [Variant(f"{count} draws", {"samples": count}) for count in SAMPLES]
     if axis == "concepts":
         return [Variant(f"{count} more concepts", {}, extra=count) for count in EXTRA_CONCEPTS]
     raise AblationError(f"no ablation {axis!r}. Known: {', '.join(AXES)}.")
+
+
+def _refinements() -> list[Variant]:
+    """The plain maps first, which all others are compared with."""
+    chosen: list[tuple[Refinement, ...]] = [*((name,) for name in REFINEMENTS), *COMBINATIONS]
+    refined = [Variant(" + ".join(names), {"refine": names}) for names in chosen]
+    return [Variant("plain", {"refine": ()}), Variant("magnets", {"refine": ()}, magnets=MAGNETS), *refined]
 
 
 def ablate(
@@ -132,7 +153,9 @@ def ablate(
     if not isinstance(opened, StreamMethod):
         raise AblationError(f"{spec.method} has no concept stream to ablate. Use concept-attention.")
     session = opened.session
-    chosen = variants(axis, session.depth, official=spec.protocol == "paper")
+    served = session.reader.refinements
+    every = variants(axis, session.depth, official=spec.protocol == "paper")
+    chosen = [variant for variant in every if served.issuperset(variant.options.get("refine", ()))]
     options = spec.method_options(session.depth)
     reader = _SharedReader(session, options.get("preset"))
     scorers = {v.name: _VariantScorer(spec, _VariantMethod(session, reader, v, options), data, v) for v in chosen}
@@ -174,7 +197,7 @@ class _SharedReader:
             layers = range(self._session.depth)
             space: Space = "output" if self._session.single_stream else "cross"  # which keeps the queries too
             self._record = self._session.read(
-                image, prompt=prompt, seed=seed, preset=self._preset, space=space, layers=layers, **reading
+                image, prompt=prompt, seed=seed, preset=self._preset, space=space, layers=layers, refine=(), **reading
             )
             self._key = key
         return self._record
@@ -198,7 +221,7 @@ class _VariantMethod(StreamMethod):
         record = self._reader.read(image, prompt, seed, self._options)
         wanted = self._recipe.to_dict()
         changed = {k: v for k, v in wanted.items() if v != record.recipe.to_dict()[k] and k != "preset"}
-        return self._session.probe(record, concepts, background=False, **changed)
+        return self._session.probe(record, concepts, background=self._variant.magnets or False, **changed)
 
 
 class _VariantScorer(Scorer):
@@ -206,13 +229,14 @@ class _VariantScorer(Scorer):
 
     def __init__(self, spec: RunSpec, method: StreamMethod, data: Dataset, variant: Variant) -> None:
         super().__init__(spec, method, data)
-        self._extra = variant.extra
+        self._extra, self._magnets = variant.extra, variant.magnets
         if variant.distractors is not None:
             self.rules = replace(self.rules, distractors=variant.distractors)
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {**super().settings, "extra_concepts": self._extra}
+        magnets = {"magnets": list(self._magnets)} if self._magnets else {}
+        return {**super().settings, "extra_concepts": self._extra, **magnets}
 
     def concepts(self, sample: Sample) -> tuple[Concept, ...]:
         asked = super().concepts(sample)

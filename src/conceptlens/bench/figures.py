@@ -52,7 +52,7 @@ def draw(reports: Mapping[str, Report], axis: str, paths: Sequence[Path], *, com
     figure = new_figure(7.2, 3.6)
     axes = figure.add_subplot()
     names = list(reports)
-    bars = axis in ("space", "attention")
+    bars = axis in ("space", "attention", "refine")
     for number, metric in enumerate(SHOWN):
         estimates = [r.metrics[metric] for r in reports.values() if metric in r.metrics]
         if not estimates:

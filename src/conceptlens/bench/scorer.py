@@ -152,7 +152,7 @@ class Scorer:
             concepts = self.concepts(sample)
             maps = self.explain(sample, concepts)
             scored = score_image(
-                maps.scores[: len(concepts)],
+                maps.finest[: len(concepts)],
                 concepts,
                 sample,
                 len(self.data.classes),

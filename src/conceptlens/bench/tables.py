@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conceptlens.bench.paper import TABLE_3, TABLE_4
-from conceptlens.bench.report import Report
+from conceptlens.bench.report import Report, difference
 
 HEADINGS = {
     "accuracy": "Acc",
@@ -111,9 +111,13 @@ def ablation_table(reports: Mapping[str, Report], axis: str, command: str) -> Ta
     one = next(iter(reports.values()))
     names = [n for n in HEADINGS if n in one.metrics]
     paper = ("paper (ImageNet): Acc / mIoU / AP",) if theirs else ()
+    if axis == "refine":
+        paper = ("mIoU per image, less the first row's",)
     body = []
     for variant, report in reports.items():
         beside = [" / ".join(f"{v:.2f}" for v in theirs[variant])] if theirs else []
+        if axis == "refine":
+            beside = [str(difference(report, one, "iou"))]
         body.append((variant, *(str(report.metrics[n]) for n in names), *beside))
     settings = one.settings
     notes = (

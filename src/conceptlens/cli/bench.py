@@ -18,6 +18,7 @@ from conceptlens.cli.options import (
     Layers,
     Noise,
     Raw,
+    Refine,
     Samples,
     Seed,
     given,
@@ -65,6 +66,7 @@ def _run(
     raw: Raw = False,
     layers: Layers = None,
     isolate: Isolate = False,
+    refine: Refine = None,
     set_: MethodSettings = None,
     data_set: DataSettings = None,
     engine: Engine = "local",
@@ -75,7 +77,8 @@ def _run(
 ) -> None:
     """Score a method on a dataset: one row per image, figures with intervals, resumable."""
     check_engine(engine)
-    options = recipe_options(None, raw, layers, isolate) | given(noise=noise, samples=samples) | parse_settings(set_)
+    options = recipe_options(None, raw, layers, isolate, refine)
+    options |= given(noise=noise, samples=samples) | parse_settings(set_)
     check_method(method)
     check_request(options, seed=seed, out=out)
     from conceptlens.bench.report import Report
@@ -121,7 +124,7 @@ for _name, _facts in datasets().items():
 
 @bench.command("ablate")
 def ablate_(
-    axis: Annotated[str, typer.Argument(help="space, attention, layers, noise, samples or concepts.")],
+    axis: Annotated[str, typer.Argument(help="space, attention, layers, noise, samples, concepts or refine.")],
     dataset: Annotated[str, typer.Option(help="What to run on.")] = "scenes",
     model: ModelId = None,
     protocol: ProtocolName = "fixed",

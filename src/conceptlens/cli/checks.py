@@ -9,7 +9,7 @@ from typing import Any
 from conceptlens.values.errors import RecipeError, UnknownMethodError
 from conceptlens.values.files import check_file, check_folder
 from conceptlens.values.listings import methods
-from conceptlens.values.recipe import RECIPE_FIELDS, Recipe, check_counts, check_seed
+from conceptlens.values.recipe import RECIPE_FIELDS, Recipe, check_counts, check_preset, check_seed
 from conceptlens.values.words import check_concepts, check_prompts
 
 
@@ -35,8 +35,7 @@ def check_request(
         check_concepts(concepts)
     if prompt is not None:
         check_prompts(prompt)
-    if preset not in (None, "paper"):
-        raise RecipeError(f"no preset {preset!r}. Known: paper.")
+    check_preset(preset)
     if not 0 <= abstain < 1:
         raise RecipeError(f"abstain is a share of the pixels, from 0 to below 1; got {abstain}.")
     Recipe().override({name: value for name, value in options.items() if name in RECIPE_FIELDS})

@@ -29,6 +29,7 @@ from conceptlens.cli.options import (
     Prompt,
     PromptConcepts,
     Raw,
+    Refine,
     Samples,
     Seed,
     Settings,
@@ -119,6 +120,7 @@ def generate(
     layers: Layers = None,
     preset: Preset = None,
     isolate: Isolate = False,
+    refine: Refine = None,
     edges: Edges = False,
     abstain: Abstain = 0.0,
     steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
@@ -133,7 +135,7 @@ def generate(
     json_: Json = False,
 ) -> None:
     """Paint PROMPT and map the concepts while at it; with --guide, so that the maps say what the prompt says."""
-    options = recipe_options(space, raw, layers, isolate)
+    options = recipe_options(space, raw, layers, isolate, refine)
     options |= given(num_inference_steps=steps, height=height, width=width) | settings(set_)
     check_request(options, prompt=prompt, concepts=concept or None, seed=seed, out=out, preset=preset, abstain=abstain)
     options |= given(guide=guidance_of(guide, options), compare=compare or None, preset=preset)
@@ -159,6 +161,7 @@ def read(
     layers: Layers = None,
     preset: Preset = None,
     isolate: Isolate = False,
+    refine: Refine = None,
     edges: Edges = False,
     abstain: Abstain = 0.0,
     record: Annotated[Path | None, typer.Option(help="Keep what was read in this file, for `probe`.")] = None,
@@ -170,7 +173,7 @@ def read(
     json_: Json = False,
 ) -> None:
     """Map concepts in existing pictures: one into the folder of results, each of several into a folder within it."""
-    options = recipe_options(space, raw, layers, isolate) | given(noise=noise, samples=samples) | settings(set_)
+    options = recipe_options(space, raw, layers, isolate, refine) | given(noise=noise, samples=samples) | settings(set_)
     if method is not None:
         if record is not None or space is not None:
             raise RecipeError("--record and --space are of what a model reads by itself. Drop them, or --method.")
@@ -199,6 +202,7 @@ def probe(
     raw: Raw = False,
     layers: Layers = None,
     isolate: Isolate = False,
+    refine: Refine = None,
     edges: Edges = False,
     abstain: Abstain = 0.0,
     device: Device = None,
@@ -206,7 +210,7 @@ def probe(
     json_: Json = False,
 ) -> None:
     """Ask a RECORD, kept by `read --record`, for other concepts, without running the model."""
-    options = recipe_options(space, raw, layers, isolate)
+    options = recipe_options(space, raw, layers, isolate, refine)
     check_request(options, concepts=concept, out=out, abstain=abstain)
     from conceptlens.values.record_files import load_record
 

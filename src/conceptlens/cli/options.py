@@ -44,10 +44,13 @@ Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable l
 Space = Annotated[str | None, typer.Option(help="output, cross or value.")]
 Raw = Annotated[bool, typer.Option("--raw", help="No softmax over the concepts.")]
 Layers = Annotated[str | None, typer.Option(help="Blocks to average, for example 3,4,5 or 2-5.")]
-Preset = Annotated[str | None, typer.Option(help="paper: the settings of the official code.")]
+Preset = Annotated[str | None, typer.Option(help="paper: the settings of the official code; sharp: refined maps.")]
 Noise = Annotated[float | None, typer.Option(help="Noise level, 0 (clean) to 1.")]
 Samples = Annotated[int | None, typer.Option(help="Noise draws to average.")]
 Isolate = Annotated[bool, typer.Option("--isolate", help="Concepts do not see each other.")]
+Refine = Annotated[
+    str | None, typer.Option(metavar="NAMES", help="Refinements, for example head-weights,joint-bilateral.")
+]
 Prompt = Annotated[str, typer.Option(help="What to tell the model about the image.")]
 Device = Annotated[str | None, typer.Option(help="cuda, cpu, ...")]
 Offload = Annotated[bool, typer.Option("--offload", help="Keep on the GPU only the part that runs.")]
@@ -112,13 +115,16 @@ def _console(*, stderr: bool) -> Console:
     return Literally(stderr=stderr, highlight=False, markup=False, emoji=False)
 
 
-def recipe_options(space: str | None, raw: bool, layers: str | None, isolate: bool) -> dict[str, Any]:
+def recipe_options(
+    space: str | None, raw: bool, layers: str | None, isolate: bool, refine: str | None = None
+) -> dict[str, Any]:
     """Fields of `Recipe` that were set."""
     return given(
         space=space,
         softmax=False if raw else None,
         layers=None if layers is None else parse_layers(layers),
         isolate=isolate or None,
+        refine=None if refine is None else tuple(name.strip() for name in refine.split(",")),
     )
 
 

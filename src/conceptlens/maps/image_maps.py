@@ -21,6 +21,8 @@ from conceptlens.maps.positions import Place, Relation, place_of, relate
 from conceptlens.ops.doubt import doubt
 from conceptlens.ops.edges import follow_edges
 from conceptlens.ops.grids import Threshold, check_finite, resize, threshold_level, unit_range
+from conceptlens.ops.joint_bilateral import joint_bilateral
+from conceptlens.ops.parts import connected_parts
 from conceptlens.values.errors import ConceptError, RecipeError
 from conceptlens.values.files import into_folder, write_manifest, write_text
 from conceptlens.values.provenance import Provenance, RunInfo
@@ -97,12 +99,34 @@ class ConceptMaps:
         return self.scores[self.concepts.index(concept)]
 
     def pixels(self, mode: str = "bilinear") -> Float[Tensor, "concept height width"]:
-        """Scores at the resolution of the image; `mode` is "bilinear" or "nearest"."""
+        """Scores at the resolution of the image; `mode` is "bilinear" or "nearest".
+
+        Where the recipe is refined by "joint-bilateral", "bilinear" means that: scores follow the picture's colours.
+        """
+        if mode == "bilinear" and self._follows_colours:
+            return self._along_colours.clone()
         return resize(self.scores, self.image.height, self.image.width, mode)
+
+    @property
+    def finest(self) -> Float[Tensor, "concept _height _width"]:
+        """Scores as fine as they are known: of pixels with "joint-bilateral", of patches otherwise."""
+        return self.pixels() if self._follows_colours else self.scores
+
+    @property
+    def _follows_colours(self) -> bool:
+        return self.recipe is not None and "joint-bilateral" in self.recipe.refine
+
+    @cached_property
+    def _along_colours(self) -> Float[Tensor, "concept height width"]:
+        assert self.recipe is not None
+        return joint_bilateral(self.scores, self.image, compete=self.recipe.softmax)
 
     def heatmap(self, concept: str) -> Float[np.ndarray, "height width"]:
         """One concept at the resolution of the image, stretched to 0..1."""
-        heat = resize(self[concept][None], self.image.height, self.image.width)
+        scores = self[concept]
+        if self._follows_colours:
+            return unit_range(self._along_colours[self.concepts.index(concept)]).numpy()
+        heat = resize(scores[None], self.image.height, self.image.width)
         return unit_range(heat[0]).numpy()
 
     def doubt(self) -> Float[np.ndarray, "height width"]:
@@ -140,6 +164,23 @@ class ConceptMaps:
         level = threshold_level(heat, threshold)
         mask = heat > level
         return follow_edges(mask.astype(np.int64), np.abs(heat - level), self.image) == 1 if self.edges else mask
+
+    def instances(
+        self, concept: str, threshold: Threshold | None = None, *, smallest: float = 0.005
+    ) -> tuple[Bool[np.ndarray, "height width"], ...]:
+        """One mask for each of several things with the same name, largest first: the parts of its mask do not touch.
+
+        Args:
+            concept: its name.
+            threshold: see `places`.
+            smallest: share of the picture, 0 to 1, below which a part is noise.
+
+        Raises:
+            RecipeError: for a share out of range.
+        """
+        if not 0 <= smallest <= 1:
+            raise RecipeError(f"smallest is a share of the picture, from 0 to 1; got {smallest}.")
+        return connected_parts(self._masks(threshold, (concept,))[concept], smallest)
 
     def segmentation(self) -> Int[np.ndarray, "height width"]:
         """For each pixel the index, in `concepts`, of the concept with the highest score; -1 for abstained pixels."""
@@ -292,6 +333,7 @@ class ConceptMaps:
             when,
             f"pooling {recipe.pooling}",
             *([f"{recipe.branch} branch"] if recipe.branch != "prompt" else []),
+            *([f"refined by {', '.join(recipe.refine)}"] if recipe.refine else []),
             *([f"preset {recipe.preset}"] if recipe.preset else []),
         ]
 

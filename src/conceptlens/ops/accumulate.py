@@ -12,7 +12,7 @@ Scores = Float[Tensor, "batch concept image"]
 
 
 class ScoreAccumulator:
-    """Sums scores in place on their own device; keeps the parts only when asked to.
+    """Sums scores in place on their own device; keeps the parts only when asked to, or when they are to be weighed.
 
     Attributes:
         count: how many layer-steps went in.
@@ -21,19 +21,30 @@ class ScoreAccumulator:
     Args:
         keep: keep the parts.
         finish: applied to the mean, and to each part.
+        weigh: the mean of all parts, (part, batch, concept, image), in place of the plain one.
     """
 
-    def __init__(self, *, keep: bool = False, finish: Callable[[Scores], Scores] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        keep: bool = False,
+        finish: Callable[[Scores], Scores] | None = None,
+        weigh: Callable[[Float[Tensor, "part batch concept image"]], Scores] | None = None,
+    ) -> None:
         self.count = 0
         self.parts: dict[tuple[int, int], Tensor] = {}
         self._keep, self._finish = keep, finish or (lambda scores: scores)
         self._total: Tensor | None = None
+        self._weigh = weigh
+        self._weighed: list[Tensor] = []
 
     def add(self, step: int, layer: int, scores: Scores) -> None:
         if self._total is None:
             self._total = torch.zeros_like(scores)
         self._total += scores
         self.count += 1
+        if self._weigh is not None:
+            self._weighed.append(scores)
         if self._keep:
             self.parts[step, layer] = self._finish(scores)
 
@@ -45,7 +56,8 @@ class ScoreAccumulator:
         """
         if self._total is None:
             raise ValueError("no scores were added")
-        return self._finish(self._total / self.count)
+        mean = self._total / self.count if self._weigh is None else self._weigh(torch.stack(self._weighed))
+        return self._finish(mean)
 
 
 class RunningMoments:

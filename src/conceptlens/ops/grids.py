@@ -11,6 +11,8 @@ from torch import Tensor
 from conceptlens.values.errors import RecipeError, ScoreError, shown
 
 Threshold = str | float
+TINY = 1e-9
+"""Keeps sums of scores that may all be zero from dividing by it."""
 
 
 def resize(

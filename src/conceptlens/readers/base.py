@@ -14,10 +14,10 @@ from torch import Tensor
 
 from conceptlens.readers.loading import Defaults
 from conceptlens.readers.orders import Order, Painting, Request
-from conceptlens.values.errors import ModelError
+from conceptlens.values.errors import ModelError, RecipeError
 from conceptlens.values.models import Pipeline
 from conceptlens.values.provenance import RunInfo
-from conceptlens.values.recipe import Recipe
+from conceptlens.values.recipe import REFINEMENTS, Recipe, Refinement
 from conceptlens.values.records import ImageRecord, LayerRecord, R
 from conceptlens.watch.surroundings import execution_device
 
@@ -61,6 +61,7 @@ class Reader(ABC, Generic[R]):
         layer: the kind of layer that its records hold.
         read_options: keywords of `read` that are no fields of a recipe.
         probe_options: likewise of `probe`.
+        refinements: what may refine the scores of such a model.
     """
 
     can: ClassVar[frozenset[Verb]]
@@ -68,6 +69,7 @@ class Reader(ABC, Generic[R]):
     layer: type[R]
     read_options: ClassVar[frozenset[str]] = frozenset()
     probe_options: ClassVar[frozenset[str]] = frozenset()
+    refinements: ClassVar[frozenset[Refinement]] = frozenset({"joint-bilateral"})
 
     def __init__(self, pipeline: Pipeline, model_id: str, defaults: Defaults) -> None:
         self.pipeline, self.model_id, self.defaults = pipeline, model_id, defaults
@@ -102,9 +104,15 @@ class Reader(ABC, Generic[R]):
     def default_recipe(self, preset: str | None) -> Recipe:
         """The settings of a call that names none. Raises a `RecipeError` for an unknown preset."""
 
-    @abstractmethod
     def check(self, recipe: Recipe) -> None:
         """Refuses what this model cannot do. Raises `RecipeError`."""
+        unserved = [name for name in recipe.refine if name not in self.refinements]
+        if unserved:
+            known = ", ".join(name for name in REFINEMENTS if name in self.refinements)
+            raise RecipeError(
+                f"refine={unserved[0]!r} needs what the text stream of a model leaves behind, and {self.model_id} is "
+                f"{self.kind}. It can be refined by: {known}."
+            )
 
     def recipe(self, preset: str | None, options: Mapping[str, Any]) -> Recipe:
         """The settings of a call, with concrete layers.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import ClassVar
 
 from conceptlens.readers.base import Reader
 from conceptlens.readers.replay import check_recorded
 from conceptlens.values.errors import ModelError, RecipeError, shown
 from conceptlens.values.provenance import RunInfo, versions_of
-from conceptlens.values.recipe import Recipe
+from conceptlens.values.recipe import SHARP, Recipe
 from conceptlens.values.records import CrossLayer, ImageRecord
 
 _RECIPE = Recipe(space="cross", softmax=False)
@@ -45,14 +45,18 @@ class CrossAttentionReader(Reader[CrossLayer]):
         return _RECIPE
 
     def default_recipe(self, preset: str | None) -> Recipe:
+        usual = self.base_recipe.override(dict(self.defaults.recipe))
+        if preset == "sharp":
+            return replace(usual, refine=SHARP, preset=preset)
         if preset is not None:
-            raise RecipeError(f"no preset {shown(preset)} for {self.kind}. Leave preset out.")
-        return self.base_recipe.override(dict(self.defaults.recipe))
+            raise RecipeError(f"no preset {shown(preset)} for {self.kind}. Known: sharp.")
+        return usual
 
     def check(self, recipe: Recipe) -> None:
+        super().check(recipe)
         base = self.base_recipe
         for name in (each.name for each in fields(Recipe)):
-            if name not in self.settable and getattr(recipe, name) != getattr(base, name):
+            if name not in self.settable | {"refine", "preset"} and getattr(recipe, name) != getattr(base, name):
                 raise RecipeError(
                     f"{name} is {shown(getattr(base, name))} for {self.kind}, whose cross attention is read; got "
                     f"{shown(getattr(recipe, name))}. Leave {name} out."

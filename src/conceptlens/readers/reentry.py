@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from conceptlens.families.base import Concepts
 from conceptlens.families.kinds.reentry import ReentryAdapter
-from conceptlens.ops.spaces import accumulator, normalize_concepts, scores_of, vector_similarity
+from conceptlens.ops.spaces import accumulator, output_similarity, scores_of
 from conceptlens.readers.stream import Probe
 from conceptlens.values.early_exit import StopForward
 from conceptlens.values.errors import ModelError
@@ -59,7 +59,7 @@ class ReentryProbe(Probe[EnteredLayer]):
         outs = self._concept_outputs(records)
         for layer in sorted(self._wanted):
             image = records[layer].part("out")
-            raw = vector_similarity(normalize_concepts(outs[layer], self._recipe.normalize), image)
+            raw = output_similarity(outs[layer], image, self._recipe, heads=1)
             self.scores.add(record.call.step, layer, scores_of(raw, self._recipe))
 
     def _concept_outputs(self, records: list[EnteredLayer]) -> dict[int, Float[Tensor, "batch concept dim"]]:

@@ -61,6 +61,8 @@ def check_recorded(record: ImageRecord, recipe: Recipe) -> None:
 
 def _asking_for_queries(recipe: Recipe) -> str:
     """The settings with which image queries are recorded."""
+    if "self-attention" in recipe.refine:
+        return "refine='self-attention'"
     if recipe.space != "cross":
         return f"image_vectors={recipe.image_vectors!r}"
     return f"space='cross', cross_pair={recipe.cross_pair!r}"

@@ -13,7 +13,15 @@ from torch import Tensor
 from conceptlens.families.base import Concepts, DiTAdapter, Projection
 from conceptlens.ops.accumulate import ScoreAccumulator
 from conceptlens.ops.attention import concept_attention, image_attention
-from conceptlens.ops.spaces import accumulator, cross_similarity, normalize_concepts, scores_of, vector_similarity
+from conceptlens.ops.propagation import propagate
+from conceptlens.ops.spaces import (
+    accumulator,
+    cross_similarity,
+    normalize_concepts,
+    output_similarity,
+    scores_of,
+    vector_similarity,
+)
 from conceptlens.values.models import Module
 from conceptlens.values.recipe import Recipe
 from conceptlens.values.records import R, StreamLayer, TokenGrid
@@ -116,16 +124,19 @@ def score(
         concept, image = cross_sides(adapter, recipe, side, record)
         concept = normalize_concepts(concept[:, :, extra:], recipe.normalize)
         raw = cross_similarity(concept, image, recipe.cross_heads)
-    else:
-        if recipe.space == "value":
-            concept, image = side.value.transpose(1, 2).flatten(2), record.value.transpose(1, 2).flatten(2)
-        else:
-            concept, image = vectors.out, record.part("out")
-            if recipe.image_vectors == "concept-pass":
-                query = adapter.rotate(record.part("query"), record.call)
-                image = image_attention(query, record.key, record.value, side.key, side.value)
+    elif recipe.space == "value":
+        concept, image = side.value.transpose(1, 2).flatten(2), record.value.transpose(1, 2).flatten(2)
         raw = vector_similarity(normalize_concepts(concept[:, extra:], recipe.normalize), image)
-    return scores_of(raw, recipe)
+    else:
+        image = record.part("out")
+        if recipe.image_vectors == "concept-pass":
+            query = adapter.rotate(record.part("query"), record.call)
+            image = image_attention(query, record.key, record.value, side.key, side.value)
+        raw = output_similarity(vectors.out[:, extra:], image, recipe, record.key.shape[1])
+    scores = scores_of(raw, recipe)
+    if "self-attention" in recipe.refine:
+        scores = propagate(scores, adapter.rotate(record.part("query"), record.call), record.key)
+    return scores
 
 
 def cross_sides(
@@ -145,4 +156,5 @@ def cross_sides(
 
 def needs_queries(recipe: Recipe) -> bool:
     """Whether scores of this recipe need image queries."""
-    return (recipe.space == "cross" and recipe.cross_pair != "query-key") or recipe.image_vectors == "concept-pass"
+    crossed = recipe.space == "cross" and recipe.cross_pair != "query-key"
+    return crossed or recipe.image_vectors == "concept-pass" or "self-attention" in recipe.refine

@@ -25,8 +25,8 @@ from conceptlens.readers.reading import read
 from conceptlens.readers.reentry import ReentryProbe
 from conceptlens.readers.replay import check_recorded, replay, replay_vectors
 from conceptlens.readers.stream import ConceptProbe, Probe
-from conceptlens.values.errors import ModelError, RecipeError
-from conceptlens.values.recipe import Recipe
+from conceptlens.values.errors import ModelError
+from conceptlens.values.recipe import REFINEMENTS, SHARP, Recipe, Refinement, check_preset
 from conceptlens.values.records import EnteredLayer, ImageRecord, LayerRecord, R, StreamLayer
 from conceptlens.values.words import content_words
 
@@ -57,13 +57,14 @@ class TextStreamReader(Reader[R]):
         return len(self.model.adapter.blocks())
 
     def default_recipe(self, preset: str | None) -> Recipe:
-        if preset is None:
-            return self.model.adapter.recipe(self.depth).override(dict(self.defaults.recipe))
         if preset == "paper":
             return self.model.adapter.paper_recipe(self.depth)
-        raise RecipeError(f"no preset {preset!r}. Known: paper.")
+        usual = self.model.adapter.recipe(self.depth).override(dict(self.defaults.recipe))
+        check_preset(preset)
+        return usual if preset is None else replace(usual, refine=SHARP, preset=preset)
 
     def check(self, recipe: Recipe) -> None:
+        super().check(recipe)
         self.model.adapter.check(recipe)
 
     @abstractmethod
@@ -133,6 +134,7 @@ class StreamReader(TextStreamReader[StreamLayer]):
 
     can: ClassVar[frozenset[Verb]] = frozenset({*_SKILLS, "vectors"})
     layer = StreamLayer
+    refinements: ClassVar[frozenset[Refinement]] = frozenset(REFINEMENTS)
 
     def __init__(self, model: LoadedModel, adapter: DiTAdapter) -> None:
         super().__init__(model)
@@ -157,6 +159,7 @@ class ReentryReader(TextStreamReader[EnteredLayer]):
         "vectors": "Vectors of concepts need a text stream that is written out; ask for maps."
     }
     layer = EnteredLayer
+    refinements: ClassVar[frozenset[Refinement]] = frozenset(REFINEMENTS) - {"head-weights", "self-attention"}
 
     def __init__(self, model: LoadedModel, adapter: ReentryAdapter) -> None:
         super().__init__(model)

@@ -19,6 +19,11 @@ CrossPair = Literal["key-query", "query-key", "query-query"]
 CrossRotated = Literal["concepts", "both", "neither"]
 CrossHeads = Literal["each", "sum"]
 SoftmaxAt = Literal["each", "mean"]
+Refinement = Literal["cosine", "head-weights", "self-attention", "layer-weights", "common-map", "joint-bilateral"]
+REFINEMENTS: tuple[Refinement, ...] = get_args(Refinement)
+"""All refinements, in the order in which they are applied."""
+SHARP: tuple[Refinement, ...] = ("joint-bilateral",)
+"""Those of `preset="sharp"`: what raised the mean IoU on every model that was measured (docs/refinement.md)."""
 MOST_STEPS = 10_000
 """Denoising steps, or noise draws, beyond which a number is a mistake."""
 
@@ -63,6 +68,11 @@ class Recipe:
             "prompt"'s own or that of the "negative" prompt.
         noise: the noise level sigma in 0..1 at which an existing image is read.
         samples: how many noise draws are averaged when an existing image is read.
+        refine: refinements of the scores, in the order of `REFINEMENTS` (docs/refinement.md): "cosine" compares outputs
+            by their angle, each side less its mean; "head-weights" trusts heads that agree with all heads together;
+            "self-attention" averages each patch's scores over the patches it attends to; "layer-weights" trusts layers
+            and steps that agree with their mean; "common-map" takes from each concept what it shares with the others;
+            "joint-bilateral" enlarges maps to pixels along the picture's colours.
         preset: the name of the preset that this recipe started from, if any.
     """
 
@@ -87,6 +97,7 @@ class Recipe:
     branch: Branch = "prompt"
     noise: float = 0.5
     samples: int = 1
+    refine: tuple[Refinement, ...] = ()
     preset: str | None = None
 
     def __post_init__(self) -> None:
@@ -100,6 +111,7 @@ class Recipe:
             raise RecipeError(f"samples must be at least 1; got {self.samples}.")
         if self.samples > MOST_STEPS:
             raise RecipeError(f"samples may be at most {MOST_STEPS}; got {self.samples}.")
+        _check_refinements(self.refine, self.space)
 
     def override(self, options: dict[str, Any]) -> Recipe:
         """A copy with some fields replaced.
@@ -114,7 +126,8 @@ class Recipe:
             _check_kind(name, value)
         numbers = {n: float(options[n]) for n in ("temperature", "noise") if n in options}
         choices = {n: _indices(n, options[n]) for n in ("layers", "steps") if options.get(n) is not None}
-        return replace(self, **{**options, **numbers, **choices})
+        refine = {"refine": _refinements(options["refine"])} if "refine" in options else {}
+        return replace(self, **{**options, **numbers, **choices, **refine})
 
     def resolve(self, depth: int) -> Recipe:
         """A copy whose `layers` are concrete block numbers of a model with `depth` blocks."""
@@ -150,6 +163,29 @@ def _check_choice(name: str, value: object) -> None:
     known = get_args(get_type_hints(Recipe)[name])
     if value not in known:
         raise RecipeError(f"{name} must be one of {', '.join(known)}; got {shown(value)}.")
+
+
+def _refinements(value: object) -> tuple[Any, ...]:
+    """One name, or several, as a tuple; None for none."""
+    several = value if isinstance(value, (tuple, list)) else () if value is None else (value,)
+    for name in several:
+        if name not in REFINEMENTS:
+            raise RecipeError(f"refine must be of {', '.join(REFINEMENTS)}; got {shown(name)}.")
+    return tuple(several)
+
+
+def _check_refinements(names: tuple[Any, ...], space: Space) -> None:
+    _refinements(names)
+    ordered = tuple(name for name in REFINEMENTS if name in names)
+    if names != ordered:
+        raise RecipeError(
+            f"refinements apply in one order, each once; got {', '.join(names)}. Write {','.join(ordered)}."
+        )
+    of_outputs = [name for name in ("cosine", "head-weights") if name in names]
+    if of_outputs and space != "output":
+        raise RecipeError(
+            f"refine={of_outputs[0]!r} compares attention outputs; got space={space!r}. Drop one of them."
+        )
 
 
 def _indices(name: str, value: object) -> tuple[int, ...]:
@@ -193,6 +229,15 @@ def check_counts(options: Mapping[str, Any]) -> None:
             raise RecipeError(f"{name} must be at least 1; got {value}.")
         if isinstance(value, int) and value > most:
             raise RecipeError(f"{name} may be at most {most}; got {value}.")
+
+
+PRESETS = ("paper", "sharp")
+
+
+def check_preset(preset: str | None) -> None:
+    """Raises a `RecipeError` for the name of no preset."""
+    if preset is not None and preset not in PRESETS:
+        raise RecipeError(f"no preset {preset!r}. Known: {', '.join(PRESETS)}.")
 
 
 def check_seed(seed: int) -> int:

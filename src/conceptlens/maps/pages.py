@@ -70,13 +70,22 @@ def card(overlay: Image.Image, alt: str, rows: str, line: str) -> str:
     )
 
 
+def figures(tiles: Sequence[tuple[str, Image.Image]]) -> str:
+    """Captioned pictures, side by side where there is room."""
+    return "".join(
+        f'<figure><img alt="{escape(name)}" src="{picture_url(image)}"><figcaption>{escape(name)}</figcaption></figure>'
+        for name, image in tiles
+    )
+
+
+def document(title: str, body: str, provenance: Mapping[str, Any]) -> str:
+    """A whole page: a title, a body of HTML, and the settings behind it."""
+    shown = escape(json.dumps(provenance, indent=2, ensure_ascii=False), quote=False)
+    return _PAGE.format(title=escape(title), body=body, provenance=shown)
+
+
 def page(
     title: str, line: str, tiles: Sequence[tuple[str, Image.Image]], rows: str, provenance: Mapping[str, Any]
 ) -> str:
     """A whole page: captioned pictures, the table `rows`, and the settings that made them."""
-    figures = "".join(
-        f'<figure><img alt="{escape(name)}" src="{picture_url(image)}"><figcaption>{escape(name)}</figcaption></figure>'
-        for name, image in tiles
-    )
-    shown = escape(json.dumps(provenance, indent=2, ensure_ascii=False), quote=False)
-    return _PAGE.format(title=escape(title), body=f"{figures}{rows}<p>{escape(line)}</p>", provenance=shown)
+    return document(title, f"{figures(tiles)}{rows}<p>{escape(line)}</p>", provenance)

@@ -5,8 +5,9 @@
 
 A checkup paints and reads in `.bench/checkup`. The scenes are the first of the validation split, with exact masks.
 Every setting that the checkup scored is scored on them too, by mean IoU per image, on two questions. The same
-question as in collages: objects that are there and one that is not, against any word of a ground or a sky as the background. And
-that of `conceptlens bench scenes`: the words of all that is there, the right ground among them, and no others.
+question as in collages: objects that are there and one that is not, against any word of a ground or a sky as the
+background. And that of `conceptlens bench scenes`: the words of all that is there, the right
+ground among them, and no others.
 """
 
 from __future__ import annotations
@@ -117,9 +118,8 @@ def presence(found: Findings, session: Session, rows: Sequence[dict[str, Any]]) 
     share = np.mean([noun in row["there"] for row in rows for noun in plan.nouns])
     told: dict[str, Any] = {"guessing": round(float(share * (1 - share)), 4)}
     if fit is not None:
-        told["checkup"] = brier(rows, plan, dict(fit.curves), fit.span, fit.noise)
-        if fit.every is not None:
-            told["checkup, one curve"] = brier(rows, plan, dict.fromkeys(plan.nouns, fit.every), fit.span, fit.noise)
+        curves = {noun: fit.curves.get(noun, fit.every) for noun in plan.nouns}
+        told["checkup"] = brier(rows, plan, {n: c for n, c in curves.items() if c is not None}, fit.span, fit.noise)
     today = ModelCalibration.of(session)
     if today is not None:
         span = ",".join(map(str, today.layers))
@@ -176,7 +176,6 @@ def render(judged: Sequence[dict[str, Any]]) -> str:
         "proposed recipe": lambda d: d["same"]["proposed"][0],
         **{f"{name}, {title}": line for title, question in QUESTIONS.items() for name, line in _figures(question)},
         "presence, Brier score on scenes: checkup": lambda d: f"{d['presence on scenes']['checkup']:.3f}",
-        "... one curve for every word": lambda d: f"{d['presence on scenes']['checkup, one curve']:.3f}",
         "... curves fitted on scenes": lambda d: f"{d['presence on scenes']['today']:.3f}",
         "... guessing": lambda d: f"{d['presence on scenes']['guessing']:.3f}",
     }

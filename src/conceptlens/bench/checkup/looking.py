@@ -13,7 +13,7 @@ from torch import Tensor
 
 from conceptlens.bench.checkup.collages import Collage, Extents
 from conceptlens.bench.checkup.extents import truth_of
-from conceptlens.bench.checkup.scores import score_spans
+from conceptlens.bench.checkup.scores import Spans, score_spans
 from conceptlens.maps.image_maps import ConceptMaps
 from conceptlens.ops.grids import resize
 from conceptlens.presence import standing
@@ -47,7 +47,10 @@ class Looker:
         self._grounds = session.reader.defaults.background
         self.usual_space = session.recipe().space
         self.spaces = tuple(sorted(spaces_of(session), key=lambda space: space != self.usual_space))
-        self.spans = spans_of(session.depth, session.recipe().layers or ())
+        usual = session.recipe().layers or ()
+        self.spans = spans_of(session.depth, usual)
+        self._usual = span_name(usual)
+        self._presence = presence_spans(self.spans, self._usual)
 
     def read(self, image: Image.Image, noise: float, seed: int) -> ImageRecord:
         """A record that answers for all layers and spaces."""
@@ -98,11 +101,21 @@ class Looker:
         return self._session.probe(record, nouns, background=grounds or False)
 
     def standings(self, record: ImageRecord) -> dict[str, list[float]]:
-        """By set of layers the presence score of each noun in the usual space; see `conceptlens.presence.standing`."""
-        raw = self.maps(record, self._names, softmax=False, isolate=True, **self._in(self.usual_space)).double()
+        """By set of layers the presence score of each noun in the usual space; see `conceptlens.presence.standing`.
+
+        A model that is asked layer by layer encodes every word for each of them, so it is asked in its usual layers.
+        """
+        alone: dict[str, Any] = {"softmax": False, "isolate": True, **self._in(self.usual_space)}
+        if "follow" in self._session.can:
+            raw = self.maps(record, self._names, **alone)
+            means = {name: raw[list(layers)].mean(dim=0) for name, layers in self._presence.items()}
+        else:
+            layers = self.spans[self._usual]
+            probed = self._session.probe(record, self._names, background=False, layers=layers, **alone)
+            means = {self._usual: probed.scores}
         found = {}
-        for name, layers in self.spans.items():
-            maps = raw[list(layers)].mean(dim=0).numpy()
+        for name, mean in means.items():
+            maps = mean.double().numpy()
             found[name] = [round(standing(maps[own], self._others(maps, own)), 4) for own in range(len(self._nouns))]
         return found
 
@@ -110,7 +123,7 @@ class Looker:
         nulls = ranked_words(self._session.vocabulary)
         return maps[[row for row, name in enumerate(self._names) if row != own and name in nulls]]
 
-    def _in(self, space: Space) -> dict[str, Any]:
+    def _in(self, space: str) -> dict[str, Any]:
         return {"space": space} if len(self.spaces) > 1 else {}
 
 
@@ -135,6 +148,11 @@ def spans_of(depth: int, usual: Sequence[int] = ()) -> dict[str, tuple[int, ...]
     runs = [tuple(range(first, last)) for first in marks for last in marks if last > first]
     singles = [(layer,) for layer in range(depth)]
     return {span_name(layers): layers for layers in (*singles, *runs, tuple(usual)) if layers}
+
+
+def presence_spans(spans: Spans, usual: str) -> dict[str, Sequence[int]]:
+    """Those of some sets of layers in which presence is scored, which takes long: each layer alone, and the usual."""
+    return {name: layers for name, layers in spans.items() if len(layers) == 1 or name == usual}
 
 
 def span_name(layers: Sequence[int]) -> str:

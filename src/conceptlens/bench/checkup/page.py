@@ -140,9 +140,9 @@ def _presence(findings: Findings) -> str:
         ("one curve for every word", f"{fit.every_brier:.3f}"),
         ("guessing", f"{fit.guessing:.3f}"),
     ]
+    curves = "a curve for each noun" if fit.curves else "one curve"
     text = (
-        f"Chances from layers {fit.span} at noise {fit.noise:g}, for {len(fit.curves)} nouns"
-        f"{'' if fit.every is None else ' and, by one curve, for every other word'}. Brier score on collages that the "
-        "curves were not fitted on: mean squared error, 0 the best."
+        f"Chances from layers {fit.span} at noise {fit.noise:g}, by {curves}"
+        ". Brier score on collages, or of nouns, that the curves were not fitted on: mean squared error, 0 the best."
     )
     return _section("Is it in the picture at all?", text, table(("chance", "Brier score"), rows))

@@ -40,9 +40,10 @@ class PresenceFit:
         span: the layers whose scores are meant, by their name.
         layers: the same as numbers.
         noise: of the readings.
-        curves: by noun; a noun that is there, or not, in fewer than five collages has none.
+        curves: by noun; a noun that is there, or not, in fewer than five collages has none, and no noun has one where
+            the curve for every word does better.
         every: one curve for every other word, fitted on all nouns; None where it says no more than guessing.
-        brier: mean squared error of the chances, 0 the best, each fitted on the other half of the collages.
+        brier: mean squared error of curves by noun, 0 the best, each fitted on the other half of the collages.
         every_brier: of `every` for nouns that it was not fitted on.
         guessing: Brier score of the share of nouns that are there, as the chance of all.
     """
@@ -59,7 +60,7 @@ class PresenceFit:
     @property
     def useful(self) -> bool:
         """Whether the chances say more than guessing."""
-        return bool(self.curves) and self.brier < self.guessing
+        return self.every is not None or (bool(self.curves) and self.brier < self.guessing)
 
     def to_dict(self) -> dict[str, Any]:
         """As `conceptlens.json` holds it."""
@@ -94,11 +95,12 @@ def fit_presence(
     scores, share = tables[best], float(truth[sure].mean())
     guessing = float(np.mean((truth[sure] - share) ** 2))
     every, every_brier = _for_every_word(scores, truth, sure)
+    own = _curves(scores, truth, sure) if errors[best] < every_brier else {}
     return PresenceFit(
         span=best,
         layers=tuple(spans[best]),
         noise=rows[0]["noise"],
-        curves={nouns[column]: curve for column, curve in _curves(scores, truth, sure).items()},
+        curves={nouns[column]: curve for column, curve in own.items()},
         every=every if every_brier < guessing else None,
         brier=errors[best],
         every_brier=every_brier,

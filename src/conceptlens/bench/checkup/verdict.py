@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from conceptlens.bench.checkup.looking import SPACES, span_name, spans_of
+from conceptlens.bench.checkup.looking import SPACES, presence_spans, span_name, spans_of
 from conceptlens.bench.checkup.plan import Plan
 from conceptlens.bench.checkup.presence import PresenceFit, fit_presence
 from conceptlens.bench.checkup.scores import image_score
@@ -182,7 +182,9 @@ class Findings:
         if not self.trusted or self.best.space != self.usual.space:
             return None
         rows = [self.by_reading[number, self.best.noise] for number in self.numbers]
-        fit = fit_presence(rows, self.plan.nouns, self.spans)
+        spans = presence_spans(self.spans, self.usual.span)
+        scored = {name: layers for name, layers in spans.items() if all(name in row["standings"] for row in rows)}
+        fit = fit_presence(rows, self.plan.nouns, scored)
         return fit if fit is not None and fit.useful else None
 
     def recipe(self) -> dict[str, Any]:
@@ -248,7 +250,9 @@ class Findings:
         ]
         if fit is None:
             return "\n".join([*lines, "presence: no better than guessing, so no chances"])
-        return "\n".join([*lines, f"presence: Brier score {fit.brier:.3f}, guessing {fit.guessing:.3f}"])
+        return "\n".join(
+            [*lines, f"presence: Brier score {min(fit.brier, fit.every_brier):.3f}, guessing {fit.guessing:.3f}"]
+        )
 
 
 def _rounded(estimate: Estimate) -> list[float]:

@@ -37,7 +37,7 @@ from conceptlens.presence import Calibration, ModelCalibration
 from conceptlens.session import Session
 
 STORED, RUNS = ROOT / "results" / "checkup", ROOT / ".bench" / "checkup"
-PAGE = ROOT / "docs" / "checkup.md"
+PAGE, PICTURE = ROOT / "docs" / "checkup.md", ROOT / "docs" / "images" / "checkup.png"
 QUESTIONS = {"same question": "same", "benchmark's": "benchmark"}
 
 
@@ -136,6 +136,8 @@ def judge(model: str, limit: int, count: int) -> dict[str, Any]:
         run.read()
         found = run.findings()
         run.write(found)
+        if model == "demo":
+            run.examples(found)[0][1].save(PICTURE)
     told = {"model": model, "limit": limit, "scenes": count, **found.summary()}
     rows = look(session, plan, count, RUNS / f"{name}-scenes")
     if not found.settings:

@@ -160,7 +160,7 @@ def rows_of(truth: np.ndarray, noise: float = 0.5) -> list[dict[str, Any]]:
             "there": [bool(seen) for seen in row],
             "standings": {
                 "0": random.normal(size=len(row)).tolist(),
-                "1": (3 * row + random.normal(size=len(row))).tolist(),
+                "1": (2 * row + random.normal(size=len(row))).tolist(),
             },
         }
         for row in truth
@@ -168,15 +168,15 @@ def rows_of(truth: np.ndarray, noise: float = 0.5) -> list[dict[str, Any]]:
 
 
 def test_presence_is_fitted_in_the_layers_that_know() -> None:
-    truth = (np.random.default_rng(1).random((60, 5)) < 0.3).astype(float)
+    truth = (np.random.default_rng(1).random((24, 5)) < 0.3).astype(float)
     fit = fit_presence(rows_of(truth), NOUNS, {"0": (0,), "1": (1,)})
     assert fit is not None
     assert (fit.span, fit.layers, fit.noise) == ("1", (1,), 0.5)
-    assert fit.every_brier < fit.brier < 0.7 * fit.guessing
+    assert fit.every_brier < fit.brier < fit.guessing
     assert not fit.curves  # all nouns behave alike, so that one curve of all has learnt the most
     assert fit.useful
     assert fit.every is not None
-    assert fit.every.chance(3.0) > 0.8 > 0.2 > fit.every.chance(0.0)
+    assert fit.every.chance(3.0) > 0.7 > 0.3 > fit.every.chance(0.0)
     turned = rows_of(truth)
     for row in turned:
         row["standings"]["1"][0] *= -1  # of the first noun alone a low score says that it is there

@@ -13,18 +13,20 @@ from PIL import Image
 from conceptlens.bench.checkup.collages import Cell, Collage, Extents
 from conceptlens.bench.checkup.verdict import Findings, Setting
 from conceptlens.maps.image_maps import ConceptMaps
-from conceptlens.maps.pages import document, figures, table
+from conceptlens.maps.pages import document, sheets, table
 from conceptlens.maps.pictures import contact_sheet
 from conceptlens.ops.grids import resize
 
+ACROSS = 6
+"""Pictures in a row."""
+
 
 def picture_sheet(pictures: Mapping[Cell, Image.Image], extents: Extents) -> Image.Image:
-    """What the model painted: one row for each noun, its pictures with what is taken for the noun in colour."""
-    columns = 1 + max(cell.number for cell in pictures)
+    """What the model painted, noun by noun, with what is taken for the noun in colour."""
     cells = sorted(pictures, key=lambda cell: cell.number)
     nouns = list(dict.fromkeys(cell.noun for cell in cells))
     ordered = sorted(cells, key=lambda cell: nouns.index(cell.noun))
-    return contact_sheet([(cell.noun, _marked(pictures[cell], extents[cell])) for cell in ordered], columns)
+    return contact_sheet([(cell.noun, _marked(pictures[cell], extents[cell])) for cell in ordered], ACROSS)
 
 
 def _marked(picture: Image.Image, extent: np.ndarray) -> Image.Image:
@@ -56,9 +58,9 @@ def page(
     if findings.trusted:
         parts += [_beside(findings), _swept(findings), _nouns(findings), _presence(findings)]
     if collages:
-        parts.append(_section("Collages and their maps", _EXPLAINED, _wide(collages)))
+        parts.append(_section("Collages and their maps", _EXPLAINED, sheets(collages)))
     painted = f"Prompt: {findings.plan.template}. In colour is what changes with the noun while the seed stays."
-    parts.append(_section("What the model painted", painted, _wide([("all pictures", sheet)])))
+    parts.append(_section("What the model painted", painted, sheets([("all pictures", sheet)])))
     return document(f"Checkup of {findings.model_id}", "".join(parts), provenance)
 
 
@@ -69,14 +71,6 @@ _EXPLAINED = (
 
 def _section(title: str, text: str, inner: str = "") -> str:
     return f"<h2>{escape(title)}</h2><p>{escape(text)}</p>{inner}"
-
-
-def _wide(tiles: Sequence[tuple[str, Image.Image]]) -> str:
-    return (
-        figures(tiles)
-        .replace("<figure>", '<figure style="display:block">')
-        .replace("<img ", '<img style="width:100%;max-width:60rem" ')
-    )
 
 
 def _verdict(findings: Findings) -> str:

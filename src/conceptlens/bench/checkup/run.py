@@ -197,7 +197,7 @@ class Checkup:
         """
         said = {**self.plan.settings(self.session), "limit": self.plan.limit, **self._header}
         sheet = picture_sheet(self.pictures, self.extents)
-        html = page(found, sheet, self._examples(found), json.loads(json.dumps(said)))
+        html = page(found, sheet, self.examples(found), json.loads(json.dumps(said)))
         for name, text in (("checkup.json", json.dumps(found.summary(), indent=2) + "\n"), ("checkup.html", html)):
             aside = self.out / f".{name}"
             try:
@@ -207,7 +207,7 @@ class Checkup:
                 reason = error.strerror or one_line(error)
                 raise OutputError(f"cannot write {self.out / name}: {reason}. Make room there.") from error
 
-    def _examples(self, found: Findings) -> list[tuple[str, Image.Image]]:
+    def examples(self, found: Findings) -> list[tuple[str, Image.Image]]:
         """Of the first collages that show a noun, the maps in the best recipe; none where none were read."""
         if self.trouble() is not None or not found.numbers:
             return []

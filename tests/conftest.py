@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+os.environ["CONCEPTLENS_HOME"] = os.devnull  # what a user has saved of a model is no part of a test
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before the hub's library is imported; `-m hub` runs set it to 0
 if "PYTEST_XDIST_WORKER" in os.environ:  # one thread each; before torch is imported, and for processes that tests start
     os.environ["OMP_NUM_THREADS"] = "1"

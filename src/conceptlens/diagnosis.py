@@ -25,9 +25,9 @@ from conceptlens.readers.loading import (
     Defaults,
     LoadedModel,
     demo_folder,
-    folder_defaults,
     is_demo,
     load_model,
+    model_defaults,
 )
 from conceptlens.readers.opening import MODEL_FILE, PIPELINE_FILE, opening
 from conceptlens.readers.reading import read
@@ -293,7 +293,7 @@ def _identify_folder(folder: Path) -> _Subject:
     lacking = tuple(path.parent.name for path in sorted(folder.glob(f"*/{MODEL_FILE}")) if not _weights(path.parent))
     small = name in registered() and sum(path.stat().st_size for path in _weights(folder)) <= SMALL
     pipeline = load_model(folder, device="cpu").pipeline if small and not lacking else None
-    return _Subject(folder.name, name, config, pipeline, folder_defaults(folder), lacking)
+    return _Subject(folder.name, name, config, pipeline, model_defaults(folder, folder), lacking)
 
 
 def _weights(folder: Path) -> list[Path]:

@@ -11,8 +11,9 @@ What a score means differs from word to word and from block to block. In the las
 words of things score higher where the thing is, and those of grounds score *lower* in a picture of that ground; in its
 middle grounds score higher, so that a mean over blocks tells them no better than guessing. So a model's
 `conceptlens.json` can name blocks and hold a curve for each word, of either sign, fitted on pictures of which it is
-known what they hold (`benchmarks/presence.py --calibrate`). A word without a curve has no chance but None, "cannot
-say": one that was never seen absent, such as the embedded model's sky, or one that the model does not know.
+known what they hold (`benchmarks/presence.py --calibrate`, or `conceptlens checkup --save` on pictures of the model's
+own). A word without a curve has no chance but None, "cannot say": one that was never seen absent, such as the embedded
+model's sky, or one that the model does not know; unless there is a curve for every word.
 """
 
 from __future__ import annotations
@@ -58,11 +59,13 @@ class ModelCalibration:
         layers: the blocks whose scores are meant.
         noise: the level at which the pictures were read, with an empty prompt.
         curves: by word.
+        every: for all other words; None where there is no such curve.
     """
 
     layers: tuple[int, ...]
     noise: float
     curves: Mapping[str, Calibration]
+    every: Calibration | None = None
 
     @classmethod
     def of(cls, session: Session) -> ModelCalibration | None:
@@ -71,7 +74,13 @@ class ModelCalibration:
         if stored is None:
             return None
         curves = {name: Calibration(*pair) for name, pair in stored["curves"].items()}
-        return cls(tuple(stored["layers"]), stored["noise"], curves)
+        every = Calibration(*stored["every"]) if stored.get("every") else None
+        return cls(tuple(stored["layers"]), stored["noise"], curves, every)
+
+    def of_words(self, words: Sequence[str]) -> dict[str, Calibration]:
+        """A curve for each word that has one, its own or that of every word."""
+        found = {word: self.curves.get(word, self.every) for word in words}
+        return {word: curve for word, curve in found.items() if curve is not None}
 
     def suits(self, record: ImageRecord) -> bool:
         """Whether a record was made as those of the calibration were."""
@@ -124,7 +133,7 @@ def presence(
     curves: Mapping[str, Calibration] = {}
     measured = ModelCalibration.of(session)
     if nulls is None and measured is not None and measured.suits(record):
-        curves, options["layers"] = measured.curves, measured.layers
+        curves, options["layers"] = measured.of_words(asked), measured.layers
     elif nulls is None and measured is not None and calibration is None:
         warnings.warn(
             f"no chances of presence: they were measured on pictures read at noise {measured.noise:g} without a "

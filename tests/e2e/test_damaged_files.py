@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 import conceptlens as cl
 from command_line import here
 from conceptlens.bench.datasets.scenes import make_scene
-from conceptlens.readers.loading import folder_defaults
+from conceptlens.readers.loading import model_defaults
 from conceptlens.rerun import RerunError, rerun
 from conceptlens.session import Session
 from conceptlens.values.record_files import UNCHECKED_FORMAT, load_record
@@ -144,7 +144,7 @@ def test_parts_that_lack_or_do_not_fit_are_one_line(demo: Session, saved: Path, 
 def test_damaged_defaults_of_a_model(tmp_path: Path, content: str, says: str) -> None:
     (tmp_path / "conceptlens.json").write_text(content, encoding="latin-1")
     with pytest.raises(cl.ModelError, match=says) as caught:
-        folder_defaults(tmp_path)
+        model_defaults(tmp_path, tmp_path)
     assert str(caught.value).endswith("Correct or remove it.")
 
 

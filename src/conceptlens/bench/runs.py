@@ -58,12 +58,12 @@ def run(  # noqa: PLR0913 - a public call: one keyword for each thing that a run
 
 def finish(file: RowFile, header: Mapping[str, Any], ids: Sequence[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Notes what is known at the end of a run, and returns what `run.json` says and the rows of `ids`."""
-    header = {**header, "peak_memory_mb": _peak_memory()}
+    header = {**header, "peak_memory_mb": peak_memory()}
     file.note(header)
     return {"recipe": file.recipe, "settings": file.settings, **header}, [file.rows[i] for i in ids if i in file.rows]
 
 
-def _peak_memory() -> int:
+def peak_memory() -> int:
     """The most memory this process has held, in MB: of the GPU where there is one, else of the machine."""
     if torch.cuda.is_available():
         return round(torch.cuda.max_memory_allocated() / 2**20)

@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from conceptlens._version import __version__
 from conceptlens.cli.checks import check_method, check_request
+from conceptlens.cli.checkup import checkup
 from conceptlens.cli.findings import findings
 from conceptlens.cli.listings import methods, show_served
 from conceptlens.cli.options import (
@@ -268,6 +269,7 @@ def rerun(
     say(maps.describe())
 
 
+app.command()(checkup)
 app.command()(findings)
 
 

@@ -38,15 +38,15 @@ pre {{ overflow: auto; padding: 1rem; background: color-mix(in srgb, currentColo
 """
 
 
-def picture_url(image: Image.Image) -> str:
-    """A picture as a data URL: PNG when it is small, else JPEG with its longer side at most 512 pixels."""
+def picture_url(image: Image.Image, side: int = _SIDE) -> str:
+    """A picture as a data URL: PNG when it is small, else JPEG with its longer side at most `side` pixels."""
     buffer = io.BytesIO()
-    if max(image.size) <= _SIDE:
+    if max(image.size) <= side:
         image.save(buffer, format="PNG")
         kind = "png"
     else:
         shrunk = image.convert("RGB")
-        shrunk.thumbnail((_SIDE, _SIDE))
+        shrunk.thumbnail((side, side))
         shrunk.save(buffer, format="JPEG", quality=88)
         kind = "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
@@ -70,13 +70,32 @@ def card(overlay: Image.Image, alt: str, rows: str, line: str) -> str:
     )
 
 
+def figures(tiles: Sequence[tuple[str, Image.Image]]) -> str:
+    """Captioned pictures, side by side where there is room."""
+    return "".join(
+        f'<figure><img alt="{escape(name)}" src="{picture_url(image)}"><figcaption>{escape(name)}</figcaption></figure>'
+        for name, image in tiles
+    )
+
+
+def sheets(tiles: Sequence[tuple[str, Image.Image]]) -> str:
+    """Captioned contact sheets, one below the other, as wide as the page."""
+    style = ' style="display:block"', ' style="width:100%"'
+    return "".join(
+        f'<figure{style[0]}><img{style[1]} alt="{escape(name)}" src="{picture_url(image, 2 * _SIDE)}">'
+        f"<figcaption>{escape(name)}</figcaption></figure>"
+        for name, image in tiles
+    )
+
+
+def document(title: str, body: str, provenance: Mapping[str, Any]) -> str:
+    """A whole page: a title, a body of HTML, and the settings behind it."""
+    shown = escape(json.dumps(provenance, indent=2, ensure_ascii=False), quote=False)
+    return _PAGE.format(title=escape(title), body=body, provenance=shown)
+
+
 def page(
     title: str, line: str, tiles: Sequence[tuple[str, Image.Image]], rows: str, provenance: Mapping[str, Any]
 ) -> str:
     """A whole page: captioned pictures, the table `rows`, and the settings that made them."""
-    figures = "".join(
-        f'<figure><img alt="{escape(name)}" src="{picture_url(image)}"><figcaption>{escape(name)}</figcaption></figure>'
-        for name, image in tiles
-    )
-    shown = escape(json.dumps(provenance, indent=2, ensure_ascii=False), quote=False)
-    return _PAGE.format(title=escape(title), body=f"{figures}{rows}<p>{escape(line)}</p>", provenance=shown)
+    return document(title, f"{figures(tiles)}{rows}<p>{escape(line)}</p>", provenance)

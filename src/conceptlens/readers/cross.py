@@ -42,8 +42,8 @@ from conceptlens.readers.loading import (
     Defaults,
     adopted,
     classes_of,
-    folder_defaults,
     location_of,
+    model_defaults,
     open_pipeline,
     pipeline_name,
 )
@@ -222,7 +222,7 @@ def load_cross(
 
     opened = open_pipeline(location_of(model), check, device=device, dtype=dtype, offload=offload)
     layout = _layout(type(opened.pipeline.transformer).__name__, opened.model_id)
-    return CrossReader(opened.pipeline, layout, opened.model_id, folder_defaults(opened.folder))
+    return CrossReader(opened.pipeline, layout, opened.model_id, model_defaults(model, opened.folder))
 
 
 def _layout(name: str, source: str) -> CrossLayout:

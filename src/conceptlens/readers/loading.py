@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import quote
 
 import torch
 from diffusers import DiffusionPipeline
@@ -24,12 +26,12 @@ from conceptlens.values.recipe import Recipe, check_counts
 from conceptlens.values.words import check_concepts
 from conceptlens.values.zoo import identity, located
 
-DEFAULTS_FILE = "conceptlens.json"
+DEFAULTS_FILE, USER_FOLDER = "conceptlens.json", "CONCEPTLENS_HOME"
 
 
 @dataclass(frozen=True)
 class Defaults:
-    """What a model folder may say about its own use, in `conceptlens.json`.
+    """What is known about the use of a model, from `conceptlens.json`: in its folder, or the user's own of it.
 
     Attributes:
         generate: keywords of the pipeline call, such as height, width and steps.
@@ -102,7 +104,8 @@ def load_model(
     folder = demo_folder() if embedded else location_of(model)
     found = open_pipeline(folder, _check_supported, device=device, dtype=dtype, offload=offload)
     name = DEMO if embedded else found.model_id
-    return LoadedModel(found.pipeline, _adapter(found.pipeline, single_stream), name, folder_defaults(found.folder))
+    defaults = model_defaults(model, found.folder)
+    return LoadedModel(found.pipeline, _adapter(found.pipeline, single_stream), name, defaults)
 
 
 @dataclass(frozen=True)
@@ -241,19 +244,43 @@ def _adapter(pipeline: Pipeline, single_stream: bool = False) -> ModelAdapter:
     return SingleStreamAdapter(transformer) if single_stream else adapter_for(transformer)
 
 
-def folder_defaults(folder: Path | None) -> Defaults:
-    """What a folder's `conceptlens.json` says; the defaults of the defaults where there is none."""
-    path = folder / DEFAULTS_FILE if folder else None
-    if path is None or not path.exists():
-        return Defaults()
+def defaults_file(model: object) -> Path:
+    """Where what was measured of a model is kept, and found when it is opened: see `load_model` for `model`.
+
+    A folder has its own `conceptlens.json`. For a hub id, and an embedded model, the file is in `$CONCEPTLENS_HOME`, or
+    else `conceptlens` in the user's cache.
+
+    Raises:
+        ModelError: for a loaded pipeline, which has no name that is sure to be its own.
+    """
+    name = DEMO if is_demo(model) else str(location_of(model))
+    if not is_demo(model) and folder_of(name) is name and Path(place := located(name)).is_dir():
+        return Path(place) / DEFAULTS_FILE
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "conceptlens"
+    return Path(os.environ.get(USER_FOLDER) or cache) / quote(name, safe="") / DEFAULTS_FILE
+
+
+def model_defaults(model: object, folder: Path | None) -> Defaults:
+    """What the `conceptlens.json` of a model's folder says, and over it that of the user (see `defaults_file`)."""
+    users = defaults_file(model)
+    own = users if folder is None else folder / DEFAULTS_FILE
+    said: dict[str, Any] = {}
+    for path in (own, users) if own != users else (users,):
+        if path.exists():
+            said |= stored_defaults(path)
+    return Defaults(**said)
+
+
+def stored_defaults(path: Path) -> dict[str, Any]:
+    """Fields of `Defaults` that a file holds. Raises a `ModelError` for a file that holds anything else."""
     try:
-        return _defaults(json.loads(path.read_text(encoding="utf-8")))
+        return _checked(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise ModelError(f"cannot use {path}: {one_line(error)}. Correct or remove it.") from error
 
 
-def _defaults(said: object) -> Defaults:
-    """Raises a ValueError or TypeError for what cannot be defaults."""
+def _checked(said: object) -> dict[str, Any]:
+    """The same; raises a ValueError or TypeError for what cannot be defaults."""
     if not isinstance(said, dict):
         raise ValueError(f"it holds {said!r:.40}, not settings by name")
     for name in ("generate", "recipe", "presence"):
@@ -266,4 +293,5 @@ def _defaults(said: object) -> Defaults:
             said[name] = check_concepts(said[name]) if said[name] else ()
     Recipe().override(said.get("recipe", {}))
     check_counts(said.get("generate", {}))
-    return Defaults(**said)
+    Defaults(**said)
+    return said

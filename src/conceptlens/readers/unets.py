@@ -31,9 +31,9 @@ from conceptlens.readers.loading import (
     Defaults,
     adopted,
     classes_of,
-    folder_defaults,
     folder_of,
     location_of,
+    model_defaults,
     open_pipeline,
     pipeline_name,
     resident,
@@ -290,7 +290,7 @@ def load_unet(
     folder = folder_of(source)
     opened = open_pipeline(folder, check, device=device, dtype=dtype, offload=offload, half=torch.float16)
     name = opened.model_id if folder is source else DEMO_UNET
-    return UnetReader(opened.pipeline, name, folder_defaults(opened.folder))
+    return UnetReader(opened.pipeline, name, model_defaults(model, opened.folder))
 
 
 def is_unet(model: object) -> bool:

@@ -19,7 +19,7 @@ from conceptlens.readers.loading import Defaults, LoadedModel
 from conceptlens.values.errors import ConceptError, RecipeError
 from conceptlens.values.models import Pipeline
 from conceptlens.values.recipe import Recipe, check_seed
-from conceptlens.values.words import check_concepts, check_prompts
+from conceptlens.values.words import check_concepts, check_prompts, ranked_words
 from conceptlens.watch.prompt_text import FUNCTION_WORDS
 
 Background = bool | Sequence[str]
@@ -165,8 +165,7 @@ def with_background(
     added = tuple(name for name in defaults.background if name != only)
     if added:
         warnings.warn(
-            f"a softmax over the one concept {only!r} would be 1 everywhere; added {', '.join(added)} "
-            "(background=False for none)",
+            f"one word alone would win everywhere, so {', '.join(added)} compete with {only!r}",
             stacklevel=4,
         )
     return asked, added
@@ -178,7 +177,7 @@ def note_unknown(model_id: str, defaults: Defaults, names: tuple[str, ...]) -> N
     unknown = [n for n in names if known is not None and not set(n.lower().split()) <= set(known)]
     if unknown:
         warnings.warn(
-            f"{model_id} was never trained on {', '.join(unknown)}; expect noise. It knows the words of "
-            "session.vocabulary.",
+            f"{model_id} was never trained on {', '.join(unknown)}; expect noise. It knows "
+            f"{', '.join(ranked_words(known))}.",
             stacklevel=4,
         )

@@ -15,11 +15,14 @@ from PIL import Image
 
 from conceptlens.maps.image_maps import ConceptMaps, chance_text
 from conceptlens.maps.pictures import heat_colours, palette
-from conceptlens.ops.doubt import FLOOR
+from conceptlens.ops.doubt import doubt
+from conceptlens.ops.grids import resize
 from conceptlens.presence import presence
 from conceptlens.session import Session
 from conceptlens.values.records import ImageRecord
+from conceptlens.values.words import ranked_words
 from conceptlens.web.asking import Question
+from conceptlens.web.jobs import default_steps, guides
 from conceptlens.web.limits import Limits
 from conceptlens.web.store import Picture
 from conceptlens.web.wire import pack
@@ -27,17 +30,27 @@ from conceptlens.web.worker import with_notes
 
 HEAT_STOPS = 16
 """Colours of the heat scale that the page gets; it draws straight lines between them."""
+SHOWN = 512
+"""Longer side, in pixels, at which areas and doubt are sent."""
 
 
 def maps_of(session: Session, record: ImageRecord, asked: Question, *, keep: bool = False) -> ConceptMaps:
     """The maps that answer a question."""
-    return session.probe(record, asked.concepts, keep=keep, **asked.options)
+    maps = session.probe(record, asked.concepts, keep=keep, **asked.options)
+    return maps.refined(edges=True) if asked.edges else maps
 
 
 def answer(session: Session, picture: Picture, asked: Question, limits: Limits, *, parts: bool) -> bytes:
-    """Maps as bytes (see `wire`): "scores" (concept, rows, cols), and "parts" (step, layer, ...) where they fit."""
+    """Maps as bytes (see `wire`).
+
+    "scores" (concept, rows, cols); "areas", the number of the concept that wins, and "doubt" (height, width), both at
+    the size of the picture or shrunk; and with `parts` also "parts" (step, layer, concept, rows, cols) of all steps and
+    layers, where they fit.
+    """
     started, record = time.perf_counter(), picture.record
     maps, notes = with_notes(lambda: maps_of(session, record, asked, keep=parts))
+    height, width = _shown_size(maps.image)
+    doubtful = doubt(resize(maps.scores, height, width))
     content = {
         "concepts": list(maps.concepts),
         "asked": len(maps.asked),
@@ -48,7 +61,11 @@ def answer(session: Session, picture: Picture, asked: Question, limits: Limits, 
         "line": maps.describe(),
         "seconds": round(time.perf_counter() - started, 4),
     }
-    arrays = {"scores": (maps.scores.numpy(), "float16")}
+    arrays = {
+        "scores": (maps.scores.numpy(), "float16"),
+        "areas": (_nearest(maps.segmentation(), height, width), "index"),
+        "doubt": (doubtful.numpy(), "uint8"),
+    }
     if maps.parts is not None:
         if maps.parts.numel() > limits.parts_bytes:
             content["notes"] = [*notes, "steps and layers are too many to look inside; ask for fewer words."]
@@ -57,6 +74,16 @@ def answer(session: Session, picture: Picture, asked: Question, limits: Limits, 
             content |= {"steps": list(record.recorded_steps), "layers": list(maps.recipe.layers or ())}
             arrays["parts"] = (maps.parts.numpy(), "uint8")
     return pack(content, arrays)
+
+
+def _shown_size(image: Image.Image) -> tuple[int, int]:
+    scale = min(1.0, SHOWN / max(image.size))
+    return max(1, round(image.height * scale)), max(1, round(image.width * scale))
+
+
+def _nearest(labels: np.ndarray, height: int, width: int) -> np.ndarray:
+    small = Image.fromarray(labels.astype(np.uint8)).resize((width, height), Image.Resampling.NEAREST)
+    return np.asarray(small)
 
 
 def chances(session: Session, reading: ImageRecord, words: tuple[str, ...]) -> dict[str, str]:
@@ -115,18 +142,17 @@ def download(session: Session, record: ImageRecord, asked: Question, kind: str) 
     return FILES[kind][2](maps)
 
 
-def about(session: Session, limits: Limits, steps: int, words: tuple[str, ...], sample: str) -> dict[str, Any]:
+def about(session: Session, limits: Limits) -> dict[str, Any]:
     """What the page needs to know before it asks anything."""
     ramp = np.linspace(0, 1, HEAT_STOPS, dtype=np.float32)[None]
     return {
         "model": session.model_id,
         "family": session.family,
         "vocabulary": session.vocabulary,
-        "words": list(words),
-        "steps": steps,
-        "sample": sample,
-        "palette": palette(12).tolist(),
-        "floor": FLOOR,
+        "words": list(ranked_words(session.vocabulary)),
+        "steps": default_steps(session),
+        "guides": guides(session),
+        "palette": palette(limits.concepts).tolist(),
         "heat": heat_colours(ramp)[0].tolist(),
         "limits": {
             name: getattr(limits, name)

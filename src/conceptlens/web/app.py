@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from importlib.resources import files
@@ -158,7 +159,7 @@ class Page:
         seed, steps = fields.whole("seed", 0, 2**31 - 1), fields.whole("steps", 1, self.limits.steps)
         if not prompt.strip():
             raise RequestError(422, f"the prompt is empty. Say what to paint, for example: {SUGGESTED}.")
-        wish = jobs.Wish(prompt, seed, steps, self._guide(fields))
+        wish = jobs.Wish(prompt, secrets.randbelow(2**31) if seed is None else seed, steps, self._guide(fields))
         name = self.jobs.start(tab, lambda job: jobs.paint(self.session, job, self.limits, wish))
         return JSONResponse({"job": name, **_words_of(prompt)}, 202)
 

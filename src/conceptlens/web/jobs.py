@@ -165,7 +165,7 @@ class Jobs:
             if job.stop.is_set():
                 raise Cancelled
             name = self._store.add(picture)
-            job.facts = {"how": picture.how, "seed": picture.record.seed, "notes": list(picture.notes)}
+            job.facts = {"how": picture.how, "seed": picture.seed, "notes": list(picture.notes)}
             job.picture, job.sketch = name, None
             job.state = "done"
         except Cancelled:
@@ -183,13 +183,13 @@ class Wish:
 
     Attributes:
         prompt: a text.
-        seed: None for a random one.
+        seed: of the starting noise.
         steps: None for the model's usual number.
         guide: a name of `guides`; None for the plain picture.
     """
 
     prompt: str
-    seed: int | None = None
+    seed: int
     steps: int | None = None
     guide: str | None = None
 
@@ -205,14 +205,14 @@ def paint(session: Session, job: Job, limits: Limits, wish: Wish) -> Picture:
             recording = {"record": True, "record_budget": limits.picture_bytes, "steps": steps_of_record}
             maps, notes = _painted(session, job, wish, count, recording)
             assert maps.record is not None
-            how = f"{name} with seed {maps.seed}; {wanted} of {count} steps recorded"
-            return Picture(job.tab, maps.record, how, calibrated_reading(session, maps.image), tuple(notes))
+            how = f"{name} with seed {wish.seed}; {wanted} of {count} steps recorded"
+            return Picture(job.tab, maps.record, how, calibrated_reading(session, maps.image), tuple(notes), wish.seed)
         except BudgetError as error:
             wanted = min(error.fitting, wanted - 1)
     maps, notes = _painted(session, job, wish, count, {})
     record = session.read(maps.image, prompt=wish.prompt)
-    how = f"{name} with seed {maps.seed}, then read back like any picture: its steps are too large to record"
-    return Picture(job.tab, record, how, calibrated_reading(session, maps.image), tuple(notes))
+    how = f"{name} with seed {wish.seed}, then read back like any picture: its steps are too large to record"
+    return Picture(job.tab, record, how, calibrated_reading(session, maps.image), tuple(notes), wish.seed)
 
 
 def _painted(

@@ -23,6 +23,7 @@ class Picture:
         how: one line on where the record comes from, for the reader.
         reading: what tells whether a word is in the picture (`presence.calibrated_reading`), where the model can.
         notes: warnings that came while it was painted or read.
+        seed: with which it was painted; None where it was not.
     """
 
     tab: str
@@ -30,6 +31,7 @@ class Picture:
     how: str
     reading: ImageRecord | None = None
     notes: tuple[str, ...] = ()
+    seed: int | None = None
 
     @property
     def nbytes(self) -> int:

@@ -1,10 +1,11 @@
 // Asking the model for the words: one question at a time, the newest wins; a word that is refused is set aside.
 
 import * as server from "./server.js";
-import { at, attempt, changed, complain, on, state } from "./state.js";
+import { at, changed, complain, on, state } from "./state.js";
 import { asked } from "./words.js";
 
 let asking = null;
+let failed = false; // whether the line of the last failure is shown
 const answered = new Set(); // words that the model has taken before
 
 export const settings = () => ({ space: at("space").value, isolate: at("isolate").checked, edges: at("edges").checked });
@@ -24,15 +25,25 @@ export async function ask() {
     return;
   }
   const signal = (asking = new AbortController()).signal;
-  await attempt(async () => {
-    try {
-      await Promise.all([answer(concepts, signal), askBeside(concepts, signal)]);
-    } catch (error) {
-      if (signal.aborted) return;
-      if (error.status === 404 && state.picture.again) return state.picture.again();
-      if (error.status !== 422 || !(await sift(concepts, signal, error))) throw error;
-    }
-  });
+  try {
+    await Promise.all([answer(concepts, signal), askBeside(concepts, signal)]);
+    if (failed) complain(null); // of another kind of failure the line stays
+    failed = false;
+  } catch (error) {
+    if (!signal.aborted) await overcome(error, concepts, signal);
+  }
+}
+
+async function overcome(error, concepts, signal) {
+  if (error.status === 404 && state.picture.again) return state.picture.again();
+  try {
+    if (error.status === 422 && (await sift(concepts, signal, error))) return undefined;
+  } catch (worse) {
+    if (signal.aborted) return undefined;
+    error = worse;
+  }
+  failed = true;
+  return complain(error);
 }
 
 // A picture that another model saw: its maps stay, and no others can be had.

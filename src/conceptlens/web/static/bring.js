@@ -91,8 +91,9 @@ async function put(picture, words) {
   busy(null);
   changed("brought");
   changed("question");
+  const bare = !texts().length;
   await rank();
-  if (!texts().length && picture === state.picture) {
+  if (bare && !texts().length && picture === state.picture) {
     adopt(suggestions().slice(0, 4));
     if (texts().length) changed("question");
   }

@@ -43,6 +43,7 @@ export function add(line, from = "user") {
 export function remove(text) {
   const index = state.words.findIndex((word) => word.text === text);
   if (index < 0) return;
+  complain(null);
   const [word] = state.words.splice(index, 1);
   state.removed.push({ word, index, colour: state.colours.get(text) });
   state.colours.delete(text);

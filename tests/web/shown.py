@@ -69,8 +69,9 @@ class Shown:
     def canvas(self, name: str = "canvas") -> str:
         return self.js(f"document.getElementById('{name}').toDataURL()")
 
-    def point(self, across: float, down: float) -> None:
-        """Moves the mouse to a place in the picture, given as shares of its sides."""
+    def point(self, across: float, down: float, *, touch: bool = False) -> None:
+        """Moves the mouse to a place in the picture, or touches it; given as shares of its sides."""
         self.browser.run("document.getElementById('canvas').scrollIntoView({block: 'center'})")
         box = self.js("document.getElementById('canvas').getBoundingClientRect().toJSON()")
-        self.browser.point(int(box["x"] + across * box["width"]), int(box["y"] + down * box["height"]))
+        act = self.browser.tap if touch else self.browser.point
+        act(int(box["x"] + across * box["width"]), int(box["y"] + down * box["height"]))

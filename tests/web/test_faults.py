@@ -128,15 +128,11 @@ def test_what_a_text_encoder_does_not_read_is_said(page: Shown) -> None:
 def test_on_a_phone_the_answer_to_a_tap_is_in_sight(phone: Shown) -> None:
     phone.wait("document.getElementById('fitting').textContent", "ranked words")
     for across, down in ((0.1, 0.1), (0.9, 0.2), (0.5, 0.95)):
-        phone.browser.run("document.activeElement.blur(); scrollTo(0, 0)")
-        tap = """
-            const canvas = document.getElementById('canvas'), box = canvas.getBoundingClientRect();
-            const [clientX, clientY] = [box.x + arguments[0] * box.width, box.y + arguments[1] * box.height];
-            canvas.dispatchEvent(new PointerEvent('pointerdown', {clientX, clientY, pointerType: 'touch'}));
-            const bubble = document.getElementById('bubble').getBoundingClientRect();
-            return [bubble.left, bubble.top, innerWidth - bubble.right, innerHeight - bubble.bottom, bubble.width];
-        """
-        *edges, width = phone.browser.run(tap, across, down)
+        phone.point(across, down, touch=True)
+        bubble = "const b = document.getElementById('bubble').getBoundingClientRect(); return "
+        *edges, width = phone.browser.run(
+            f"{bubble} [b.left, b.top, innerWidth - b.right, innerHeight - b.bottom, b.width]"
+        )
         assert width > 100
         assert min(edges) >= 0, edges
 

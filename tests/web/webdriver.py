@@ -72,6 +72,13 @@ class Browser:
         mouse = {"type": "pointer", "id": "mouse", "parameters": {"pointerType": "mouse"}, "actions": [move]}
         self._call("POST", f"{self._session}/actions", {"actions": [mouse]})
 
+    def tap(self, x: int, y: int) -> None:
+        """Touches a place in the window with a finger."""
+        move = {"type": "pointerMove", "duration": 0, "x": x, "y": y}
+        touch = [move, {"type": "pointerDown", "button": 0}, {"type": "pointerUp", "button": 0}]
+        finger = {"type": "pointer", "id": "finger", "parameters": {"pointerType": "touch"}, "actions": touch}
+        self._call("POST", f"{self._session}/actions", {"actions": [finger]})
+
     def press_key(self, key: str) -> None:
         """A key, wherever the focus is."""
         strokes = [{"type": "keyDown", "value": key}, {"type": "keyUp", "value": key}]

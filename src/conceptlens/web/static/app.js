@@ -46,6 +46,8 @@ function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.key === "Escape") {
     cancel();
+    state.point = null;
+    changed("sides");
     document.activeElement?.blur();
     return;
   }

@@ -68,7 +68,7 @@ function show() {
     for (const value of values) [low, high] = [Math.min(low, value), Math.max(high, value)];
     return { values, step: step === null ? null : steps[step], layer: layer === null ? null : layers[layer] };
   }));
-  strip.style.gridTemplateColumns = `auto repeat(${steps.length + 1}, auto)`;
+  strip.style.gridTemplateColumns = `auto repeat(${steps.length + 1}, minmax(2.1rem, 2.9rem))`;
   const head = (text) => element("span", { className: "head", ariaHidden: "true" }, text);
   strip.append(head(""), head("mean"), ...steps.map((step) => head(`${step}`)));
   cells.forEach((line, row) => strip.append(head(row ? `${layers[row - 1]}` : "mean"), ...line.map((each, col) => cell(each, row, col, thumbnail(each.values, rows, cols, low, high)))));

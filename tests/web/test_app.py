@@ -262,16 +262,20 @@ def test_words_are_ranked_at_each_patch(demo: Session, tab: Tab, picture: str, s
     assert np.array_equal(arrays["scores"], half(demo.probe(demo.read(scene), words).scores))
 
 
-@pytest.mark.parametrize(("kind", "first"), [("overlay", b"\x89PNG"), ("maps", b"PK"), ("report", b"<!doctype html>")])
+@pytest.mark.parametrize(
+    ("kind", "first"), [("overlay", b"\x89PNG"), ("npz", b"PK"), ("png", b"\x89PNG"), ("report", b"<!doctype html>")]
+)
 def test_files_can_be_taken_away(tab: Tab, picture: str, kind: str, first: bytes) -> None:
-    answer = tab.post("/api/files", picture=picture, concepts=WORDS, kind=kind)
+    answer = tab.post("/api/probe", picture=picture, concepts=WORDS, format=kind)
     assert answer.status_code == 200
     assert answer.content.startswith(first)
     assert re.fullmatch(r'attachment; filename="[a-z]+\.[a-z]+"', answer.headers["content-disposition"])
 
 
 def test_masks_come_as_an_archive(demo: Session, tab: Tab, picture: str, scene: Image.Image) -> None:
-    archive = zipfile.ZipFile(io.BytesIO(tab.post("/api/files", picture=picture, concepts=WORDS, kind="masks").content))
+    archive = zipfile.ZipFile(
+        io.BytesIO(tab.post("/api/probe", picture=picture, concepts=WORDS, format="masks").content)
+    )
     assert {"labels.png", "coco.json", "mask-0-house.png", "cutout-2-sky.png"} <= set(archive.namelist())
     labels = np.asarray(Image.open(io.BytesIO(archive.read("labels.png"))))
     assert np.array_equal(labels, demo.probe(demo.read(scene), WORDS).segmentation())
@@ -305,7 +309,7 @@ FOREIGN = [
     {"origin": "null"},
     {"origin": "http://evil.example", "sec-fetch-site": "same-origin"},
 ]
-CHANGING = [("POST", f"/api/{name}") for name in ("tabs", "example", "paint", "read", "maps", "ranking", "files")]
+CHANGING = [("POST", f"/api/{name}") for name in ("tabs", "example", "paint", "read", "maps", "ranking", "probe")]
 
 
 @pytest.mark.parametrize("headers", FOREIGN, ids=range(len(FOREIGN)))

@@ -26,7 +26,7 @@ PAPER, INK = (250, 249, 246), (40, 38, 45)
 
 def palette(count: int) -> UInt8[np.ndarray, "count 3"]:
     """`count` colours that tell concepts apart, no two alike; at most 256."""
-    return _PALETTE[:count] if count <= len(_PALETTE) else _long_palette()[:count]
+    return (_PALETTE if count <= len(_PALETTE) else _long_palette())[:count].copy()
 
 
 @cache

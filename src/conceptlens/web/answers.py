@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tempfile
 import time
 import zipfile
@@ -122,24 +123,53 @@ def _zipped(files: list[Path]) -> bytes:
     return buffer.getvalue()
 
 
-FILES: dict[str, tuple[str, str, Callable[[ConceptMaps], bytes]]] = {
-    "overlay": ("image/png", "overlay.png", lambda maps: png(maps.overlay())),
-    "masks": (
-        "application/zip",
-        "masks.zip",
-        lambda maps: _saved(maps, lambda name: name.startswith(("mask-", "cutout-", "labels", "coco"))),
-    ),
-    "maps": ("application/octet-stream", "maps.npz", lambda maps: _saved(maps, lambda name: name == "maps.npz")),
-    "report": ("text/html", "report.html", lambda maps: maps.report().encode()),
-    "everything": ("application/zip", "conceptlens.zip", lambda maps: _saved(maps, lambda name: True)),
+FORMATS = {
+    "json": ("application/json", "maps.json"),
+    "png": ("image/png", "labels.png"),
+    "npz": ("application/octet-stream", "maps.npz"),
+    "overlay": ("image/png", "overlay.png"),
+    "masks": ("application/zip", "masks.zip"),
+    "report": ("text/html", "report.html"),
+    "everything": ("application/zip", "conceptlens.zip"),
 }
-"""What can be downloaded: the media type, the name of the file, and how it is made."""
+"""How the answer about a picture can be had: the media type, and the name of the file."""
 
 
-def download(session: Session, record: ImageRecord, asked: Question, kind: str) -> bytes:
-    """One of `FILES`."""
-    maps, _ = with_notes(lambda: maps_of(session, record, asked))
-    return FILES[kind][2](maps)
+def in_format(session: Session, picture: Picture, asked: Question, kind: str) -> bytes:
+    """An answer as the bytes of one of `FORMATS`."""
+    maps, notes = with_notes(lambda: maps_of(session, picture.record, asked))
+    if kind == "json":
+        known = {} if picture.reading is None else chances(session, picture.reading, maps.asked)
+        return json.dumps(_told(maps, known, notes), ensure_ascii=False).encode()
+    files: dict[str, Callable[[], bytes]] = {
+        "png": lambda: _saved(maps, lambda name: name == "labels.png"),
+        "npz": lambda: _saved(maps, lambda name: name == "maps.npz"),
+        "overlay": lambda: png(maps.overlay()),
+        "masks": lambda: _saved(maps, lambda name: name.startswith(("mask-", "cutout-", "labels", "coco"))),
+        "report": lambda: maps.report().encode(),
+        "everything": lambda: _saved(maps, lambda name: True),
+    }
+    return files[kind]()
+
+
+def _told(maps: ConceptMaps, presences: dict[str, str], notes: list[str]) -> dict[str, Any]:
+    """For each word its mask as COCO's run lengths, its box, share and highest score; for the whole the rest."""
+    masks = {each["category_id"]: each for each in maps.coco()["annotations"]}
+    words = []
+    for number, (name, place) in enumerate(maps.places().items(), 1):
+        mask = masks.get(number, {})
+        words.append(
+            {
+                "word": name,
+                "share": place.area,
+                "box": mask.get("bbox"),
+                "mask": mask.get("segmentation"),
+                "highest": float(maps[name].max()),
+                "presence": presences.get(name),
+            }
+        )
+    relations = [str(relation) for relation in maps.relations()]
+    return {"words": words, "relations": relations, "notes": notes, "settings": maps.describe()}
 
 
 def about(session: Session, limits: Limits) -> dict[str, Any]:

@@ -53,6 +53,7 @@ STATIC = {
     "app.css": "text/css; charset=utf-8",
     **{f"{name}.js": "text/javascript; charset=utf-8" for name in SCRIPTS},
     "icon.svg": "image/svg+xml",
+    "openapi.json": "application/json",
 }
 """The page's files and their types; nothing else can be asked for."""
 EXAMPLES = {"demo": ("a yellow balloon above a house in the snow", 18, ("balloon", "house", "snow", "sky"))}
@@ -111,7 +112,7 @@ class Page:
             Route("/api/pictures/{picture}", self.picture),
             Route("/api/maps", self.maps, methods=["POST"]),
             Route("/api/ranking", self.ranking, methods=["POST"]),
-            Route("/api/files", self.download, methods=["POST"]),
+            Route("/api/probe", self.probe, methods=["POST"]),
         ]
 
     def static_file(self, name: str) -> Callable[[Request], Response]:
@@ -154,14 +155,28 @@ class Page:
 
     async def paint(self, request: Request) -> Response:
         tab = self._tab(request)
-        fields = await self._fields(request, {"prompt", "seed", "steps", "guide"})
-        prompt = fields.text("prompt", self.limits.prompt)
+        fields = await self._fields(request, {"prompt", "seed", "steps", "guide", "wait"})
+        prompt, wait = fields.text("prompt", self.limits.prompt), fields.switch("wait")
         seed, steps = fields.whole("seed", 0, 2**31 - 1), fields.whole("steps", 1, self.limits.steps)
         if not prompt.strip():
             raise RequestError(422, f"the prompt is empty. Say what to paint, for example: {SUGGESTED}.")
         wish = jobs.Wish(prompt, secrets.randbelow(2**31) if seed is None else seed, steps, self._guide(fields))
         name = self.jobs.start(tab, lambda job: jobs.paint(self.session, job, self.limits, wish))
-        return JSONResponse({"job": name, **_words_of(prompt)}, 202)
+        return await self._started(request, tab, name, prompt, wait)
+
+    async def _started(self, request: Request, tab: str, name: str, prompt: str, wait: bool) -> Response:
+        """What is said of a job that was begun: its name, or with `wait` its picture."""
+        if not wait:
+            return JSONResponse({"job": name, **_words_of(prompt)}, 202)
+        try:
+            await attended(request, self.jobs.end_of(tab, name))
+        except RequestError:
+            self.jobs.cancel(tab, name)
+            raise
+        status = self.jobs.tell(tab, name)
+        if status["state"] != "done":
+            raise RequestError(status.get("status", 409), status.get("error", "the picture was cancelled."))
+        return JSONResponse({**_words_of(prompt), **{key: status[key] for key in ("picture", "how", "seed", "notes")}})
 
     def _guide(self, fields: Fields) -> str | None:
         if fields.said.get("guide") is None:
@@ -172,9 +187,10 @@ class Page:
         return fields.choice("guide", tuple(fitting))
 
     async def read(self, request: Request) -> Response:
-        """A picture as the body of the request; what it shows may be told in the query, as `prompt`."""
-        tab = self._tab(request)
-        prompt = Fields(dict(request.query_params)).text("prompt", self.limits.prompt, "")
+        """A picture as the body of the request; in the query, what it shows (`prompt`), and whether to `wait`."""
+        tab, query = self._tab(request), Fields(dict(request.query_params))
+        prompt = query.text("prompt", self.limits.prompt, "")
+        wait = query.choice("wait", ("true", "false"), "false") == "true"
         with self.room.share() as arriving:
             data = await body_of(request, self.limits.upload_bytes, "a picture", arriving)
             image = await attended(request, self.codec.run(lambda: opened(data, self.limits), tab))
@@ -185,7 +201,7 @@ class Page:
         except RequestError:
             waiting.free()
             raise
-        return JSONResponse({"job": name, **_words_of(prompt)}, 202)
+        return await self._started(request, tab, name, prompt, wait)
 
     async def job(self, request: Request) -> Response:
         tab, name = self._tab(request), request.path_params["job"]
@@ -219,13 +235,14 @@ class Page:
         work = self.worker.run(lambda: answers.ranking(self.session, record, asked), tab)
         return Answer(await attended(request, work), self.room, MEDIA_TYPE)
 
-    async def download(self, request: Request) -> Response:
+    async def probe(self, request: Request) -> Response:
+        """Words in a picture, as one of `answers.FORMATS`."""
         tab = self._tab(request)
-        fields = await self._fields(request, QUESTION | {"kind"})
-        asked, kind = question(fields, self.limits), fields.choice("kind", tuple(answers.FILES))
-        record = self.store.picture(tab, asked.picture).record
-        work = self.worker.run(lambda: answers.download(self.session, record, asked, kind), tab)
-        media, name, _ = answers.FILES[kind]
+        fields = await self._fields(request, QUESTION | {"format"})
+        asked, kind = question(fields, self.limits), fields.choice("format", tuple(answers.FORMATS), "json")
+        picture = self.store.picture(tab, asked.picture)
+        work = self.worker.run(lambda: answers.in_format(self.session, picture, asked, kind), tab)
+        media, name = answers.FORMATS[kind]
         headers = {"content-disposition": f'attachment; filename="{name}"'}
         return Answer(await attended(request, work), self.room, media, headers)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 import threading
@@ -125,6 +126,12 @@ class Jobs:
         if job.error is not None:
             status |= {"error": job.error, "status": job.status}
         return status
+
+    async def end_of(self, tab: str, name: str) -> None:
+        """Waits until a job is over, however it ends."""
+        future = self._job(tab, name).future
+        if future is not None:
+            await asyncio.wait([asyncio.shield(asyncio.wrap_future(future))])
 
     def cancel(self, tab: str, name: str) -> None:
         """Ends a job before its next denoising step; one that waits never begins, one that cannot stop is not kept."""

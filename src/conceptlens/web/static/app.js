@@ -30,7 +30,7 @@ async function take(file) {
 async function download(kind) {
   const { step, layer } = state;
   const alone = { ...(step === null ? {} : { step }), ...(layer === null ? {} : { layer }) };
-  const got = await attempt(() => server.file({ picture: state.picture.name, concepts: texts().length ? texts() : asked(), kind, ...settings(), ...alone }));
+  const got = await attempt(() => server.file({ picture: state.picture.name, concepts: texts().length ? texts() : asked(), format: kind, ...settings(), ...alone }));
   if (!got) return;
   const url = URL.createObjectURL(got.blob);
   element("a", { href: url, download: got.name }).click();

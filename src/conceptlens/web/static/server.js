@@ -53,7 +53,7 @@ export const ranking = async (fields, signal) =>
   unpack(await (await send("api/ranking", asJson(fields, signal))).arrayBuffer());
 
 export async function file(fields) {
-  const answer = await send("api/files", asJson(fields));
+  const answer = await send("api/probe", asJson(fields));
   const name = /filename="([^"]+)"/.exec(answer.headers.get("content-disposition") ?? "")?.[1] ?? "maps";
   return { name, blob: await answer.blob() };
 }

@@ -35,7 +35,7 @@ def module(path: Path) -> ModuleType:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
-@pytest.mark.filterwarnings("ignore:a softmax over the one concept")
+@pytest.mark.filterwarnings("ignore:one word alone would win everywhere")
 def test_snippets_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.fromarray(make_scene(8).image).save(tmp_path / "photo.png")
     monkeypatch.chdir(tmp_path)

@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from skimage.color import rgb2lab
 from skimage.draw import polygon2mask
 
 import conceptlens as cl
@@ -234,3 +235,13 @@ def test_abstained_pixels_are_255_in_the_palette_png() -> None:
     made = palette_image(np.array([[0, -1], [1, 1]]), 2)
     assert np.asarray(made).tolist() == [[0, 255], [1, 1]]
     assert np.asarray(made.convert("RGB"))[0, 1].tolist() == [128, 128, 128]
+
+
+def test_colours_never_repeat_and_the_first_twelve_stay() -> None:
+    palette(256)[:] = 0  # what a caller does with its colours
+    colours = palette(256)
+    assert len({tuple(colour) for colour in colours.tolist()}) == 256
+    assert np.array_equal(colours[:12], palette(12))
+    lab = rgb2lab(palette(24))
+    apart = np.linalg.norm(lab[:, None] - lab[None], axis=-1) + 1000 * np.eye(24)
+    assert apart.min() > 10

@@ -20,11 +20,12 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from conceptlens.bench.datasets.scenes import make_scene
+from conceptlens.families.kinds.sketch import sketch_of
 from conceptlens.maps.image_maps import chance_text
 from conceptlens.presence import add_presence
 from conceptlens.session import Session
 from conceptlens.web import Limits, create_app
-from conceptlens.web.app import STATIC
+from conceptlens.web.app import EXAMPLES, SCRIPTS, STATIC
 from conceptlens.web.asking import opened
 from conceptlens.web.store import Picture, Store
 from conceptlens.web.wire import pack, unpack
@@ -116,8 +117,7 @@ def test_where_no_step_fits_the_painting_is_read_back(demo: Session) -> None:
     with TestClient(create_app(demo, limits=Limits(picture_bytes=1000)), base_url=HOME) as client:
         tab = Tab(client)
         done = tab.finish(tab.post("/api/paint", prompt="a red house", seed=5, steps=2))
-        how = tab.get(f"/api/pictures/{done['picture']}").headers["x-conceptlens-how"]
-        assert "read back like any picture" in how
+        assert "read back like any picture" in done["how"]
         told, _ = unpack(tab.post("/api/maps", picture=done["picture"], concepts=WORDS).content)
         assert "noise 0.25" in told["line"]
 
@@ -127,8 +127,122 @@ def test_where_few_steps_fit_so_many_are_recorded(demo: Session) -> None:
         tab = Tab(client)
         done = tab.finish(tab.post("/api/paint", prompt="a red house", seed=5, steps=4))
         answer = tab.get(f"/api/pictures/{done['picture']}").headers
-        assert "2 of 4 steps recorded" in answer["x-conceptlens-how"]
+        assert "2 of 4 steps recorded" in done["how"]
         assert int(answer["x-conceptlens-bytes"]) <= 5_000_000
+
+
+def test_maps_of_one_step_and_layer_bring_their_own_areas_doubt_and_ranking(demo: Session, tab: Tab) -> None:
+    done = tab.finish(tab.post("/api/paint", prompt="a red house", seed=5, steps=4))
+    live = demo.generate("a red house", WORDS, seed=5, num_inference_steps=4, steps=(1, 3), record=True)
+    assert live.record is not None
+    alone = {"picture": done["picture"], "step": 3, "layer": 2}
+    told, arrays = unpack(tab.post("/api/maps", concepts=WORDS, edges=True, **alone).content)
+    maps = demo.probe(live.record, WORDS, steps=(3,), layers=(2,)).refined(edges=True)
+    assert np.array_equal(arrays["scores"], half(maps.scores))
+    assert np.array_equal(arrays["areas"], maps.segmentation())
+    np.testing.assert_allclose(arrays["doubt"], maps.doubt(), atol=0.5 / 255)
+    assert told["shares"] == {word: maps.places()[word].area for word in WORDS}
+    mean, _ = unpack(tab.post("/api/maps", picture=done["picture"], concepts=WORDS, edges=True).content)
+    assert told["shares"] != mean["shares"]
+    _, ranked = unpack(tab.post("/api/ranking", concepts=["house", "sky"], **alone).content)
+    assert np.array_equal(
+        ranked["scores"], half(demo.probe(live.record, ["house", "sky"], steps=(3,), layers=(2,)).scores)
+    )
+
+
+def test_what_a_prompt_loses_is_told(tab: Tab) -> None:
+    prompt = "a red house and a tree under the sun near a boat on the sea " * 6
+    done = tab.finish(tab.post("/api/paint", prompt=prompt, seed=5, steps=1))
+    assert any("tokens and a text encoder reads" in note for note in done["notes"])
+    assert tab.finish(tab.post("/api/paint", prompt="a red house", seed=5, steps=1))["notes"] == []
+
+
+def test_no_note_speaks_python(tab: Tab, picture: str) -> None:
+    for concepts in (["house"], ["dragon"], ["house", "ñandú"]):
+        told, _ = unpack(tab.post("/api/maps", picture=picture, concepts=concepts).content)
+        assert told["notes"]
+        for note in told["notes"]:
+            assert not re.search(r"\w=\w|session|\w\(|_", note), note
+
+
+def test_a_page_that_is_loaded_again_keeps_its_tab(client: TestClient, tab: Tab, picture: str) -> None:
+    again = client.post("/api/tabs", headers=tab.headers)
+    assert (again.status_code, again.json()["tab"]) == (200, tab.about["tab"])
+    assert tab.get(f"/api/pictures/{picture}").status_code == 200
+    other = client.post("/api/tabs", headers={"x-conceptlens-tab": "unknown"})
+    assert other.status_code == 201
+    assert other.json()["tab"] not in ("unknown", tab.about["tab"])
+
+
+def test_the_example_is_painted_once_for_all_and_takes_nobodys_place(demo: Session, scene: Image.Image) -> None:
+    prompt, seed, words = EXAMPLES["demo"]
+    with TestClient(create_app(demo, limits=Limits(pictures=1)), base_url=HOME) as client:
+        first, second = Tab(client), Tab(client)
+        mine = first.finish(first.upload(png(scene)))["picture"]
+        answer = first.post("/api/example")
+        assert (answer.json()["prompt"], tuple(answer.json()["words"])) == (prompt, words)
+        done = first.finish(answer)
+        example = store_of(client).example
+        assert second.finish(second.post("/api/example"))["picture"] == done["picture"]
+        assert store_of(client).example is example
+        assert first.get(f"/api/pictures/{mine}").status_code == 200
+        image = Image.open(io.BytesIO(second.get(f"/api/pictures/{done['picture']}").content))
+        assert image.tobytes() == demo.generate(prompt, list(words), seed=seed).image.tobytes()
+        assert second.post("/api/maps", picture=done["picture"], concepts=list(words)).status_code == 200
+
+
+def test_a_model_without_an_example_says_so(demo: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("conceptlens.web.app.EXAMPLES", {})
+    with TestClient(create_app(demo), base_url=HOME) as client:
+        tab = Tab(client)
+        assert tab.about["example"] is False
+        assert tab.post("/api/example").status_code == 404
+
+
+def test_a_painting_can_be_looked_at_on_its_way(demo: Session, tab: Tab) -> None:
+    answer = tab.post("/api/paint", prompt="a red house", seed=5, steps=60)
+    address = f"/api/jobs/{answer.json()['job']}"
+    seen = None
+    while seen is None:
+        told = tab.get(address).json()
+        assert told["state"] in ("waiting", "running")
+        if "sketch" in told:
+            assert 1 <= told["sketch"] <= told["step"] + 1
+            seen = Image.open(io.BytesIO(tab.get(f"{address}/sketch").content))
+    assert seen.size == (64, 64)
+    tab.client.delete(address, headers=tab.headers)
+    tab.finish(answer)
+    assert tab.get("/api/jobs/none/sketch").status_code == 404
+
+
+def test_the_last_sketch_is_the_picture(demo: Session) -> None:
+    latents: list[torch.Tensor] = []
+
+    def look(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        latents.append(tensors["latents"].clone())
+        return tensors
+
+    options: dict[str, Any] = {"num_inference_steps": 2, "callback_on_step_end": look}
+    maps = demo.generate("a red house", WORDS, seed=5, **options)
+    sketch = sketch_of(demo.pipeline, latents[-1])
+    assert sketch is not None
+    np.testing.assert_allclose(np.asarray(sketch, int), np.asarray(maps.image, int), atol=1)
+    assert sketch_of(demo.pipeline, latents[-1][:, :5]) is None
+
+
+def test_a_guided_painting_is_the_librarys(demo: Session, tab: Tab) -> None:
+    assert tab.about["guides"] == ["tsam:transformer"]
+    wish = {"prompt": "a red house", "seed": 5, "steps": 3}
+    done = tab.finish(tab.post("/api/paint", guide="tsam:transformer", **wish))
+    image = Image.open(io.BytesIO(tab.get(f"/api/pictures/{done['picture']}").content))
+    guided = demo.generate(
+        "a red house", ["house"], seed=5, num_inference_steps=3, guide="tsam:transformer", background=False
+    )
+    assert image.tobytes() == guided.image.tobytes()
+    assert "guidance (tsam:transformer)" in done["how"]
+    plain = tab.finish(tab.post("/api/paint", **wish))
+    assert tab.get(f"/api/pictures/{plain['picture']}").content != tab.get(f"/api/pictures/{done['picture']}").content
+    assert tab.post("/api/paint", guide="tsam", **wish).status_code == 422
 
 
 def test_one_word_gets_company_and_unknown_ones_a_note(tab: Tab, picture: str) -> None:
@@ -148,16 +262,20 @@ def test_words_are_ranked_at_each_patch(demo: Session, tab: Tab, picture: str, s
     assert np.array_equal(arrays["scores"], half(demo.probe(demo.read(scene), words).scores))
 
 
-@pytest.mark.parametrize(("kind", "first"), [("overlay", b"\x89PNG"), ("maps", b"PK"), ("report", b"<!doctype html>")])
+@pytest.mark.parametrize(
+    ("kind", "first"), [("overlay", b"\x89PNG"), ("npz", b"PK"), ("png", b"\x89PNG"), ("report", b"<!doctype html>")]
+)
 def test_files_can_be_taken_away(tab: Tab, picture: str, kind: str, first: bytes) -> None:
-    answer = tab.post("/api/files", picture=picture, concepts=WORDS, kind=kind)
+    answer = tab.post("/api/probe", picture=picture, concepts=WORDS, format=kind)
     assert answer.status_code == 200
     assert answer.content.startswith(first)
     assert re.fullmatch(r'attachment; filename="[a-z]+\.[a-z]+"', answer.headers["content-disposition"])
 
 
 def test_masks_come_as_an_archive(demo: Session, tab: Tab, picture: str, scene: Image.Image) -> None:
-    archive = zipfile.ZipFile(io.BytesIO(tab.post("/api/files", picture=picture, concepts=WORDS, kind="masks").content))
+    archive = zipfile.ZipFile(
+        io.BytesIO(tab.post("/api/probe", picture=picture, concepts=WORDS, format="masks").content)
+    )
     assert {"labels.png", "coco.json", "mask-0-house.png", "cutout-2-sky.png"} <= set(archive.namelist())
     labels = np.asarray(Image.open(io.BytesIO(archive.read("labels.png"))))
     assert np.array_equal(labels, demo.probe(demo.read(scene), WORDS).segmentation())
@@ -191,7 +309,7 @@ FOREIGN = [
     {"origin": "null"},
     {"origin": "http://evil.example", "sec-fetch-site": "same-origin"},
 ]
-CHANGING = [("POST", f"/api/{name}") for name in ("tabs", "paint", "read", "maps", "ranking", "files")]
+CHANGING = [("POST", f"/api/{name}") for name in ("tabs", "example", "paint", "read", "maps", "ranking", "probe")]
 
 
 @pytest.mark.parametrize("headers", FOREIGN, ids=range(len(FOREIGN)))
@@ -358,7 +476,8 @@ def test_the_page_fetches_nothing_from_elsewhere(client: TestClient) -> None:
 
 
 def test_every_control_of_the_page_has_a_name_and_every_name_in_the_script_exists(client: TestClient) -> None:
-    page, script = client.get("/").text, client.get("/app.js").text
+    page = client.get("/").text
+    script = "".join(client.get(f"/{name}.js").text for name in SCRIPTS)
     known = set(re.findall(r'id="([\w-]+)"', page))
     assert set(re.findall(r'\bat\("([\w-]+)"\)', script)) <= known
     for field in re.findall(r"<(?:input|select|textarea|progress|canvas)\b[^>]*>", page):

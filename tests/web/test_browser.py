@@ -1,4 +1,4 @@
-"""The page in a real browser: paint, type a word, point, on a screen and on a phone."""
+"""The page in a real browser: paint, type a word, point, compare, on a screen and on a phone."""
 
 from __future__ import annotations
 
@@ -6,188 +6,178 @@ import re
 import signal
 import subprocess
 import sys
-import threading
-import time
 import urllib.request
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from webdriver import BROWSER, DRIVER, KEYS, Browser, driver
+from shown import Shown
+from webdriver import KEYS, Browser
 
 from conceptlens.session import Session
-from conceptlens.web import AppError, Limits, create_app, serve
+from conceptlens.web import AppError, serve
+from conceptlens.web.app import EXAMPLES
 
-uvicorn = pytest.importorskip("uvicorn", reason="the page is served with conceptlens[web]")
-needs_browser = pytest.mark.skipif(
-    not (BROWSER and DRIVER), reason="no chromium with chromedriver here; apt-get install chromium chromium-driver"
-)
-
-
-@pytest.fixture(scope="module")
-def address(demo: Session) -> Iterator[str]:
-    """The page, served; its URL."""
-    from conceptlens.web.server import bind, configured
-
-    listening, limits = bind("127.0.0.1", 0), Limits(recorded_steps=3)
-    server = uvicorn.Server(configured(create_app(demo, limits=limits), limits))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-    thread.start()
-    until = time.monotonic() + 30
-    while not server.started and time.monotonic() < until:
-        time.sleep(0.02)
-    try:
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
-    finally:
-        server.should_exit = True
-        thread.join(30)
-        listening.close()
+pytest.importorskip("uvicorn", reason="the page is served with conceptlens[web]")
+pytest_plugins = ["served"]
 
 
-@pytest.fixture(scope="module")
-def browser_address() -> Iterator[str]:
-    with driver() as found:
-        yield found
+def test_it_opens_with_a_finished_example_and_an_invitation(page: Shown) -> None:
+    prompt, _, words = EXAMPLES["demo"]
+    assert page.words() == list(words)
+    assert page.browser.text("#sentence").replace("\n", " ") == prompt
+    pressed = page.js("[...document.querySelectorAll('#sentence .chip[aria-pressed=true]')].map(e => e.textContent)")
+    assert pressed == ["balloon", "house", "snow"]
+    assert "Each colour is where the model sees that word" in page.browser.text("#says")
+    assert "type one of your own" in page.browser.text("#says")
+    page.press("#sentence .chip[data-word=yellow]")
+    page.settle()
+    assert page.words()[-1] == "yellow"
 
 
-def paint(browser: Browser, address: str, steps: int) -> None:
-    browser.go(address)
-    browser.wait(lambda: browser.run("return document.getElementById('prompt').value"), "the sample prompt")
-    browser.run(f"document.getElementById('steps').value = {steps}; document.getElementById('seed').value = 17")
-    browser.click("#go")
-    browser.wait(lambda: browser.text("#how"), "a painted picture")
-    browser.wait(lambda: "%" in browser.text("#legend"), "maps of the prompt's words")
+def test_paint_type_and_point(page: Shown, demo: Session) -> None:
+    page.paint(steps=6)
+    assert "3 of 6 steps recorded" in page.browser.text("#this-caption")
+    assert page.words() == ["house", "tree", "sun"]
+    before = page.canvas()
+    page.browser.type("#word", "sky")
+    page.wait("document.querySelectorAll('#legend .draft .share').length", "the map of a half-typed word")
+    assert page.canvas() != before
+    page.browser.type("#word", KEYS["enter"])
+    page.wait("document.querySelectorAll('#legend .draft').length === 0", "a word that stays")
+    page.wait("document.getElementById('fitting').textContent", "ranked words")
+    page.point(0.51, 0.51)
+    assert page.wait("document.querySelectorAll('#ranked li').length", "ranked words") == 6
+    assert "row 9 of 16" in page.browser.text("#where")
+    best = page.js("document.querySelector('#ranked li').textContent")
+    assert page.js("document.querySelector('#bubble').textContent").startswith(best)
+    page.browser.run("document.getElementById('canvas').focus()")
+    page.browser.type("#canvas", KEYS["down"])
+    assert "row 10 of 16" in page.browser.text("#where")
+    assert "row 10, column" in page.js("document.getElementById('spoken').textContent")
 
 
-@needs_browser
-def test_paint_type_and_point(browser_address: str, address: str, demo: Session) -> None:
-    browser = Browser(browser_address, 1200, 900)
-    try:
-        paint(browser, address, 6)
-        assert "3 of 6 steps recorded" in browser.text("#how")
-        assert browser.text("#legend").split()[0] == "house"
-        before = browser.run("return document.getElementById('canvas').toDataURL()")
-        browser.type("#word", "sky")
-        browser.wait(lambda: "sky" in browser.text("#legend"), "the map of a half-typed word")
-        browser.wait(
-            lambda: browser.run("return document.getElementById('canvas').toDataURL()") != before, "another picture"
-        )
-        browser.type("#word", KEYS["enter"])
-        browser.wait(
-            lambda: browser.run("return document.querySelectorAll('#legend .draft').length === 0"), "a kept word"
-        )
-        box = browser.run("return document.getElementById('canvas').getBoundingClientRect().toJSON()")
-        browser.wait(lambda: point(browser, box), "ranked words")
-        assert browser.run("return document.querySelectorAll('#ranked li').length") == 6
-        assert "row 9 of 16" in browser.text("#where")
-        browser.run("document.getElementById('canvas').focus()")
-        browser.type("#canvas", KEYS["down"])
-        assert "row 10 of 16" in browser.text("#where")
-        assert "row 10 of 16" in browser.run("return document.getElementById('spoken').textContent")
-        browser.run("document.getElementById('inside').open = true")
-        layers = demo.recipe().layers
-        assert layers
-        most = "return Number(document.getElementById('layer').max)"
-        browser.wait(lambda: browser.run(most) == len(layers), "the layers")
-        browser.run("const s = document.getElementById('layer'); s.value = 1; s.dispatchEvent(new Event('input'))")
-        assert browser.text("#layer-told") == str(layers[0])
-        assert browser.complaints() == []
-    finally:
-        browser.close()
+def test_a_double_click_paints_once(page: Shown) -> None:
+    page.fill("steps", 2)
+    page.browser.run("const form = document.getElementById('paint'); form.requestSubmit(); form.requestSubmit()")
+    page.wait("document.getElementById('this-caption').textContent.includes('2 of 2 steps')", "a picture")
+    page.settle()
+    assert page.js("document.getElementById('error').textContent") == ""
 
 
-@needs_browser
-def test_a_double_click_paints_once(browser_address: str, address: str) -> None:
-    browser = Browser(browser_address, 1200, 900)
-    try:
-        browser.go(address)
-        browser.wait(lambda: browser.text("#model"), "the page")
-        browser.run(
-            "const form = document.getElementById('paint'); document.getElementById('steps').value = 2;"
-            "form.requestSubmit(); form.requestSubmit()"
-        )
-        browser.wait(lambda: "%" in browser.text("#legend"), "maps of the prompt's words")
-        assert browser.complaints() == []
-        assert browser.run("return document.getElementById('error').textContent") == ""
-    finally:
-        browser.close()
-
-
-@needs_browser
 def test_a_downloaded_mask_is_the_librarys(browser_address: str, address: str, demo: Session, tmp_path: Path) -> None:
-    browser = Browser(browser_address, 1200, 900, downloads=tmp_path)
+    page = Shown(Browser(browser_address, 1200, 900, downloads=tmp_path), address)
     try:
-        paint(browser, address, 6)
-        browser.type("#word", "sky" + KEYS["enter"])
-        browser.wait(lambda: browser.text("#legend").count("0.") == 4 * 2, "the map of a fourth word")
-        prompt = browser.run("return document.getElementById('prompt').value")
-        browser.click(".get[data-kind=masks]")
-        got = browser.wait(lambda: [*tmp_path.glob("*.zip")], "the archive")[0]
-        assert browser.complaints() == []
+        page.open().paint(steps=6)
+        page.add("sky")
+        page.settle()
+        prompt = page.js("document.getElementById('prompt').value")
+        page.press(".get[data-kind=masks]")
+        got = page.browser.wait(lambda: [*tmp_path.glob("*.zip")], "the archive")[0]
     finally:
-        browser.close()
+        page.browser.close()
     words = ["house", "tree", "sun", "sky"]
-    live = demo.generate(prompt, words, seed=17, num_inference_steps=6, steps=(1, 3, 5))
+    live = demo.generate(prompt, words, seed=17, num_inference_steps=6, steps=(1, 3, 5)).refined(edges=True)
     with zipfile.ZipFile(got) as archive:
         for number, word in enumerate(words):
             mask = np.asarray(Image.open(archive.open(f"mask-{number}-{word}.png"))) > 0
             assert np.array_equal(mask, live.mask(word, "argmax")), word
 
 
-@needs_browser
-def test_two_pictures_side_by_side_and_what_is_doubtful(browser_address: str, address: str) -> None:
-    shown = "return document.getElementById('canvas').toDataURL()"
-    browser = Browser(browser_address, 1200, 900)
-    try:
-        paint(browser, address, 4)
-        assert re.search(r"(yes|no) \([<>]? ?\d+%\)", browser.text("#legend"))
-        areas = browser.run(shown)
-        browser.click("[data-view=doubt]")
-        assert browser.run(shown) != areas
-        browser.click("[data-view=areas]")
-        assert browser.run(shown) == areas
-        browser.click("#pin")
-        first = browser.text("#how")
-        browser.run("document.getElementById('seed').value = 18")
-        browser.click("#go")
-        browser.wait(lambda: first in browser.text("#other"), "the kept picture beside the new one")
-        browser.wait(lambda: browser.run("return document.getElementById('other-canvas').toDataURL()") == areas, "maps")
-        assert browser.run(shown) != areas
-        browser.type("#word", "sky" + KEYS["enter"])
-        browser.wait(
-            lambda: browser.run("return document.getElementById('other-canvas').toDataURL()") != areas,
-            "the new word's map on both pictures",
-        )
-        browser.click("#pin")
-        assert not browser.run("return document.getElementById('other').offsetParent")
-        assert browser.complaints() == []
-    finally:
-        browser.close()
+def test_two_seeds_side_by_side_with_the_difference_of_their_maps(page: Shown, demo: Session) -> None:
+    page.paint(seed=17)
+    page.press("#pin")
+    page.paint(seed=18)
+    page.wait("document.getElementById('other').offsetParent !== null", "the compared picture")
+    page.wait("document.querySelector('#signed-scale .end').textContent", "the difference")
+    assert "seed 17" in page.browser.text("#other figcaption")
+    assert "seed 18" in page.browser.text("#this-caption")
+    words, options = ["house", "tree", "sun"], {"num_inference_steps": 4, "steps": (1, 2, 3), "record": False}
+    here, there = (
+        demo.generate(page.js("document.getElementById('prompt').value"), words, seed=seed, **options)
+        for seed in (18, 17)
+    )
+    most = float((here["house"] - there["house"]).abs().max())
+    assert page.browser.text("#signed-scale .end") == f"−{most:.2f} more beside"
+    page.browser.run(
+        "const s = document.getElementById('signed-word'); s.value = 'sun'; s.dispatchEvent(new Event('change'))"
+    )
+    most = float((here["sun"] - there["sun"]).abs().max())
+    assert page.browser.text("#signed-scale .end") == f"−{most:.2f} more beside"
+    before = page.canvas("other-canvas")
+    page.add("sky")
+    page.browser.wait(lambda: page.canvas("other-canvas") != before, "the new word on both pictures")
+    page.press("#pin")
+    assert not page.js("document.getElementById('other').offsetParent")
 
 
-def point(browser: Browser, box: dict[str, float]) -> bool:
-    browser.point(int(box["x"] + box["width"] / 2) + 1, int(box["y"] + box["height"] / 2) + 1)
-    return bool(browser.text("#ranked"))
+def test_the_same_prompt_plain_and_guided(page: Shown) -> None:
+    page.paint(seed=17)
+    page.press("#guide-again")
+    page.wait("document.getElementById('this-caption').textContent.includes('guided')", "the guided picture")
+    assert "seed 17" in page.browser.text("#this-caption")
+    assert "seed 17" in page.browser.text("#other figcaption")
+    assert "guided" not in page.browser.text("#other figcaption")
+    assert page.canvas() != page.canvas("other-canvas")
 
 
-@needs_browser
-def test_on_a_phone_nothing_sticks_out(browser_address: str, address: str) -> None:
-    browser = Browser(browser_address, 390, 844)
-    try:
-        paint(browser, address, 2)
-        wide, window = browser.run("return [document.documentElement.scrollWidth, window.innerWidth]")
+def test_a_picture_of_ones_own_comes_with_words(page: Shown, tmp_path: Path) -> None:
+    from conceptlens.bench.datasets.scenes import make_scene
+
+    scene = make_scene(8)
+    Image.fromarray(scene.image).save(tmp_path / "scene.png")
+    page.browser.type("#file", str(tmp_path / "scene.png"))
+    page.wait(
+        "document.getElementById('this-caption').textContent.includes('read at noise')", "a picture that was read"
+    )
+    page.wait("document.querySelectorAll('#legend .share').length > 1", "words that fit")
+    assert set(page.words()) & set(scene.concepts)
+
+
+@pytest.mark.parametrize("view", ["heat", "doubt"])
+def test_colours_have_a_scale(page: Shown, view: str) -> None:
+    areas = page.canvas()
+    page.press(f"[data-view={view}]")
+    assert page.canvas() != areas
+    ends = page.js("[...document.querySelectorAll('#scale .end')].map(e => e.textContent)")
+    if view == "doubt":
+        assert ends == ["0 sure", "0.5 a tie"]
+    else:
+        assert re.fullmatch(r"0(\.\d\d)? lowest in this picture", ends[0])
+        assert re.fullmatch(r"0\.\d\d highest", ends[1])
+        assert "How well “balloon” fits at each place" in page.browser.text("#says")
+    page.press("[data-view=areas]")
+    assert page.canvas() == areas
+
+
+def test_the_small_maps_by_keyboard(page: Shown, demo: Session) -> None:
+    layers = demo.recipe().layers
+    assert layers
+    page.browser.run("document.getElementById('inside').open = true")
+    cells = page.wait("document.querySelectorAll('#strip .cell').length", "the small maps")
+    assert cells == (len(layers) + 1) * (3 + 1)
+    page.browser.run("document.querySelector('#strip .cell').focus()")
+    page.browser.type("#strip .cell", KEYS["down"])
+    assert page.js("document.activeElement.getAttribute('aria-label')") == f"layer {layers[0]}, mean of the steps"
+    page.browser.type("#strip .cell[tabindex='0']", KEYS["enter"])
+    page.settle()
+    assert page.browser.text("#alone").startswith(f"Only layer {layers[0]}.")
+    assert page.js("document.activeElement.getAttribute('aria-pressed')") == "true"
+
+
+def test_on_a_phone_nothing_sticks_out(phone: Shown) -> None:
+    for _ in ("closed", "open"):
+        wide, window = phone.js("[document.documentElement.scrollWidth, window.innerWidth]")
         assert wide <= window == 390
-        small = browser.run(
-            "return [...document.querySelectorAll('button, select, input:not([type=checkbox]):not([type=range])')]"
-            ".filter(e => e.offsetParent && e.id !== 'file' && e.offsetHeight < 34).map(e => e.id || e.className)"
+        small = phone.js(
+            "[...document.querySelectorAll('button:not(.cell), select, input:not([type=checkbox]):not([type=range])')]"
+            ".filter(e => e.offsetParent && e.id !== 'file' && e.offsetHeight < 33).map(e => e.id || e.className)"
         )
         assert small == [], "controls too small for a finger"
-        assert browser.complaints() == []
-    finally:
-        browser.close()
+        phone.browser.run("for (const each of document.querySelectorAll('details')) each.open = true")
+        phone.wait("document.querySelectorAll('#strip .cell').length", "the small maps")
 
 
 def test_the_served_page_is_the_page(address: str) -> None:

@@ -78,9 +78,15 @@ FIELDS: list[tuple[int, str, dict[str, Any]]] = [
     (404, "/api/maps", {"picture": "", "concepts": ["house", "sky"]}),
     (422, "/api/ranking", {"picture": "PICTURE", "concepts": [f"w{i}" for i in range(201)]}),
     (404, "/api/ranking", {"picture": "none", "concepts": ["house", "sky"]}),
-    (422, "/api/files", {"picture": "PICTURE", "concepts": ["house", "sky"]}),
-    (422, "/api/files", {"picture": "PICTURE", "concepts": ["house", "sky"], "kind": "../../maps"}),
-    (422, "/api/files", {"picture": "PICTURE", "concepts": ["house", "sky"], "kind": "passwd"}),
+    (422, "/api/probe", {"picture": "PICTURE", "concepts": ["house", "sky"], "format": None}),
+    (422, "/api/paint", {"prompt": "a house", "wait": "true"}),
+    (422, "/api/paint", {"prompt": "a house", "guide": "conform"}),
+    (422, "/api/maps", {"picture": "PICTURE", "concepts": ["house"], "step": -1}),
+    (422, "/api/maps", {"picture": "PICTURE", "concepts": ["house"], "layer": 999}),
+    (422, "/api/maps", {"picture": "PICTURE", "concepts": ["house"], "layer": "2"}),
+    (422, "/api/maps", {"picture": "PICTURE", "concepts": ["house"], "edges": 1}),
+    (422, "/api/probe", {"picture": "PICTURE", "concepts": ["house", "sky"], "format": "../../maps"}),
+    (422, "/api/probe", {"picture": "PICTURE", "concepts": ["house", "sky"], "format": "passwd"}),
 ]
 BODIES: list[tuple[int, bytes, str]] = [
     (400, b"", "application/json"),
@@ -190,7 +196,7 @@ def test_addresses(kept: tuple[Tab, str], status: int, method: str, address: str
     plain(tab.client.request(method, address, headers=tab.headers), status)
 
 
-@pytest.mark.parametrize("address", ["/api/paint", "/api/read", "/api/maps", "/api/ranking", "/api/files"])
+@pytest.mark.parametrize("address", ["/api/paint", "/api/read", "/api/maps", "/api/ranking", "/api/probe"])
 def test_without_a_tab_nothing_is_done(kept: tuple[Tab, str], address: str) -> None:
     client = kept[0].client
     plain(client.post(address, json={}), 401)

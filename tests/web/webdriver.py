@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-KEYS = {"enter": "\ue007", "escape": "\ue00c", "right": "\ue014", "down": "\ue015"}
+KEYS = {"tab": "\ue004", "enter": "\ue007", "escape": "\ue00c", "right": "\ue014", "down": "\ue015"}
 
 
 class Browser:
@@ -71,6 +71,25 @@ class Browser:
         move = {"type": "pointerMove", "duration": 0, "x": x, "y": y}
         mouse = {"type": "pointer", "id": "mouse", "parameters": {"pointerType": "mouse"}, "actions": [move]}
         self._call("POST", f"{self._session}/actions", {"actions": [mouse]})
+
+    def tap(self, x: int, y: int) -> None:
+        """Touches a place in the window with a finger."""
+        move = {"type": "pointerMove", "duration": 0, "x": x, "y": y}
+        touch = [move, {"type": "pointerDown", "button": 0}, {"type": "pointerUp", "button": 0}]
+        finger = {"type": "pointer", "id": "finger", "parameters": {"pointerType": "touch"}, "actions": touch}
+        self._call("POST", f"{self._session}/actions", {"actions": [finger]})
+
+    def press_key(self, key: str) -> None:
+        """A key, wherever the focus is."""
+        strokes = [{"type": "keyDown", "value": key}, {"type": "keyUp", "value": key}]
+        self._call("POST", f"{self._session}/actions", {"actions": [{"type": "key", "id": "keys", "actions": strokes}]})
+
+    def prefers(self, scheme: str) -> None:
+        """Has the page shown as to a reader who prefers "light" or "dark", and no moving parts."""
+        wanted = {"prefers-color-scheme": scheme, "prefers-reduced-motion": "reduce"}
+        media = {"features": [{"name": name, "value": value} for name, value in wanted.items()]}
+        fields = {"cmd": "Emulation.setEmulatedMedia", "params": media}
+        self._call("POST", f"{self._session}/goog/cdp/execute", fields)
 
     def complaints(self) -> list[str]:
         """What the browser's console holds of errors."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -24,8 +25,25 @@ PAPER, INK = (250, 249, 246), (40, 38, 45)
 
 
 def palette(count: int) -> UInt8[np.ndarray, "count 3"]:
-    """`count` colours that tell concepts apart; they repeat after twelve."""
-    return _PALETTE[np.arange(count) % len(_PALETTE)]
+    """`count` colours that tell concepts apart, no two alike; at most 256."""
+    return (_PALETTE if count <= len(_PALETTE) else _long_palette())[:count].copy()
+
+
+@cache
+def _long_palette() -> UInt8[np.ndarray, "256 3"]:
+    """Behind the twelve, of a grid of colours always the one that is least like all before it."""
+    from skimage.color import rgb2lab
+
+    grid = np.stack(np.meshgrid(*[np.linspace(15, 240, 9)] * 3), axis=-1).reshape(-1, 3).round().astype(np.uint8)
+    lab = rgb2lab(grid)
+    grid, lab = (part[(lab[:, 0] > 25) & (lab[:, 0] < 90)] for part in (grid, lab))
+    chosen = list(_PALETTE)
+    nearest = np.linalg.norm(lab[:, None] - rgb2lab(_PALETTE)[None], axis=-1).min(axis=1)
+    while len(chosen) < 256:
+        farthest = int(nearest.argmax())
+        chosen.append(grid[farthest])
+        nearest = np.minimum(nearest, np.linalg.norm(lab - lab[farthest], axis=-1))
+    return np.array(chosen, np.uint8)
 
 
 def heat_colours(heat: Float[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width 3"]:

@@ -18,7 +18,7 @@ from conceptlens.readers.loading import Defaults, LoadedModel
 from conceptlens.values.errors import ConceptError, RecipeError
 from conceptlens.values.models import Pipeline
 from conceptlens.values.recipe import Recipe, check_seed
-from conceptlens.values.words import check_concepts, check_prompts, singulars
+from conceptlens.values.words import check_concepts, check_prompts, ranked_words, singulars
 
 Background = bool | Sequence[str]
 
@@ -155,8 +155,7 @@ def with_background(
     added = tuple(name for name in defaults.background if name != only)
     if added:
         warnings.warn(
-            f"a softmax over the one concept {only!r} would be 1 everywhere; added {', '.join(added)} "
-            "(background=False for none)",
+            f"one word alone would win everywhere, so {', '.join(added)} compete with {only!r}",
             stacklevel=4,
         )
     return asked, added
@@ -168,7 +167,7 @@ def note_unknown(model_id: str, defaults: Defaults, names: tuple[str, ...]) -> N
     unknown = [n for n in names if known is not None and not set(n.lower().split()) <= set(known)]
     if unknown:
         single = [one for name in unknown for one in singulars(name) if set(one.lower().split()) <= set(known or ())]
-        instead = f"It knows {', '.join(single)}." if single else "It knows the words of session.vocabulary."
+        instead = f"It knows {', '.join(single or ranked_words(known))}."
         warnings.warn(
             f"{model_id} was never trained on {', '.join(unknown)}; expect noise. {instead}",
             stacklevel=4,

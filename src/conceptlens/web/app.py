@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from importlib.resources import files
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -15,9 +17,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from conceptlens.readers.orders import prompt_words
 from conceptlens.session import Session
 from conceptlens.values.errors import ConceptlensError
-from conceptlens.values.words import content_words, ranked_words
+from conceptlens.values.words import content_words
 from conceptlens.web import answers, jobs
 from conceptlens.web.addresses import HERE
 from conceptlens.web.asking import QUESTION, Fields, json_of, opened, question
@@ -25,22 +28,37 @@ from conceptlens.web.errors import RequestError, status_of
 from conceptlens.web.flight import Answer, Room, attended, body_of
 from conceptlens.web.limits import Limits
 from conceptlens.web.middleware import OwnPagesOnly, WithHeaders
-from conceptlens.web.store import Store
+from conceptlens.web.store import Picture, Store
 from conceptlens.web.wire import MEDIA_TYPE
 from conceptlens.web.worker import Worker
 
 log = logging.getLogger("conceptlens.web")
 TAB = "x-conceptlens-tab"
+SCRIPTS = (
+    "app",
+    "ask",
+    "bring",
+    "compare",
+    "gallery",
+    "layers",
+    "picture",
+    "point",
+    "server",
+    "state",
+    "view",
+    "words",
+)
 STATIC = {
     "index.html": "text/html; charset=utf-8",
     "app.css": "text/css; charset=utf-8",
-    "app.js": "text/javascript; charset=utf-8",
-    "picture.js": "text/javascript; charset=utf-8",
-    "server.js": "text/javascript; charset=utf-8",
+    **{f"{name}.js": "text/javascript; charset=utf-8" for name in SCRIPTS},
     "icon.svg": "image/svg+xml",
+    "openapi.json": "application/json",
 }
 """The page's files and their types; nothing else can be asked for."""
-SAMPLES = {"demo": "a red house and a tree under the sun"}
+EXAMPLES = {"demo": ("a yellow balloon above a house in the snow", 18, ("balloon", "house", "snow", "sky"))}
+"""By model what the page shows first, painted when the first page is opened: prompt, seed, words."""
+SUGGESTED = "a cat on a sofa in front of a window"
 
 
 def build(session: Session, limits: Limits, hosts: tuple[str, ...] | None) -> Starlette:
@@ -78,8 +96,7 @@ class Page:
         self.jobs = jobs.Jobs(self.worker, self.store)
         folder = files("conceptlens") / "web" / "static"
         self.static = {name: (folder / name).read_bytes() for name in STATIC}
-        self.words = ranked_words(session.vocabulary)
-        self.sample = SAMPLES.get(session.model_id, "a cat on a sofa in front of a window")
+        self.example = EXAMPLES.get(session.model_id)
 
     def routes(self) -> list[Route]:
         """Every address of the page."""
@@ -87,13 +104,15 @@ class Page:
             Route("/", self.static_file("index.html")),
             *(Route(f"/{name}", self.static_file(name)) for name in STATIC),
             Route("/api/tabs", self.open_tab, methods=["POST"]),
+            Route("/api/example", self.paint_example, methods=["POST"]),
             Route("/api/paint", self.paint, methods=["POST"]),
             Route("/api/read", self.read, methods=["POST"]),
             Route("/api/jobs/{job}", self.job, methods=["GET", "DELETE"]),
+            Route("/api/jobs/{job}/sketch", self.sketch),
             Route("/api/pictures/{picture}", self.picture),
             Route("/api/maps", self.maps, methods=["POST"]),
             Route("/api/ranking", self.ranking, methods=["POST"]),
-            Route("/api/files", self.download, methods=["POST"]),
+            Route("/api/probe", self.probe, methods=["POST"]),
         ]
 
     def static_file(self, name: str) -> Callable[[Request], Response]:
@@ -103,24 +122,75 @@ class Page:
     async def open_tab(self, request: Request) -> Response:
         with self.room.share() as share:
             await body_of(request, self.limits.body_bytes, "a request", share)
-        steps = jobs.default_steps(self.session)
-        facts = answers.about(self.session, self.limits, steps, self.words, self.sample)
-        return JSONResponse({"tab": self.store.open_tab(self.jobs.busy()), **facts}, 201)
+        tab, new = self._resumed(request), 200
+        if tab is None:
+            tab, new = self.store.open_tab(self.jobs.busy()), 201
+        facts = answers.about(self.session, self.limits)
+        prompt = self.example[0] if self.example else SUGGESTED
+        return JSONResponse({"tab": tab, **facts, "sample": prompt, "example": self.example is not None}, new)
+
+    def _resumed(self, request: Request) -> str | None:
+        """The tab that a page had before it was loaded again; None for a new one, or one that is forgotten."""
+        try:
+            return self._tab(request)
+        except RequestError:
+            return None
+
+    async def paint_example(self, request: Request) -> Response:
+        """What the page shows first; painted once, for all tabs."""
+        tab = self._tab(request)
+        with self.room.share() as share:
+            await body_of(request, self.limits.body_bytes, "a request", share)
+        if self.example is None:
+            raise RequestError(404, "there is no example of this model. Paint or drop a picture.")
+        prompt, seed, words = self.example
+        wish = jobs.Wish(prompt, seed)
+
+        def once(job: jobs.Job) -> Picture:
+            if self.store.example is None:
+                self.store.example = jobs.paint(self.session, job, self.limits, wish)
+            return self.store.example
+
+        return JSONResponse({"job": self.jobs.start(tab, once), **_words_of(prompt), "words": list(words)}, 202)
 
     async def paint(self, request: Request) -> Response:
         tab = self._tab(request)
-        fields = await self._fields(request, {"prompt", "seed", "steps"})
-        prompt = fields.text("prompt", self.limits.prompt)
+        fields = await self._fields(request, {"prompt", "seed", "steps", "guide", "wait"})
+        prompt, wait = fields.text("prompt", self.limits.prompt), fields.switch("wait")
         seed, steps = fields.whole("seed", 0, 2**31 - 1), fields.whole("steps", 1, self.limits.steps)
         if not prompt.strip():
-            raise RequestError(422, f"the prompt is empty. Say what to paint, for example: {self.sample}.")
-        name = self.jobs.start(tab, lambda job: jobs.paint(self.session, job, self.limits, prompt, seed, steps))
-        return JSONResponse({"job": name, "words": content_words(prompt)[:6]}, 202)
+            raise RequestError(422, f"the prompt is empty. Say what to paint, for example: {SUGGESTED}.")
+        wish = jobs.Wish(prompt, secrets.randbelow(2**31) if seed is None else seed, steps, self._guide(fields))
+        name = self.jobs.start(tab, lambda job: jobs.paint(self.session, job, self.limits, wish))
+        return await self._started(request, tab, name, prompt, wait)
+
+    async def _started(self, request: Request, tab: str, name: str, prompt: str, wait: bool) -> Response:
+        """What is said of a job that was begun: its name, or with `wait` its picture."""
+        if not wait:
+            return JSONResponse({"job": name, **_words_of(prompt)}, 202)
+        try:
+            await attended(request, self.jobs.end_of(tab, name))
+        except RequestError:
+            self.jobs.cancel(tab, name)
+            raise
+        status = self.jobs.tell(tab, name)
+        if status["state"] != "done":
+            raise RequestError(status.get("status", 409), status.get("error", "the picture was cancelled."))
+        return JSONResponse({**_words_of(prompt), **{key: status[key] for key in ("picture", "how", "seed", "notes")}})
+
+    def _guide(self, fields: Fields) -> str | None:
+        if fields.said.get("guide") is None:
+            return None
+        fitting = jobs.guides(self.session)
+        if not fitting:
+            raise RequestError(422, "this model cannot be painted with guidance. Leave guide out.")
+        return fields.choice("guide", tuple(fitting))
 
     async def read(self, request: Request) -> Response:
-        """A picture as the body of the request; what it shows may be told in the query, as `prompt`."""
-        tab = self._tab(request)
-        prompt = Fields(dict(request.query_params)).text("prompt", self.limits.prompt, "")
+        """A picture as the body of the request; in the query, what it shows (`prompt`), and whether to `wait`."""
+        tab, query = self._tab(request), Fields(dict(request.query_params))
+        prompt = query.text("prompt", self.limits.prompt, "")
+        wait = query.choice("wait", ("true", "false"), "false") == "true"
         with self.room.share() as arriving:
             data = await body_of(request, self.limits.upload_bytes, "a picture", arriving)
             image = await attended(request, self.codec.run(lambda: opened(data, self.limits), tab))
@@ -131,7 +201,7 @@ class Page:
         except RequestError:
             waiting.free()
             raise
-        return JSONResponse({"job": name, "words": content_words(prompt)[:6]}, 202)
+        return await self._started(request, tab, name, prompt, wait)
 
     async def job(self, request: Request) -> Response:
         tab, name = self._tab(request), request.path_params["job"]
@@ -139,9 +209,14 @@ class Page:
             self.jobs.cancel(tab, name)
         return JSONResponse(self.jobs.tell(tab, name))
 
+    async def sketch(self, request: Request) -> Response:
+        tab = self._tab(request)
+        sketch = self.jobs.sketch(tab, request.path_params["job"])
+        return Answer(await attended(request, self.codec.run(lambda: answers.png(sketch), tab)), self.room, "image/png")
+
     async def picture(self, request: Request) -> Response:
         picture = self.store.picture(self._tab(request), request.path_params["picture"])
-        headers = {"x-conceptlens-how": picture.how, "x-conceptlens-bytes": str(picture.record.nbytes)}
+        headers = {"x-conceptlens-bytes": str(picture.record.nbytes)}
         data = await attended(request, self.codec.run(lambda: answers.png(picture.record.image), picture.tab))
         return Answer(data, self.room, "image/png", headers)
 
@@ -160,13 +235,14 @@ class Page:
         work = self.worker.run(lambda: answers.ranking(self.session, record, asked), tab)
         return Answer(await attended(request, work), self.room, MEDIA_TYPE)
 
-    async def download(self, request: Request) -> Response:
+    async def probe(self, request: Request) -> Response:
+        """Words in a picture, as one of `answers.FORMATS`."""
         tab = self._tab(request)
-        fields = await self._fields(request, QUESTION | {"kind"})
-        asked, kind = question(fields, self.limits), fields.choice("kind", tuple(answers.FILES))
-        record = self.store.picture(tab, asked.picture).record
-        work = self.worker.run(lambda: answers.download(self.session, record, asked, kind), tab)
-        media, name, _ = answers.FILES[kind]
+        fields = await self._fields(request, QUESTION | {"format"})
+        asked, kind = question(fields, self.limits), fields.choice("format", tuple(answers.FORMATS), "json")
+        picture = self.store.picture(tab, asked.picture)
+        work = self.worker.run(lambda: answers.in_format(self.session, picture, asked, kind), tab)
+        media, name = answers.FORMATS[kind]
         headers = {"content-disposition": f'attachment; filename="{name}"'}
         return Answer(await attended(request, work), self.room, media, headers)
 
@@ -182,6 +258,12 @@ class Page:
         self.jobs.close()
         self.worker.close()
         self.codec.close()
+
+
+def _words_of(prompt: str) -> dict[str, Any]:
+    """A prompt, the words that are asked of its picture at first, and all that can be."""
+    chips = dict.fromkeys(word.lower() for word in prompt_words([prompt]))
+    return {"prompt": prompt, "words": content_words(prompt), "chips": list(chips)}
 
 
 def _answer(status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:

@@ -78,7 +78,7 @@ class Fields:
             raise RequestError(422, f"{name} must be a list of words; got {_kind(value)}.")
         if len(value) > most:
             raise RequestError(422, f"{name} has {len(value)} words; {most} are allowed. Drop some.")
-        return [Fields({name: word}).text(name, longest) for word in value]
+        return [Fields({"a word": word}).text("a word", longest) for word in value]
 
     def choice(self, name: str, known: tuple[str, ...], default: str | None = None) -> str:
         value = self.text(name, 40, default)
@@ -95,14 +95,16 @@ class Question:
         picture: its name.
         concepts: words.
         options: of `Session.probe`.
+        edges: whether masks follow the edges of the picture (`ConceptMaps.refined`).
     """
 
     picture: str
     concepts: list[str]
     options: dict[str, Any] = field(default_factory=dict)
+    edges: bool = False
 
 
-QUESTION = {"picture", "concepts", "space", "isolate"}
+QUESTION = {"picture", "concepts", "space", "isolate", "step", "layer", "edges"}
 
 
 def question(fields: Fields, limits: Limits, most: int | None = None) -> Question:
@@ -110,8 +112,12 @@ def question(fields: Fields, limits: Limits, most: int | None = None) -> Questio
     options: dict[str, Any] = {"space": fields.choice("space", ("output", "value"), "output")}
     if fields.switch("isolate"):
         options["isolate"] = True
+    for name, setting in (("step", "steps"), ("layer", "layers")):
+        number = fields.whole(name, 0, 9999)
+        if number is not None:
+            options[setting] = (number,)
     concepts = fields.words("concepts", most or limits.concepts, limits.word)
-    return Question(fields.text("picture", 64), concepts, options)
+    return Question(fields.text("picture", 64), concepts, options, fields.switch("edges"))
 
 
 def opened(data: bytes, limits: Limits) -> Image.Image:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
 from PIL import Image
+from torch import Tensor
 
+from conceptlens.families.kinds.sketch import sketch_of
+from conceptlens.guidance.checks import check_pipeline
+from conceptlens.guidance.named import guidance_named
 from conceptlens.maps.image_maps import ConceptMaps
 from conceptlens.presence import calibrated_reading
 from conceptlens.readers.keeping import spread
@@ -19,6 +25,7 @@ from conceptlens.session import Session
 from conceptlens.values.errors import BudgetError, ConceptlensError
 from conceptlens.values.models import Pipeline
 from conceptlens.values.words import content_words
+from conceptlens.watch.prompt_text import warn_of_lost_words
 from conceptlens.web.errors import RequestError, status_of
 from conceptlens.web.limits import Limits
 from conceptlens.web.store import Picture, Store, new_id
@@ -30,6 +37,10 @@ LINE = "jobs"
 """They share one line at the worker, so that a word that is typed waits for one of them, however many there are."""
 REMEMBERED = 512
 """Jobs whose outcome can still be asked for."""
+SKETCHING = 0.15
+"""Share of a painting's time that looking at it on its way may take."""
+GUIDES = ("tsam:transformer", "tsam")
+"""Guidance that needs nothing but the prompt."""
 
 
 class Cancelled(Exception):  # noqa: N818 - a signal, not an error
@@ -46,6 +57,9 @@ class Job:
     step: int = 0
     steps: int = 0
     picture: str | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    sketch: Image.Image | None = None
+    sketched: int = 0
     error: str | None = None
     status: int = 200
     stop: threading.Event = field(default_factory=threading.Event)
@@ -106,10 +120,18 @@ class Jobs:
         if job.state == "waiting":
             status["ahead"] = self._worker.ahead_of(job.number)
         if job.picture is not None:
-            status["picture"] = job.picture
+            status |= {"picture": job.picture, **job.facts}
+        elif job.sketch is not None:
+            status["sketch"] = job.sketched
         if job.error is not None:
             status |= {"error": job.error, "status": job.status}
         return status
+
+    async def end_of(self, tab: str, name: str) -> None:
+        """Waits until a job is over, however it ends."""
+        future = self._job(tab, name).future
+        if future is not None:
+            await asyncio.wait([asyncio.shield(asyncio.wrap_future(future))])
 
     def cancel(self, tab: str, name: str) -> None:
         """Ends a job before its next denoising step; one that waits never begins, one that cannot stop is not kept."""
@@ -117,6 +139,17 @@ class Jobs:
         job.stop.set()
         if job.future is not None and job.future.cancel():
             job.state = "cancelled"
+
+    def sketch(self, tab: str, name: str) -> Image.Image:
+        """How far a painting looks.
+
+        Raises:
+            RequestError: 404 where there is nothing to see yet, or no more.
+        """
+        sketch = self._job(tab, name).sketch
+        if sketch is None:
+            raise RequestError(404, "nothing of this picture can be seen yet. Wait for it.")
+        return sketch
 
     def _job(self, tab: str, name: str) -> Job:
         with self._lock:
@@ -138,7 +171,9 @@ class Jobs:
             picture = plainly(lambda: act(job))
             if job.stop.is_set():
                 raise Cancelled
-            job.picture = self._store.add(picture)
+            name = self._store.add(picture)
+            job.facts = {"how": picture.how, "seed": picture.seed, "notes": list(picture.notes)}
+            job.picture, job.sketch = name, None
             job.state = "done"
         except Cancelled:
             job.state = "cancelled"
@@ -149,60 +184,125 @@ class Jobs:
             job.error, job.status, job.state = FAILED, 500, "failed"
 
 
-def paint(session: Session, job: Job, limits: Limits, prompt: str, seed: int | None, steps: int | None) -> Picture:
+@dataclass(frozen=True)
+class Wish:
+    """What to paint.
+
+    Attributes:
+        prompt: a text.
+        seed: of the starting noise.
+        steps: None for the model's usual number.
+        guide: a name of `guides`; None for the plain picture.
+    """
+
+    prompt: str
+    seed: int
+    steps: int | None = None
+    guide: str | None = None
+
+
+def paint(session: Session, job: Job, limits: Limits, wish: Wish) -> Picture:
     """Paints a prompt and records evenly spread steps of it; reads the picture back where not one of them fits."""
-    count = steps or default_steps(session)
+    count = wish.steps or default_steps(session)
     wanted = min(count, limits.recorded_steps)
+    name = "painted" if wish.guide is None else f"painted with guidance ({wish.guide}) and"
     while wanted:
         try:
             steps_of_record = spread(wanted, range(count))
             recording = {"record": True, "record_budget": limits.picture_bytes, "steps": steps_of_record}
-            maps = _painted(session, job, prompt, seed, count, recording)
+            maps, notes = _painted(session, job, wish, count, recording)
             assert maps.record is not None
-            how = f"painted with seed {maps.seed}; {wanted} of {count} steps recorded"
-            return Picture(job.tab, maps.record, how, calibrated_reading(session, maps.image))
+            how = f"{name} with seed {wish.seed}; {wanted} of {count} steps recorded"
+            return Picture(job.tab, maps.record, how, calibrated_reading(session, maps.image), tuple(notes), wish.seed)
         except BudgetError as error:
             wanted = min(error.fitting, wanted - 1)
-    maps = _painted(session, job, prompt, seed, count, {})
-    record = session.read(maps.image, prompt=prompt)
-    how = f"painted with seed {maps.seed}, then read back like any picture: its steps are too large to record"
-    return Picture(job.tab, record, how, calibrated_reading(session, maps.image))
+    maps, notes = _painted(session, job, wish, count, {})
+    record = session.read(maps.image, prompt=wish.prompt)
+    how = f"{name} with seed {wish.seed}, then read back like any picture: its steps are too large to record"
+    return Picture(job.tab, record, how, calibrated_reading(session, maps.image), tuple(notes), wish.seed)
 
 
 def _painted(
-    session: Session,
-    job: Job,
-    prompt: str,
-    seed: int | None,
-    count: int,
-    recording: Mapping[str, Any],
-) -> ConceptMaps:
-    """`Session.generate` with progress; cancelling ends it between two steps."""
+    session: Session, job: Job, wish: Wish, count: int, recording: Mapping[str, Any]
+) -> tuple[ConceptMaps, list[str]]:
+    """`Session.generate` with progress, and its warnings; cancelling ends it between two steps."""
+    look = Sketches(session, job)
 
     def after_step(pipeline: Pipeline, step: int, timestep: object, tensors: dict[str, Any]) -> dict[str, Any]:
+        look.after(step, tensors.get("latents"))
         job.step, job.steps = step + 1, pipeline.num_timesteps
         if job.stop.is_set():
             raise Cancelled
         return tensors
 
-    options: dict[str, Any] = {"num_inference_steps": count, "seed": seed, "background": False, **recording}
+    options: dict[str, Any] = {"num_inference_steps": count, "seed": wish.seed, "background": False, **recording}
+    if wish.guide is not None:
+        options["guide"] = wish.guide
     if "callback_on_step_end" in inspect.signature(session.pipeline.__call__).parameters:
         options["callback_on_step_end"] = after_step
     job.step, job.steps = 0, count
     # The maps of this run are thrown away, the record is asked instead; one word is the least that can be asked.
-    words = content_words(prompt)[:1] or ["picture"]
+    words = content_words(wish.prompt)[:1] or ["picture"]
+
+    def painted() -> ConceptMaps:
+        _note_lost_words(session, wish.prompt)
+        return session.generate(wish.prompt, words, **options)
+
     try:
-        return with_notes(lambda: session.generate(prompt, words, **options))[0]
+        return with_notes(painted)
     except Cancelled:
         session.pipeline.maybe_free_model_hooks()
         raise
 
 
+def _note_lost_words(session: Session, prompt: str) -> None:
+    """Warns of what the text that meets the image leaves out of a prompt; diffusers says that in its log alone."""
+    pipeline = session.pipeline
+    if "follow" not in session.can or "max_sequence_length" not in inspect.signature(pipeline.__call__).parameters:
+        return
+    length = session.adapter.text_length(pipeline, session.generate_defaults)
+    parts = (getattr(pipeline, name, None) for name in ("tokenizer_3", "tokenizer_2", "tokenizer"))
+    tokenizer = next((part for part in parts if hasattr(part, "model_max_length")), None)
+    if tokenizer is not None:
+        warn_of_lost_words(tokenizer, prompt, length)
+
+
+class Sketches:
+    """What a painting looks like on its way, shown as often as a small share of its time allows."""
+
+    def __init__(self, session: Session, job: Job) -> None:
+        self._session, self._job = session, job
+        self._begun, self._spent, self._able = time.monotonic(), 0.0, True
+
+    def after(self, step: int, latents: Tensor | None) -> None:
+        """Looks at the latents behind a step, where it costs little."""
+        began = time.monotonic()
+        if latents is None or not self._able or self._spent > SKETCHING * (began - self._begun):
+            return
+        sketch = sketch_of(self._session.pipeline, latents)
+        self._able = sketch is not None
+        if sketch is not None:
+            self._job.sketch, self._job.sketched = sketch, step + 1
+        self._spent += time.monotonic() - began
+
+
+def guides(session: Session) -> list[str]:
+    """Names of the guidance that the model can be painted with."""
+    fitting = []
+    for name in GUIDES:
+        try:
+            check_pipeline(session.pipeline, guidance_named(name))
+        except ConceptlensError:
+            continue
+        fitting.append(name)
+    return fitting
+
+
 def read(session: Session, job: Job, image: Image.Image, prompt: str) -> Picture:
     """Reads a picture that exists."""
-    record = session.read(image, prompt=prompt)
+    record, notes = with_notes(lambda: session.read(image, prompt=prompt))
     how = f"read at noise {record.recipe.noise:g}"
-    return Picture(job.tab, record, how, calibrated_reading(session, image, record))
+    return Picture(job.tab, record, how, calibrated_reading(session, image, record), tuple(notes))
 
 
 def default_steps(session: Session) -> int:

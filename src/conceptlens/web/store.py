@@ -22,18 +22,26 @@ class Picture:
         record: what the model saw.
         how: one line on where the record comes from, for the reader.
         reading: what tells whether a word is in the picture (`presence.calibrated_reading`), where the model can.
+        notes: warnings that came while it was painted or read.
+        seed: with which it was painted; None where it was not.
     """
 
     tab: str
     record: ImageRecord
     how: str
     reading: ImageRecord | None = None
+    notes: tuple[str, ...] = ()
+    seed: int | None = None
 
     @property
     def nbytes(self) -> int:
         """Size of the records in memory."""
         sizes = {id(record): record.nbytes for record in (self.record, self.reading) if record is not None}
         return sum(sizes.values())
+
+
+EXAMPLE = "example"
+"""The name under which every tab can ask the example."""
 
 
 def new_id() -> str:
@@ -48,6 +56,7 @@ class Store:
         self._limits, self._lock = limits, threading.Lock()
         self._tabs: OrderedDict[str, bool] = OrderedDict()  # whether it was used; the one unused longest comes first
         self._pictures: OrderedDict[str, Picture] = OrderedDict()
+        self.example: Picture | None = None
 
     def open_tab(self, busy: Collection[str] = ()) -> str:
         """Remembers a new tab; its secret name.
@@ -79,12 +88,14 @@ class Store:
             return tab
 
     def add(self, picture: Picture) -> str:
-        """Keeps a picture; its name. Older ones make room.
+        """Keeps a picture; its name. Older ones make room. The example is of all tabs, and stays.
 
         Raises:
             RequestError: 401 when its tab has been forgotten meanwhile.
         """
         with self._lock:
+            if picture is self.example:
+                return EXAMPLE
             if picture.tab not in self._tabs:
                 raise _forgotten()
             name = new_id()
@@ -100,6 +111,8 @@ class Store:
             RequestError: 404 when there is none of this name, or it was dropped.
         """
         with self._lock:
+            if name == EXAMPLE and self.example is not None:
+                return self.example
             picture = self._pictures.get(name)
             if picture is None or picture.tab != tab:
                 raise RequestError(404, "this picture is no longer kept. Paint or drop it again.")

@@ -2,7 +2,8 @@
 
 Four bytes hold the length of the header (little-endian). Then come the header in UTF-8, padded with blanks to a
 multiple of four, and the arrays, each padded likewise. The header names each array: its type ("float16" or "uint8"),
-shape, place in bytes after the header, and `low` and `scale`: a stored number n means low + scale * n.
+shape, place in bytes after the header, and `low` and `scale`: a stored number n means low + scale * n. Whole numbers
+below 256 ("index") travel as they are.
 """
 
 from __future__ import annotations
@@ -28,9 +29,15 @@ def pack(content: Mapping[str, Any], arrays: Mapping[str, tuple[np.ndarray, str]
     """
     bodies, entries, place = [], {}, 0
     for name, (values, kind) in arrays.items():
-        stored, low, scale = _as_half(values) if kind == "float16" else _as_bytes(values)
+        stored, low, scale = _STORED[kind](values)
         body = stored.tobytes()
-        entries[name] = {"type": kind, "shape": list(values.shape), "at": place, "low": low, "scale": scale}
+        entries[name] = {
+            "type": str(stored.dtype),
+            "shape": list(values.shape),
+            "at": place,
+            "low": low,
+            "scale": scale,
+        }
         bodies.append(body + bytes(-len(body) % 4))
         place += len(bodies[-1])
     header = json.dumps({**content, "arrays": entries}, ensure_ascii=False).encode()
@@ -60,3 +67,10 @@ def _as_bytes(values: np.ndarray) -> tuple[np.ndarray, float, float]:
     low, high = float(values.min(initial=np.inf)), float(values.max(initial=-np.inf))
     scale = (high - low) / 255 or 1.0
     return np.rint((values - low) / scale).astype(np.uint8), low, scale
+
+
+def _as_index(values: np.ndarray) -> tuple[np.ndarray, float, float]:
+    return values.astype(np.uint8), 0.0, 1.0
+
+
+_STORED = {"float16": _as_half, "uint8": _as_bytes, "index": _as_index}

@@ -1,6 +1,7 @@
 // Talking to the server: this tab's name, errors as one line, and maps as bytes (the format is in web/wire.py).
 
-let tab = null;
+const TAB = "conceptlens-tab";
+let tab = sessionStorage.getItem(TAB);
 
 export class Refused extends Error {
   constructor(status, message) {
@@ -19,11 +20,11 @@ async function send(address, options = {}) {
     throw new Refused(0, "the server does not answer. Is it still running?");
   }
   if (answer.ok) return answer;
-  let told = `the server answered ${answer.status}.`;
+  let line = `the server answered ${answer.status}.`;
   try {
-    told = (await answer.json()).error ?? told;
+    line = (await answer.json()).error ?? line;
   } catch { /* no JSON: the status must do */ }
-  throw new Refused(answer.status, told);
+  throw new Refused(answer.status, line);
 }
 
 function asJson(fields, signal) {
@@ -33,8 +34,11 @@ function asJson(fields, signal) {
 export async function openTab() {
   const about = await (await send("api/tabs", { method: "POST" })).json();
   tab = about.tab;
+  sessionStorage.setItem(TAB, tab); // a page that is loaded again can still ask its pictures
   return about;
 }
+
+export const example = async () => (await send("api/example", { method: "POST" })).json();
 
 export const paint = async (fields) => (await send("api/paint", asJson(fields))).json();
 export const read = async (file) =>
@@ -42,25 +46,22 @@ export const read = async (file) =>
 export const job = async (name) => (await send(`api/jobs/${encodeURIComponent(name)}`)).json();
 export const cancel = async (name) => (await send(`api/jobs/${encodeURIComponent(name)}`, { method: "DELETE" })).json();
 
-export async function picture(name) {
-  const answer = await send(`api/pictures/${encodeURIComponent(name)}`);
-  return { how: answer.headers.get("x-conceptlens-how"), bitmap: await createImageBitmap(await answer.blob()) };
-}
-
+export const picture = async (name) => (await send(`api/pictures/${encodeURIComponent(name)}`)).blob();
+export const sketch = async (name) => (await send(`api/jobs/${encodeURIComponent(name)}/sketch`)).blob();
 export const maps = async (fields, signal) => unpack(await (await send("api/maps", asJson(fields, signal))).arrayBuffer());
 export const ranking = async (fields, signal) =>
   unpack(await (await send("api/ranking", asJson(fields, signal))).arrayBuffer());
 
 export async function file(fields) {
-  const answer = await send("api/files", asJson(fields));
+  const answer = await send("api/probe", asJson(fields));
   const name = /filename="([^"]+)"/.exec(answer.headers.get("content-disposition") ?? "")?.[1] ?? "maps";
   return { name, blob: await answer.blob() };
 }
 
 export function unpack(buffer) {
   const length = new DataView(buffer).getUint32(0, true);
-  const told = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));
-  for (const [name, entry] of Object.entries(told.arrays)) {
+  const content = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));
+  for (const [name, entry] of Object.entries(content.arrays)) {
     const count = entry.shape.reduce((product, side) => product * side, 1);
     const at = 4 + length + entry.at;
     const stored = entry.type === "float16" ? new Uint16Array(buffer, at, count) : new Uint8Array(buffer, at, count);
@@ -68,9 +69,9 @@ export function unpack(buffer) {
     for (let i = 0; i < count; i++) {
       values[i] = entry.low + entry.scale * (entry.type === "float16" ? half(stored[i]) : stored[i]);
     }
-    told.arrays[name] = { shape: entry.shape, values };
+    content.arrays[name] = { shape: entry.shape, values };
   }
-  return told;
+  return content;
 }
 
 function half(bits) {

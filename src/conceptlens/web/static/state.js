@@ -1,0 +1,64 @@
+// What the page knows, and who wants to hear when it changes.
+
+export const state = {
+  about: null, // what the server says of the model and its limits
+  picture: null, // {name, bitmap, blob, prompt, nouns, chips, how, seed, steps, guide, kind, model, notes, id}
+  words: [], // {text, from: "prompt" | "user", refused: "" or why}
+  draft: "", // a word that is being typed
+  removed: [], // {word, index, colour}, the latest last
+  colours: new Map(),
+  answer: null, // maps of the words
+  ranking: null, // maps of all words to choose from
+  beside: null, // {picture, answer}: what the picture is compared with
+  view: "areas",
+  selected: "", // the word whose heat is shown
+  hovered: "",
+  step: null,
+  layer: null, // one step or layer alone; null for the mean
+  point: null, // {row, col}
+  job: null,
+};
+
+const listeners = new Map();
+
+export function on(change, act) {
+  listeners.set(change, [...(listeners.get(change) ?? []), act]);
+}
+
+export function changed(change) {
+  for (const act of listeners.get(change) ?? []) act();
+}
+
+export const at = (name) => document.getElementById(name);
+
+export function element(tag, properties = {}, ...children) {
+  const { label, data, ...others } = properties;
+  const made = Object.assign(document.createElement(tag), others);
+  if (label) made.setAttribute("aria-label", label);
+  Object.assign(made.dataset, data);
+  made.append(...children);
+  return made;
+}
+
+export const button = (text, act, properties = {}) => {
+  const made = element("button", { type: "button", ...properties }, text);
+  made.addEventListener("click", act);
+  return made;
+};
+
+export function complain(error) {
+  if (error?.name === "AbortError") return;
+  at("error").textContent = error ? error.message : "";
+  at("error").hidden = !error;
+  if (error?.status === 401) at("error").append(" ", button("Reload", () => location.reload()));
+}
+
+export async function attempt(act) {
+  try {
+    complain(null);
+    return await act();
+  } catch (error) {
+    complain(error);
+    return undefined;
+  }
+}

@@ -1,0 +1,64 @@
+"""Fixtures: the page, served, and shown in a browser."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from shown import Shown
+from webdriver import BROWSER, DRIVER, Browser, driver
+
+from conceptlens.session import Session
+
+
+@pytest.fixture(scope="module")
+def address(demo: Session) -> Iterator[str]:
+    """The page, served; its URL."""
+    uvicorn = pytest.importorskip("uvicorn", reason="the page is served with conceptlens[web]")
+    from conceptlens.web import Limits, create_app
+    from conceptlens.web.server import bind, configured
+
+    listening, limits = bind("127.0.0.1", 0), Limits(recorded_steps=3, pictures=200)
+    server = uvicorn.Server(configured(create_app(demo, limits=limits), limits))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    until = time.monotonic() + 30
+    while not server.started and time.monotonic() < until:
+        time.sleep(0.02)
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        listening.close()
+
+
+@pytest.fixture(scope="module")
+def browser_address() -> Iterator[str]:
+    if not (BROWSER and DRIVER):
+        pytest.skip("no chromium with chromedriver here; apt-get install chromium chromium-driver")
+    with driver() as found:
+        yield found
+
+
+@pytest.fixture
+def page(browser_address: str, address: str) -> Iterator[Shown]:
+    """The page on a screen, with its example; nothing may stand in the browser's console at the end."""
+    yield from shown(browser_address, address, 1440, 1000)
+
+
+@pytest.fixture
+def phone(browser_address: str, address: str) -> Iterator[Shown]:
+    """Likewise on a telephone."""
+    yield from shown(browser_address, address, 390, 844)
+
+
+def shown(browser_address: str, address: str, width: int, height: int) -> Iterator[Shown]:
+    browser = Browser(browser_address, width, height)
+    try:
+        yield Shown(browser, address).open()
+        assert [line for line in browser.complaints() if " 422 " not in line and " 404 " not in line] == []
+    finally:
+        browser.close()

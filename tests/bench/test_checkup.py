@@ -318,3 +318,28 @@ def test_saving_into_nowhere_is_said_before_anything_is_painted(
     assert here(monkeypatch, "checkup", "--save", "--out", str(tmp_path / "run")) == 2
     assert "is a file" in capfd.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_ends_cleanly_where_the_pictures_show_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CONCEPTLENS_HOME", str(tmp_path / "home"))
+    few = ("--nouns", "sun,moon,tree,boat,car", "--pictures", "2", "--limit", "8", "--noise", "0.25")
+    fast = ("--set", "num_inference_steps=1", "--device", "cpu", "--out", str(tmp_path / "run"))
+    assert here(monkeypatch, "checkup", *few, *fast, "--estimate") == 0
+    assert "9 pictures at" in capfd.readouterr().out
+    assert here(monkeypatch, "checkup", *few, *fast, "--save") == 0
+    said = capfd.readouterr().out
+    assert "demo: nothing can be said of its maps." in said
+    assert said.endswith("nothing was saved\n")
+    assert not (tmp_path / "home").exists()
+    assert json.loads((tmp_path / "run" / "checkup.json").read_text())["trusted"] is False
+    assert here(monkeypatch, "checkup", *few, *fast, "--seed", "1") == 2
+    assert "holds a run with other settings: seed was 0, now 1" in capfd.readouterr().err
+
+
+def test_a_noun_that_no_tokenizer_knows_is_refused(tmp_path: Path) -> None:
+    pipeline = FAMILIES["flux"].pipeline()
+    session = Session(reader_of(LoadedModel(pipeline, adapter_for(pipeline.transformer), "tiny", Defaults())))
+    with pytest.raises(cl.ConceptError, match="no token that the .* tokenizer knows"):
+        Plan.of(session, (*NOUNS[:4], "\u65e5\u672c"))

@@ -123,6 +123,38 @@ def test_the_same_prompt_plain_and_guided(page: Shown) -> None:
     assert page.canvas() != page.canvas("other-canvas")
 
 
+ANOTHER_MODEL = """
+    const open = indexedDB.open("conceptlens", 1);
+    open.onsuccess = () => {
+        const store = open.result.transaction("pictures", "readwrite").objectStore("pictures");
+        store.getAll().onsuccess = event => {
+            const entry = {...event.target.result[0], model: "another", id: 1};
+            entry.answer.arrays.scores.values = entry.answer.arrays.scores.values.map(v => v / 2);
+            store.put(entry).onsuccess = () => { window.stored = true; };
+        };
+    };
+"""
+
+
+def test_two_models_side_by_side(page: Shown) -> None:
+    page.wait("document.querySelectorAll('#gallery .thumb').length", "the example among the pictures")
+    page.browser.run(ANOTHER_MODEL)
+    page.wait("window.stored", "a picture that another model saw")
+    page.open()
+    page.wait("document.querySelectorAll('#gallery .thumb').length === 2", "both pictures")
+    page.press("#gallery li:nth-child(2) .compare")
+    page.wait("document.getElementById('other').offsetParent !== null", "the compared picture")
+    assert "seen by another" in page.browser.text("#other figcaption")
+    page.press("[data-view=heat]")
+    ends = page.js("document.querySelector('#scale .end:last-child').textContent")
+    half = float(ends.split()[0]) / 2
+    assert abs(float(page.browser.text("#signed-scale .end:last-child").split()[0]) - half) < 0.011
+    page.press("#gallery li:nth-child(2) .thumb")
+    page.add("tree")
+    assert "no map of tree" in page.wait("document.getElementById('error').textContent", "what cannot be asked")
+    assert page.shares()["balloon"].endswith("%")
+
+
 def test_a_picture_of_ones_own_comes_with_words(page: Shown, tmp_path: Path) -> None:
     from conceptlens.bench.datasets.scenes import make_scene
 

@@ -1,6 +1,7 @@
 """`conceptlens checkup`: how good maps are on a model of one's own, without any data."""
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,7 @@ from conceptlens.cli.options import Device, Json, Offload, Seed, Settings, Singl
 from conceptlens.cli.options import settings as parse_settings
 from conceptlens.cli.progress import RowBar, resumable, this_command
 from conceptlens.cli.results import open_session
-from conceptlens.values.errors import RecipeError
+from conceptlens.values.errors import OutputError, RecipeError
 from conceptlens.values.files import check_file
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def checkup(
     from conceptlens.readers.loading import defaults_file
 
     if save:
-        check_file(defaults_file(model))
+        _check_saving(defaults_file(model))
     session = open_session(model, device, offload, single_stream, quiet=True)
     plan = Plan.of(session, names, template, **settings)
     with resumable(), Checkup(session, plan, out, command=this_command()) as run:
@@ -63,6 +64,14 @@ def checkup(
         if save and found.trusted:
             found.save(defaults_file(model))
     say(json.dumps(found.summary()) if json_ else _report(found, out, save, defaults_file(model)))
+
+
+def _check_saving(file: Path) -> None:
+    """Raises an `OutputError`, before anything is painted, for a file that cannot be written."""
+    check_file(file)
+    below = next(path for path in (file, *file.absolute().parents) if path.exists())
+    if not os.access(below, os.W_OK):
+        raise OutputError(f"cannot write {file}: {below} is read-only. Leave --save out, or set CONCEPTLENS_HOME.")
 
 
 def _report(found: "Findings", out: Path, save: bool, file: Path) -> str:

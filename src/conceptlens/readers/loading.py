@@ -254,7 +254,7 @@ def defaults_file(model: object) -> Path:
         ModelError: for a loaded pipeline, which has no name that is sure to be its own.
     """
     name = DEMO if is_demo(model) else str(location_of(model))
-    if not is_demo(model) and folder_of(name) is name and Path(place := located(name)).is_dir():
+    if not is_demo(model) and folder_of(name) == name and Path(place := located(name)).is_dir():
         return Path(place) / DEFAULTS_FILE
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "conceptlens"
     return Path(os.environ.get(USER_FOLDER) or cache) / quote(name, safe="") / DEFAULTS_FILE

@@ -10,7 +10,9 @@ const answered = new Set(); // words that the model has taken before
 
 export const settings = () => ({ space: at("space").value, isolate: at("isolate").checked, edges: at("edges").checked });
 const chosen = () => ({ ...(state.step === null ? {} : { step: state.step }), ...(state.layer === null ? {} : { layer: state.layer }) });
-export const question = (picture, concepts) => ({ picture, concepts, ...settings(), ...chosen() });
+// Edges of a large picture take a second: not at every letter that is typed.
+const slow = () => state.draft.trim() && Math.max(state.picture.bitmap.width, state.picture.bitmap.height) > 256;
+export const question = (picture, concepts) => ({ picture, concepts, ...settings(), ...chosen(), ...(slow() ? { edges: false } : {}) });
 export const vocabulary = () => [...new Set(at("words").value.split(",").map((word) => word.trim()).filter(Boolean))];
 
 export async function ask() {

@@ -31,10 +31,11 @@ from conceptlens.families import adapter_for
 from conceptlens.families.base import Concepts
 from conceptlens.guidance import TSAM, demo_folder, guide
 from conceptlens.guidance.result import GuidedResult
+from conceptlens.ops.joint_bilateral import joint_bilateral
 from conceptlens.ops.precision import cpu_dtype
 from conceptlens.readers.reading import record_call
 from conceptlens.readers.stream import ConceptProbe
-from conceptlens.values.recipe import Recipe
+from conceptlens.values.recipe import REFINEMENTS, Recipe, Refinement
 from conceptlens.watch.recorder import Recorder
 
 RESULTS = Path(__file__).parent / "results.json"
@@ -81,10 +82,10 @@ def demo(runs: int) -> dict[str, Any]:
     }
 
 
-def wide_transformer(dtype: torch.dtype) -> FluxTransformer2DModel:
-    """FLUX.1's width with 2 double and 2 single blocks, random weights."""
+def wide_transformer(dtype: torch.dtype, blocks: int = 2) -> FluxTransformer2DModel:
+    """FLUX.1's width with so many double blocks and as many single ones, random weights."""
     with torch.device("meta"):
-        model = FluxTransformer2DModel(num_layers=2, num_single_layers=2, guidance_embeds=False)
+        model = FluxTransformer2DModel(num_layers=blocks, num_single_layers=blocks, guidance_embeds=False)
     model = model.to(dtype).to_empty(device="cpu")
     generator = torch.Generator().manual_seed(0)
     for weight in model.parameters():
@@ -154,6 +155,40 @@ def wide(side: int, runs: int) -> dict[str, Any]:
     }
 
 
+def refining(side: int, runs: int) -> dict[str, Any]:
+    """Replays of one layer with each refinement, beside the forward of a double and a single block."""
+    dtype = cpu_dtype()
+    adapter = adapter_for(wide_transformer(dtype, blocks=1))
+    call, concepts = wide_call(side, dtype), Concepts(CONCEPTS, torch.randn(5, 4096, dtype=dtype), torch.zeros(768))
+    pixels = torch.randint(0, 255, (16 * side, 16 * side, 3), dtype=torch.uint8).numpy()
+    scores = torch.rand(len(CONCEPTS), side, side).softmax(0)
+
+    def replay(name: Refinement | None) -> Callable[[], None]:
+        def job() -> None:
+            probe = ConceptProbe(adapter, concepts, Recipe(refine=() if name is None else (name,)).resolve(1))
+            probe(adapter.blocks()[0], records[0])
+            probe.scores.mean()
+
+        return job
+
+    with torch.no_grad():
+        records = record_call(adapter, call, Recipe(refine=("self-attention",)).resolve(1))
+        jobs = {name: replay(name) for name in REFINEMENTS if name != "joint-bilateral"}
+        picture = Image.fromarray(pixels)
+        seconds = alternate(
+            runs,
+            plain=lambda: adapter.transformer(**call, return_dict=False),
+            unrefined=replay(None),
+            **jobs,
+            **{"joint-bilateral": lambda: joint_bilateral(scores, picture, compete=True)},
+        )
+    return ratios(seconds, "plain") | {
+        "image tokens": side * side,
+        "record bytes of a layer": sum(t.nbytes for n, t in records[0].tensors.items() if n != "query"),
+        "bytes of its queries": records[0].part("query").nbytes,
+    }
+
+
 def guided(runs: int) -> dict[str, Any]:
     """Half of the steps guided, as in the T-SAM paper, on Stable Diffusion 1.5's U-Net at 512x512, random weights.
 
@@ -197,6 +232,7 @@ def main() -> None:
     jobs = {
         "embedded model": lambda: demo(args.runs),
         "FLUX width, 1024 image tokens": lambda: wide(32, args.runs),
+        "refinements at FLUX width, 1024 image tokens": lambda: refining(32, args.runs),
     }
     if args.slow:
         jobs["FLUX width, 4096 image tokens"] = lambda: wide(64, args.runs)

@@ -179,7 +179,7 @@ class Session:
                 Concepts need the text encoders, unless they were asked before those were freed.
             concepts: any words, in the prompt or not; None for the prompt's own words that name things.
             seed: of the starting noise, drawn on the CPU; a random one (told in the result) when None.
-            preset: "paper" for the settings of the official code.
+            preset: "paper" for the settings of the official code, "sharp" for refined maps.
             background: words that compete without being shown. True: the model's usual ones join a single concept,
                 whose softmax would be 1 everywhere; False: none; or words of your own, which always join.
             keep: also keep the scores of each step and layer, in `ConceptMaps.parts`.
@@ -233,7 +233,7 @@ class Session:
                 rounded to the model's multiple, and maps come back in the image's own size.
             prompt: what to tell the model about the image; empty is fine.
             seed: of the noise.
-            preset: "paper" for the settings of the official code.
+            preset: "paper" for the settings of the official code, "sharp" for refined maps.
             **options: fields of `Recipe`: `noise=` (0 clean to 1 pure noise), `samples=` (noise draws, averaged),
                 `layers=`, `space=`, ...; and `guidance_scale=` (0 if not given, as in the official code) or
                 `max_sequence_length=` of models that take them.

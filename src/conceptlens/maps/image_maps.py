@@ -99,35 +99,28 @@ class ConceptMaps:
         return self.scores[self.concepts.index(concept)]
 
     def pixels(self, mode: str = "bilinear") -> Float[Tensor, "concept height width"]:
-        """Scores at the resolution of the image; `mode` is "bilinear" or "nearest".
-
-        Where the recipe is refined by "joint-bilateral", "bilinear" means that: scores follow the picture's colours.
-        """
-        if mode == "bilinear" and self._follows_colours:
+        """Scores at the resolution of the image; "bilinear", which the recipe may refine, or "nearest"."""
+        if mode == "bilinear" and self._along_colours is not None:
             return self._along_colours.clone()
         return resize(self.scores, self.image.height, self.image.width, mode)
 
     @property
     def finest(self) -> Float[Tensor, "concept _height _width"]:
         """Scores as fine as they are known: of pixels with "joint-bilateral", of patches otherwise."""
-        return self.pixels() if self._follows_colours else self.scores
-
-    @property
-    def _follows_colours(self) -> bool:
-        return self.recipe is not None and "joint-bilateral" in self.recipe.refine
+        return self.scores if self._along_colours is None else self.pixels()
 
     @cached_property
-    def _along_colours(self) -> Float[Tensor, "concept height width"]:
-        assert self.recipe is not None
+    def _along_colours(self) -> Float[Tensor, "concept height width"] | None:
+        if self.recipe is None or "joint-bilateral" not in self.recipe.refine:
+            return None
         return joint_bilateral(self.scores, self.image, compete=self.recipe.softmax)
 
     def heatmap(self, concept: str) -> Float[np.ndarray, "height width"]:
         """One concept at the resolution of the image, stretched to 0..1."""
-        scores = self[concept]
-        if self._follows_colours:
-            return unit_range(self._along_colours[self.concepts.index(concept)]).numpy()
-        heat = resize(scores[None], self.image.height, self.image.width)
-        return unit_range(heat[0]).numpy()
+        scores, fine = self[concept], self._along_colours
+        if fine is not None:
+            return unit_range(fine[self.concepts.index(concept)]).numpy()
+        return unit_range(resize(scores[None], self.image.height, self.image.width)[0]).numpy()
 
     def doubt(self) -> Float[np.ndarray, "height width"]:
         """For each pixel the chance, 0..0.5, that the runner-up should have won; see `conceptlens.ops.doubt`."""
@@ -168,16 +161,7 @@ class ConceptMaps:
     def instances(
         self, concept: str, threshold: Threshold | None = None, *, smallest: float = 0.005
     ) -> tuple[Bool[np.ndarray, "height width"], ...]:
-        """One mask for each of several things with the same name, largest first: the parts of its mask do not touch.
-
-        Args:
-            concept: its name.
-            threshold: see `places`.
-            smallest: share of the picture, 0 to 1, below which a part is noise.
-
-        Raises:
-            RecipeError: for a share out of range.
-        """
+        """A mask for each thing of one name, largest first: parts that do not touch, of at least a share `smallest`."""
         if not 0 <= smallest <= 1:
             raise RecipeError(f"smallest is a share of the picture, from 0 to 1; got {smallest}.")
         return connected_parts(self._masks(threshold, (concept,))[concept], smallest)

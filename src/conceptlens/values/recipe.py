@@ -23,7 +23,7 @@ Refinement = Literal["cosine", "head-weights", "self-attention", "layer-weights"
 REFINEMENTS: tuple[Refinement, ...] = get_args(Refinement)
 """All refinements, in the order in which they are applied."""
 SHARP: tuple[Refinement, ...] = ("joint-bilateral",)
-"""Those of `preset="sharp"`: what raised the mean IoU on every model that was measured (docs/refinement.md)."""
+"""Those of `preset="sharp"`: what raised the mean IoU on both embedded models (docs/refinement.md)."""
 MOST_STEPS = 10_000
 """Denoising steps, or noise draws, beyond which a number is a mistake."""
 

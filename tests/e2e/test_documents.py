@@ -106,7 +106,7 @@ def test_files_that_documents_name_exist(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_fences_are_ones_that_the_documentation_renders(page: Path) -> None:
     """A word behind the language makes MkDocs print the fence as text; `py` marks a snippet that is not run here."""
-    assert set(re.findall(r"^ *```(.*)$", page.read_text(), flags=re.M)) <= {"", "python", "py", "bash", "toml"}
+    assert set(re.findall(r"^ *```(.*)$", page.read_text(), flags=re.M)) <= {"", "python", "py", "bash", "js", "toml"}
 
 
 def test_every_package_says_what_belongs_in_it() -> None:

@@ -33,11 +33,13 @@ def test_a_refused_word_says_why_and_spoils_no_other(page: Shown) -> None:
 
 
 def test_of_words_that_come_together_only_the_refused_ones_are_set_aside(page: Shown) -> None:
-    page.add(f"tree, {UNREADABLE}, boat")
+    page.add(f"tree, {UNREADABLE}, boat, {'x' * 90}")
     page.wait("document.querySelector('#legend .refused .why')?.textContent", "the reason")
     page.settle()
     assert {"tree", "boat"} <= set(page.shares())
-    assert page.js("document.querySelectorAll('#legend .refused').length") == 1
+    reasons = page.js("[...document.querySelectorAll('#legend .refused .why')].map(e => e.textContent)")
+    assert len(reasons) == 2
+    assert "has 90 letters; 80 are allowed" in "".join(reasons)
 
 
 def test_a_word_too_many_is_said_and_not_taken(page: Shown) -> None:

@@ -135,8 +135,11 @@ class Recipe:
         return replace(self, layers=_in_range("layers", layers, depth, "blocks"))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
+        """Plain JSON values. A setting that came later is told where it is set: what was stored before is no other run."""
+        plain = asdict(self)
+        if not self.refine:
+            del plain["refine"]
+        return plain
 
 
 RECIPE_FIELDS = frozenset(f.name for f in fields(Recipe))

@@ -135,7 +135,7 @@ class Recipe:
         return replace(self, layers=_in_range("layers", layers, depth, "blocks"))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values. A setting that came later is told where it is set: what was stored before is no other run."""
+        """Plain JSON values; `refine` where it is set, so that runs stored before there was one can go on."""
         plain = asdict(self)
         if not self.refine:
             del plain["refine"]

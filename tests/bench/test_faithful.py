@@ -100,9 +100,9 @@ def test_only_the_rows_of_the_region_are_those_of_the_other_painting(session: Se
     regions[1, :, 8:] = True
     regions[2] = True
     nothing, half, all_ = repaint(session, first, other, regions, CALL, first_step=2)
-    near = {"atol": 3, "rtol": 0}  # of 255: a batch of three is rounded otherwise than a picture alone
-    np.testing.assert_allclose(np.asarray(nothing, int), np.asarray(first.image, int), **near)
-    np.testing.assert_allclose(np.asarray(all_, int), np.asarray(other.image, int), **near)
+    for repainted, painting in ((nothing, first), (all_, other)):
+        # of 255: a batch of three is rounded otherwise than a picture alone
+        np.testing.assert_allclose(np.asarray(repainted, int), np.asarray(painting.image, int), atol=3, rtol=0)
     for columns, near_other in ((slice(0, 24), False), (slice(40, 64), True)):  # the decoder sees over the border
         gaps = [np.abs(np.asarray(half, int) - np.asarray(one.image, int))[:, columns].mean() for one in (first, other)]
         assert (gaps[1] < gaps[0] / 2) if near_other else (gaps[0] < gaps[1] / 2), gaps

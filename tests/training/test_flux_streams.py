@@ -52,7 +52,7 @@ def test_text_of_stable_diffusion_3_is_that_of_the_pipeline() -> None:
     caption = "a red house, a boat"
     text, pooled = model.encode(*reversed(model.tokens([caption])))
     rows, _, vector, _ = pipeline.encode_prompt(
-        caption, None, None, do_classifier_free_guidance=False, max_sequence_length=LENGTH
+        caption, caption, caption, do_classifier_free_guidance=False, max_sequence_length=LENGTH
     )
     torch.testing.assert_close(text, rows)
     torch.testing.assert_close(pooled, vector)

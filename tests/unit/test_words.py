@@ -22,6 +22,15 @@ def test_words_of_a_prompt_that_name_things(prompt: str, words: list[str]) -> No
     assert content_words(prompt) == words
 
 
+def test_colours_and_sizes_are_words_too_where_they_are_wanted() -> None:
+    assert content_words("a big red house", qualities=True) == ["big", "red", "house"]
+
+
+def test_several_prompts_and_none() -> None:
+    assert content_words(["the ship's sail", "a sail and the dogs' bed"]) == ["ship", "sail", "dogs", "bed"]
+    assert content_words(None) == []
+
+
 def test_a_small_vocabulary_is_asked_for_its_things() -> None:
     assert ranked_words(("red", "house", "a", "tree", "under")) == ("house", "tree")
     assert ranked_words(("red", "green")) == ("red", "green")

@@ -35,12 +35,13 @@ _QUALITIES = frozenset(_QUALITY_TEXT.split())
 _NO_THINGS = frozenset(_FUNCTION_TEXT.split()) | _QUALITIES
 
 
-def content_words(prompt: str | Sequence[str] | None) -> list[str]:
-    """The words of a prompt, or of several, that name things, each once, in order."""
+def content_words(prompt: str | Sequence[str] | None, *, qualities: bool = False) -> list[str]:
+    """The words of a prompt, or of several, that name things, each once, in order; `qualities`: colours and sizes too."""
     text = " ".join([prompt] if isinstance(prompt, str) else [each for each in prompt or () if isinstance(each, str)])
     found = re.findall(r"[^\W_](?:[\w'’-]*[\w'’])?", text.lower())
     words = dict.fromkeys(re.sub("['’]s?$", "", word) for word in found)
-    return [word for word in words if word and word not in _NO_THINGS and len(word) <= LONGEST]
+    left_out = _NO_THINGS - _QUALITIES if qualities else _NO_THINGS
+    return [word for word in words if word and word not in left_out and len(word) <= LONGEST]
 
 
 def singulars(name: str) -> list[str]:

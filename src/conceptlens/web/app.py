@@ -17,7 +17,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from conceptlens.readers.orders import prompt_words
 from conceptlens.session import Session
 from conceptlens.values.errors import ConceptlensError
 from conceptlens.values.words import content_words
@@ -262,8 +261,7 @@ class Page:
 
 def _words_of(prompt: str) -> dict[str, Any]:
     """A prompt, the words that are asked of its picture at first, and all that can be."""
-    chips = dict.fromkeys(word.lower() for word in prompt_words([prompt]))
-    return {"prompt": prompt, "words": content_words(prompt), "chips": list(chips)}
+    return {"prompt": prompt, "words": content_words(prompt), "chips": content_words(prompt, qualities=True)}
 
 
 def _answer(status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:

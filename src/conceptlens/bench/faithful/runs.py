@@ -182,7 +182,8 @@ class _Measured:
         if before < 0.5 or after >= 0.5:
             fault = f"shows no {case.word}" if before < 0.5 else f"shows a {case.word} without being asked for it"
             return {**row, "left_out": f"the picture {fault}, by the judge"}
-        grid = scores[WHILE_PAINTING].shape
+        rows, cols = scores[WHILE_PAINTING].shape
+        grid = rows, cols
         scores |= self._explained(painting, case, seed)
         scores[DIFFERENCE] = _distance(painting.latents[-1], other.latents[-1], grid)
         scores[CHANCE] = np.random.default_rng(seed).random(grid)
@@ -237,12 +238,12 @@ class _Measured:
         return [round(chance, 4) for chance in self._judge.chances(pictures, word)]
 
 
-def _at(scores: Float[np.ndarray, "rows cols"], grid: tuple[int, ...]) -> Float[np.ndarray, "rows cols"]:
+def _at(scores: Float[np.ndarray, "rows cols"], grid: tuple[int, int]) -> Float[np.ndarray, "rows cols"]:
     """A map on the patches of the latents, whatever its method's grid."""
-    return resize(torch.from_numpy(scores)[None], *grid)[0].numpy()
+    return resize(torch.from_numpy(scores)[None], grid[0], grid[1])[0].numpy()
 
 
-def _distance(one: torch.Tensor, other: torch.Tensor, grid: tuple[int, ...]) -> Float[np.ndarray, "rows cols"]:
+def _distance(one: torch.Tensor, other: torch.Tensor, grid: tuple[int, int]) -> Float[np.ndarray, "rows cols"]:
     """How far two pictures' latents, (1, ...) each, lie from each other at each patch of a grid."""
     square = (one - other).float().square()
     if square.ndim == 3:

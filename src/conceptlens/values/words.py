@@ -36,7 +36,7 @@ _NO_THINGS = frozenset(_FUNCTION_TEXT.split()) | _QUALITIES
 
 
 def content_words(prompt: str | Sequence[str] | None, *, qualities: bool = False) -> list[str]:
-    """The words of a prompt, or of several, that name things, each once, in order; `qualities`: colours and sizes too."""
+    """The words of a prompt, or of several, that name things, or with `qualities` say how they are; each once."""
     text = " ".join([prompt] if isinstance(prompt, str) else [each for each in prompt or () if isinstance(each, str)])
     found = re.findall(r"[^\W_](?:[\w'’-]*[\w'’])?", text.lower())
     words = dict.fromkeys(re.sub("['’]s?$", "", word) for word in found)

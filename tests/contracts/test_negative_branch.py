@@ -117,7 +117,7 @@ def test_what_cannot_follow_a_negative_prompt_says_so(demo: Session) -> None:
     with pytest.raises(cl.RecipeError, match="a reading has one pass"):
         demo.read(Image.new("RGB", (64, 64)), branch="negative")
     with pytest.raises(cl.RecipeError, match="maps of the prompt's own pass alone"):
-        demo.generate(A, guide="tsam:transformer", branch="negative")
+        demo.generate(A, CONCEPTS, guide="tsam:transformer", branch="negative")
 
 
 def test_it_is_saved_and_repeated(demo: Session, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Takes pictures of the page for the documents, in a headless browser: ten states, on a screen and on a telephone.
 
 PYTHONPATH=tests/web .venv/bin/python tests/web/take_picture.py out/pages
+PYTHONPATH=tests/web .venv/bin/python tests/web/take_picture.py docs/images/app.webp      # a recording of its use
 """
 
 from __future__ import annotations
@@ -8,7 +9,9 @@ from __future__ import annotations
 import io
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import uvicorn
@@ -118,29 +121,82 @@ STATES: list[Callable[[Shown], None]] = [
 ]  # fmt: skip
 
 
-def main(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+@contextmanager
+def served() -> Iterator[str]:
+    """The address of a running page."""
     listening = bind("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(create_app(cl.load(device="cpu")), log_level="warning"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:
-        with driver() as address:
-            for size, (width, height) in SIZES.items():
-                browser = Browser(address, width, height)
-                page = Shown(browser, f"http://127.0.0.1:{listening.getsockname()[1]}/").open()
-                for number, state in enumerate(STATES):
-                    state(page)
-                    browser.run("document.documentElement.style.scrollbarWidth = 'none'")
-                    picture = Image.open(io.BytesIO(browser.screenshot())).convert("RGB")
-                    picture.thumbnail((1200, 1200))
-                    picture.save(folder / f"app-{number}-{state.__name__}-{size}.webp", quality=86, method=6)
-                browser.close()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
     finally:
         server.should_exit = True
         thread.join(30)
         listening.close()
 
 
+def shot(browser: Browser) -> Image.Image:
+    browser.run("document.documentElement.style.scrollbarWidth = 'none'")
+    return Image.open(io.BytesIO(browser.screenshot())).convert("RGB")
+
+
+def take(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with served() as home, driver() as address:
+        for size, (width, height) in SIZES.items():
+            browser = Browser(address, width, height)
+            page = Shown(browser, home).open()
+            for number, state in enumerate(STATES):
+                state(page)
+                picture = shot(browser)
+                picture.thumbnail((1200, 1200))
+                picture.save(folder / f"app-{number}-{state.__name__}-{size}.webp", quality=86, method=6)
+            browser.close()
+
+
+def record(file: Path) -> None:
+    """An animated picture: the finished example, a place pointed at, a word typed, another picture painted."""
+    frames: list[tuple[Image.Image, int]] = []
+    with served() as home, driver() as address:
+        browser = Browser(address, 1180, 1010)
+        page = Shown(browser, home).open()
+
+        def hold(milliseconds: int) -> None:
+            frames.append((shot(browser), milliseconds))
+
+        example(page)
+        hold(2200)
+        point(page)
+        hold(1800)
+        for letters in ("t", "tr", "tre"):
+            browser.run(f"const f = document.getElementById('word'); f.value = '{letters}'; f.focus()")
+            hold(220)
+        browser.run("document.getElementById('word').value = ''")
+        typed(page)
+        hold(1800)
+        browser.run("const f = document.getElementById('word'); f.value = ''; f.dispatchEvent(new Event('input'))")
+        page.press("#legend .name")
+        hold(1800)
+        browser.run("document.activeElement.blur(); scrollTo(0, 0)")
+        for name, value in (("prompt", "a green boat on the sea"), ("seed", 1)):
+            page.fill(name, value)
+        hold(900)
+        page.press("#go")
+        while len(frames) < 30 and not page.js("document.getElementById('busy').hidden"):
+            hold(260)
+            time.sleep(0.5)
+        page.settle()
+        page.add("sky")
+        page.settle()
+        top(page)
+        hold(3000)
+        browser.close()
+    pictures = [picture.resize((885, 757), Image.Resampling.LANCZOS) for picture, _ in frames]
+    durations = [milliseconds for _, milliseconds in frames]
+    pictures[0].save(file, save_all=True, append_images=pictures[1:], duration=durations, loop=0, quality=70, method=6)
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    target = Path(sys.argv[1])
+    record(target) if target.suffix else take(target)

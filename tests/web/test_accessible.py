@@ -12,7 +12,6 @@ import pytest
 from shown import Shown
 from webdriver import KEYS
 
-pytest_plugins = ["served"]
 AXE = Path(__file__).parents[2] / "out" / "node_modules" / "axe-core" / "axe.min.js"
 CONTRAST = """
     const luminance = ([r, g, b]) => {

@@ -10,7 +10,6 @@ from webdriver import KEYS
 
 from conceptlens.session import Session
 
-pytest_plugins = ["served"]
 UNREADABLE = "龘"
 """No token of the embedded model."""
 MANY = [

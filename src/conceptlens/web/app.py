@@ -55,7 +55,7 @@ STATIC = {
     "openapi.json": "application/json",
 }
 """The page's files and their types; nothing else can be asked for."""
-EXAMPLES = {"demo": ("a yellow balloon above a house in the snow", 18, ("balloon", "house", "snow", "sky"))}
+EXAMPLES = {"demo": ("a yellow balloon above a house in the snow", 33, ("balloon", "house", "snow", "sky"))}
 """By model what the page shows first, painted when the first page is opened: prompt, seed, words."""
 SUGGESTED = "a cat on a sofa in front of a window"
 

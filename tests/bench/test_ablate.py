@@ -39,6 +39,13 @@ def test_rows_with_a_shared_reading_equal_rows_of_single_runs(tmp_path: Path) ->
         assert scores(reports[name]) == scores(alone), name
 
 
+def test_rows_of_refinements_equal_those_of_single_runs(tmp_path: Path) -> None:
+    reports = ablate(SPEC, "refine", tmp_path, limit=1)
+    for name, options in (("plain", {}), ("joint-bilateral", {"refine": ("joint-bilateral",)})):
+        assert scores(reports[name]) == scores(Report(*run(replace(SPEC, options=options), limit=1))), name
+    assert scores(reports["plain"]) != scores(reports["joint-bilateral"])
+
+
 def test_attention_table_and_its_figure(tmp_path: Path) -> None:
     reports = ablate(SPEC, "attention", tmp_path, limit=2, command="conceptlens bench ablate attention")
     assert list(reports) == list(TABLE_4)

@@ -124,18 +124,6 @@ def test_maps_end_at_an_edge_between_two_patches() -> None:
     assert torch.equal(plain.finest, scores)
 
 
-def test_known_shares_are_given_back() -> None:
-    """A patch that is a quarter dark has a quarter of its pixels dark, whichever colour is nearer."""
-    pixels = np.full((64, 64, 3), 200, np.uint8)
-    pixels[:, :20] = 40
-    truth = torch.zeros(2, 64, 64)
-    truth[0, :, :20], truth[1, :, 20:] = 1, 1
-    shares = torch.nn.functional.avg_pool2d(truth, 16)
-    found = joint_bilateral(shares, Image.fromarray(pixels), compete=True, shares=True)
-    assert torch.equal(found.argmax(0), truth.argmax(0))
-    torch.testing.assert_close(torch.nn.functional.avg_pool2d(found, 16), shares, atol=0.05, rtol=0)
-
-
 def test_large_pictures_are_cut_into_superpixels() -> None:
     pixels = np.random.default_rng(0).integers(0, 60, (180, 300, 3), dtype=np.uint8)
     pixels[:, 130:] += 150

@@ -25,7 +25,7 @@ from conceptlens.maps.image_maps import ConceptMaps
 from conceptlens.methods.stream import StreamMethod
 from conceptlens.session import Session
 from conceptlens.values.errors import ConceptlensError
-from conceptlens.values.recipe import REFINEMENTS, Refinement, Space
+from conceptlens.values.recipe import RECIPE_FIELDS, REFINEMENTS, Refinement, Space
 from conceptlens.values.records import ImageRecord
 
 AXES = ("space", "attention", "layers", "noise", "samples", "concepts", "refine")
@@ -219,8 +219,8 @@ class _VariantMethod(StreamMethod):
 
     def explain(self, image: Image.Image, concepts: Sequence[str], *, prompt: str = "", seed: int = 0) -> ConceptMaps:
         record = self._reader.read(image, prompt, seed, self._options)
-        wanted = self._recipe.to_dict()
-        changed = {k: v for k, v in wanted.items() if v != record.recipe.to_dict()[k] and k != "preset"}
+        wanted = {name: getattr(self._recipe, name) for name in RECIPE_FIELDS - {"preset"}}
+        changed = {name: value for name, value in wanted.items() if value != getattr(record.recipe, name)}
         return self._session.probe(record, concepts, background=self._variant.magnets or False, **changed)
 
 

@@ -52,7 +52,7 @@ class _Places:
 
 
 def joint_bilateral(
-    scores: Float[Tensor, "concept rows cols"], image: Image.Image, *, compete: bool, shares: bool = False
+    scores: Float[Tensor, "concept rows cols"], image: Image.Image, *, compete: bool
 ) -> Float[Tensor, "concept height width"]:
     """Scores at the size of a picture, which end where its colours do.
 
@@ -60,8 +60,6 @@ def joint_bilateral(
         scores: on a patch grid.
         image: the picture.
         compete: the scores are chances of concepts that exclude each other, at least 0; each round sharpens them.
-        shares: of competing scores, that they are the share of each patch which a concept covers, exactly: the pixels
-            of a patch keep its sums. True for areas that are known; the scores of a model are no such shares.
     """
     places = _places_of(image, scores.shape[1:])
     height, width = places.number.shape
@@ -71,35 +69,12 @@ def joint_bilateral(
         flat = flat @ places.weights.T
         if compete:
             flat = _compete(flat * pull, SHARPENING)
-        if compete and shares:
-            flat = _with_shares(flat, places, scores)
     return resize(places.spread(flat), image.height, image.width)
 
 
 def _compete(scores: Float[Tensor, "concept place"], power: float) -> Float[Tensor, "concept place"]:
     raised = scores.clamp_min(TINY) ** power
     return raised / raised.sum(dim=0)
-
-
-def _with_shares(
-    flat: Float[Tensor, "concept place"], places: _Places, scores: Float[Tensor, "concept rows cols"]
-) -> Float[Tensor, "concept place"]:
-    """Scores scaled so that their means over each patch come near those that are known."""
-    height, width = places.number.shape
-    rows, cols = scores.shape[1:]
-    patch = _patch_of(height, width, rows, cols)
-    known = scores.float().flatten(1)
-    for _ in range(2):
-        means = _means(places.spread(flat).flatten(1), patch.flatten(), rows * cols)
-        flat = _compete(flat * places.means(((known + 1e-3) / (means + 1e-3))[:, patch]), 1.0)
-    return flat
-
-
-def _patch_of(height: int, width: int, rows: int, cols: int) -> Int[Tensor, "height width"]:
-    """The number of the patch that holds the centre of each pixel."""
-    row = ((torch.arange(height) + 0.5) * rows / height).long()
-    col = ((torch.arange(width) + 0.5) * cols / width).long()
-    return row[:, None] * cols + col
 
 
 def _means(

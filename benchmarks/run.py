@@ -82,6 +82,28 @@ def demo(runs: int) -> dict[str, Any]:
     }
 
 
+def batches(runs: int, count: int = 16) -> dict[str, Any]:
+    """Pictures a second, read and probed one after another and in one batch, in time of the processor on one thread."""
+    session = cl.load(device="cpu")
+    pictures = [Image.fromarray(make_scene(number).image) for number in range(count)]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        seconds = alternate(
+            runs,
+            time.process_time,
+            **{
+                "one after another": lambda: [session.probe(session.read(each), CONCEPTS) for each in pictures],
+                "together": lambda: session.probe(session.read(pictures, batch=count), CONCEPTS, batch=count),
+            },
+        )
+    finally:
+        torch.set_num_threads(threads)
+    speed = {f"pictures a second, {name}": round(count / spent, 1) for name, spent in seconds.items()}
+    times = round(seconds["one after another"] / seconds["together"], 2)
+    return speed | {"as many times": times, "batch": count, "threads": 1}
+
+
 def wide_transformer(dtype: torch.dtype, blocks: int = 2) -> FluxTransformer2DModel:
     """FLUX.1's width with so many double blocks and as many single ones, random weights."""
     with torch.device("meta"):
@@ -231,6 +253,7 @@ def main() -> None:
     }
     jobs = {
         "embedded model": lambda: demo(args.runs),
+        "batches on the embedded model": lambda: batches(args.runs),
         "FLUX width, 1024 image tokens": lambda: wide(32, args.runs),
         "refinements at FLUX width, 1024 image tokens": lambda: refining(32, args.runs),
     }

@@ -30,6 +30,7 @@ from conceptlens.readers.loading import (
     model_defaults,
 )
 from conceptlens.readers.opening import MODEL_FILE, PIPELINE_FILE, opening
+from conceptlens.readers.pictures import Reading
 from conceptlens.readers.reading import read
 from conceptlens.readers.weights import cause, damaged_file
 from conceptlens.values import listings
@@ -357,7 +358,7 @@ def _tried(diagnosis: Diagnosis, adapter: ModelAdapter, pipeline: Pipeline) -> D
     small = Defaults(generate={"width": blank.width, "height": blank.height})
     model = LoadedModel(pipeline, adapter, diagnosis.model, small)
     try:
-        layers, _ = read(model, blank, "", recipe, 0, options)
+        (layers,) = read(model, [Reading(blank, "", 0)], recipe, options)
     except ConceptlensError as error:
         return replace(diagnosis, reason=one_line(error), instead="Do what the line above says, then ask again.")
     return replace(diagnosis, captured=len(layers))

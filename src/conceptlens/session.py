@@ -8,22 +8,23 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 from PIL import Image
+from torch import Tensor
 
 from conceptlens.families.base import ModelAdapter
 from conceptlens.guidance import Guidance, GuidedMaps, chosen_guidance
 from conceptlens.guidance.painting import GuidedPainter, check_guided
 from conceptlens.maps.image_maps import ConceptMaps
-from conceptlens.maps.picture_files import open_image
-from conceptlens.readers.base import Reader, Verb
+from conceptlens.readers.base import Asking, Reader, Verb
 from conceptlens.readers.choosing import open_reader
 from conceptlens.readers.embedding import ConceptEmbedder
 from conceptlens.readers.keeping import RECORD_BUDGET, Keeping, Store
 from conceptlens.readers.orders import Background, Request, note_unknown, with_background
-from conceptlens.readers.replay import check_origin
+from conceptlens.readers.pictures import BATCH, Source, check_batch, is_several, readings_of
+from conceptlens.readers.replay import records_of
 from conceptlens.readers.text_streams import TextStreamReader
 from conceptlens.values.errors import RecipeError
 from conceptlens.values.models import Pipeline
-from conceptlens.values.recipe import RECIPE_FIELDS, Recipe, check_seed
+from conceptlens.values.recipe import RECIPE_FIELDS, Recipe
 from conceptlens.values.record_files import load_record, save_record
 from conceptlens.values.records import ImageRecord
 from conceptlens.values.words import check_text
@@ -216,7 +217,7 @@ class Session:
         painted = painter.paint(self.reader.order(request))
         return painted[0] if len(painted) == 1 and not isinstance(prompt, list | tuple) else painted
 
-    @usual_defaults()
+    @overload
     def read(
         self,
         image: str | Path | Image.Image,
@@ -224,22 +225,49 @@ class Session:
         prompt: str = "",
         seed: int = 0,
         preset: str | None = None,
+        batch: int = BATCH,
         **options: Any,
-    ) -> ImageRecord:
-        """Looks at an existing image once; then `probe` it for any concepts.
+    ) -> ImageRecord: ...
+    @overload
+    def read(
+        self,
+        image: Sequence[Source],
+        *,
+        prompt: str | Sequence[str] = "",
+        seed: int | Sequence[int] = 0,
+        preset: str | None = None,
+        batch: int = BATCH,
+        **options: Any,
+    ) -> list[ImageRecord]: ...
+    @overload
+    def read(self, image: Tensor, *, batch: int = BATCH, **options: Any) -> Any: ...  # noqa: ANN401 - by its axes
+    @usual_defaults()
+    def read(
+        self,
+        image: Source | Sequence[Source],
+        *,
+        prompt: str | Sequence[str] = "",
+        seed: int | Sequence[int] = 0,
+        preset: str | None = None,
+        batch: int = BATCH,
+        **options: Any,
+    ) -> ImageRecord | list[ImageRecord]:
+        """Looks at an existing image once, or at each of several; then `probe` them for any concepts.
 
         Args:
-            image: a path or a picture of any size and aspect. Wide or tall images keep their aspect; the sides are
-                rounded to the model's multiple, and maps come back in the image's own size.
-            prompt: what to tell the model about the image; empty is fine.
-            seed: of the noise.
+            image: a path, a picture of any size and aspect, or a tensor (3, height, width) with values in 0..1. Wide or
+                tall images keep their aspect; the sides are rounded to the model's multiple, and maps come back in the
+                image's own size. A list of these, or a tensor (batch, 3, height, width), gives a list of records.
+            prompt: what to tell the model about the image; empty is fine. One for all images, or a list.
+            seed: of the noise; of each image's, so that its record does not depend on the others. One, or a list.
             preset: "paper" for the settings of the official code, "sharp" for refined maps.
+            batch: how many images go through a model with a text stream at once; those of one size and prompt can.
             **options: fields of `Recipe`: `noise=` (0 clean to 1 pure noise), `samples=` (noise draws, averaged),
                 `layers=`, `space=`, ...; and `guidance_scale=` (0 if not given, as in the official code) or
                 `max_sequence_length=` of models that take them.
 
         Raises:
-            ImageError: for an image that cannot be read.
+            ImageError: for an image that cannot be read, or none.
             RecipeError: for impossible settings.
         """
         self.require("read")
@@ -248,9 +276,11 @@ class Session:
         call, settings = _parted(options, self.reader.read_options)
         recipe = self.recipe(preset, **settings)
         check_text(prompt, "prompt")
-        return self.reader.read(open_image(image), prompt, recipe, check_seed(seed), call)
+        readings = readings_of(image, prompt, seed)
+        records = self.reader.read_all(readings, recipe, call, check_batch(batch))
+        return records if is_several(image) else records[0]
 
-    @usual_defaults()
+    @overload
     def probe(
         self,
         record: ImageRecord,
@@ -258,44 +288,74 @@ class Session:
         *,
         background: Background = True,
         keep: bool = False,
+        batch: int = BATCH,
         **options: Any,
-    ) -> ConceptMaps:
-        """Maps of concepts in a recorded image, without running the model; the same as if asked when it was read.
+    ) -> ConceptMaps: ...
+    @overload
+    def probe(
+        self,
+        record: Sequence[ImageRecord],
+        concepts: Sequence[str],
+        *,
+        background: Background = True,
+        keep: bool = False,
+        batch: int = BATCH,
+        **options: Any,
+    ) -> list[ConceptMaps]: ...
+    @usual_defaults()
+    def probe(
+        self,
+        record: ImageRecord | Sequence[ImageRecord],
+        concepts: Sequence[str],
+        *,
+        background: Background = True,
+        keep: bool = False,
+        batch: int = BATCH,
+        **options: Any,
+    ) -> ConceptMaps | list[ConceptMaps]:
+        """Maps of concepts in a recorded image, or each of several, without running the model; as if asked at first.
 
         Args:
-            record: from `read`, or of a painted image (`generate` with `record=True`).
+            record: from `read`, or of a painted image (`generate` with `record=True`). A list of records that were
+                made with the same settings gives a list of maps.
             concepts: any words.
             background: see `generate`.
             keep: see `generate`.
+            batch: how many records of one grid are asked at once.
             **options: fields of `Recipe`. Layers and spaces that were not recorded are an error.
 
         Raises:
             ConceptError: for an unusable list of concepts.
-            RecipeError: for settings that need more than was recorded.
+            RecipeError: for settings that need more than was recorded, or that differ between the records of a list.
             ModelError: for a record of another model.
         """
         self.require("probe")
-        check_origin(record, self.model_id)
+        records = records_of(record, self.model_id)
         asking, settings = _parted(options, self.reader.probe_options)
-        self.reader.layers_of(record)
-        recipe = record.recipe.override(settings).resolve(self.depth)
+        for each in records:
+            self.reader.layers_of(each)
+        recipe = records[0].recipe.override(settings).resolve(self.depth)
         self.reader.check(recipe)
         asked, added = with_background(self.reader.defaults, concepts, background, recipe)
-        answer = self.reader.probe(record, (*asked, *added), recipe, asking, keep)
+        answers = self.reader.probe_all(records, (*asked, *added), Asking(recipe, asking, keep, check_batch(batch)))
         note_unknown(self.model_id, self.reader.defaults, asked)
-        return ConceptMaps(
-            concepts=(*asked, *added),
-            scores=answer.scores,
-            spread=answer.spread,
-            image=record.image,
-            recipe=recipe,
-            model_id=self.model_id,
-            prompt=record.prompt,
-            seed=record.seed,
-            background=added,
-            parts=answer.parts,
-            run_info=replace(answer.info, pipeline=record.options, steps=record.steps or None),
-        )
+        maps = [
+            ConceptMaps(
+                concepts=(*asked, *added),
+                scores=answer.scores,
+                spread=answer.spread,
+                image=each.image,
+                recipe=recipe,
+                model_id=self.model_id,
+                prompt=each.prompt,
+                seed=each.seed,
+                background=added,
+                parts=answer.parts,
+                run_info=replace(answer.info, pipeline=each.options, steps=each.steps or None),
+            )
+            for each, answer in zip(records, answers, strict=True)
+        ]
+        return maps[0] if isinstance(record, ImageRecord) else maps
 
     def save_record(self, record: ImageRecord, path: str | Path) -> Path:
         """Writes a record as one safetensors file. Raises `OutputError` when that fails."""

@@ -8,6 +8,7 @@ import math
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Sequence
@@ -52,6 +53,45 @@ def test_resumed_equals_uninterrupted_byte_for_byte(tmp_path: Path) -> None:
     assert canonical(tmp_path / "parts") == canonical(tmp_path / "whole")
     assert [row["id"] for row in rows] == [str(20_000_000 + n) for n in range(5)]
     assert all(row["recipe"] == header["recipe"] == fingerprint(header["settings"]) for row in rows)
+
+
+def test_batches_give_the_rows_of_single_images_and_resume_to_the_same_bytes(tmp_path: Path) -> None:
+    """Wherever a run stopped, an image meets the same others in its batch, so that no last digit changes."""
+    scorer = Scorer(SPEC)
+    _, alone = run(SPEC, limit=5, scorer=scorer)
+    _, whole = run(SPEC, tmp_path / "whole", limit=5, scorer=scorer, batch=3)
+    for one, other in zip(alone, whole, strict=True):
+        assert (one["id"], one["counts"].keys()) == (other["id"], other["counts"].keys())
+        for name, value in one["scores"].items():
+            assert other["scores"][name] == pytest.approx(value, abs=2e-3)  # a pixel at a threshold
+    for stopped in range(5):
+        folder = tmp_path / f"after {stopped}"
+        shutil.copytree(tmp_path / "whole", folder)
+        lines = (folder / ROWS).read_text().splitlines(keepends=True)
+        (folder / ROWS).write_text("".join(lines[:stopped]))
+        run(SPEC, folder, limit=5, scorer=scorer, batch=3)
+        assert canonical(folder) == canonical(tmp_path / "whole")
+
+
+def test_images_of_a_batch_share_a_forward(monkeypatch: pytest.MonkeyPatch) -> None:
+    from conceptlens.readers import reading
+
+    forwards: list[int] = []
+    made = reading.record_pictures
+    monkeypatch.setattr(reading, "record_pictures", lambda *given: forwards.append(given[-1]) or made(*given))
+    run(SPEC, limit=5, scorer=Scorer(SPEC), batch=3)
+    assert forwards == [3, 2]
+
+
+@UNTRAINED
+def test_a_bad_image_spoils_no_other_of_its_batch(folder: Path) -> None:
+    (folder / "images" / "house-1.png").write_bytes(b"torn")
+    spec = RunSpec("folder", data=str(folder))
+    alone, together = run(spec)[1], run(spec, batch=3)[1]
+    assert [row.get("error", "")[:21] for row in together] == ["", "cannot read the image", ""]
+    for one, other in zip(alone, together, strict=True):
+        assert one.get("error") == other.get("error")
+        assert one.get("scores", {}) == pytest.approx(other.get("scores", {}), abs=2e-3)
 
 
 def test_a_changed_recipe_is_an_error_not_a_mix(tmp_path: Path) -> None:

@@ -84,10 +84,25 @@ def test_prepare_equals_the_pipelines_first_call(tiny: Tiny) -> None:
     with torch.no_grad():
         made = adapter.prepare(pipeline, noise, "a red house", 1.0, options)
     for name, value in made.items():
-        if torch.is_tensor(value):
+        if torch.is_tensor(value) and len(value) != len(
+            first[name]
+        ):  # guided by a scale of 1, too: the prompt is first
+            assert adapter.guided_batch[0] == "prompt"
+            assert torch.equal(value, first[name][: len(value)]), name
+        elif torch.is_tensor(value):
             torch.testing.assert_close(value, first[name], rtol=0, atol=0, msg=lambda text, n=name: f"{n}: {text}")
         elif isinstance(value, list) and torch.is_tensor(value[0]):
-            assert all(torch.equal(a, b) for a, b in zip(value, first[name], strict=True)), name
+            assert len(value) == 1
+            assert torch.equal(value[0], first[name][0]), name
+
+
+def test_a_reading_has_no_rows_of_a_negative_prompt(tiny: Tiny) -> None:
+    """Z-Image's pipeline is guided by a scale of 1, too."""
+    session = session_of(tiny.pipeline())
+    record = session.read(Image.new("RGB", (64, 64), "red"), samples=2)
+    assert {layer.batch for layer in record.layers} == {2}
+    maps = session.probe(session.read(Image.new("RGB", (64, 64), "red")), ["house", "sky"])
+    assert maps.spread is None
 
 
 def test_a_concept_is_its_own_words_of_the_prompt(tiny: Tiny) -> None:

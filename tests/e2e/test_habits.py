@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -72,6 +73,28 @@ def test_several_pictures_equal_each_alone(scenes: Path, tmp_path: Path, monkeyp
     assert here(monkeypatch, "read", str(scenes / "b.png"), "-c", "house,sky", "-o", str(tmp_path / "one")) == 0
     for name in ("heatmap-0-house.png", "segmentation.png"):
         assert (tmp_path / "all" / "b" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+
+
+@pytest.mark.parametrize("method", [[], ["--method", "cross-attention"]])
+def test_pictures_in_batches_equal_one_after_another(
+    method: list[str], scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Three pictures, two of them at once; one that cannot be opened is left out, wherever it stands."""
+    (scenes / "z.png").write_bytes(b"no picture")
+    for batch in ("1", "2"):
+        given = [str(scenes), "-c", "house,sky", "--batch", batch, "-o", str(tmp_path / batch)]
+        assert here(monkeypatch, "read", *given, *method) == 0
+        assert capfd.readouterr().err.count("left out: cannot read") == 1
+    results = sorted(path.relative_to(tmp_path / "1") for path in (tmp_path / "1").rglob("segmentation.png"))
+    assert len(results) == 3
+    for place in results:
+        one, other = (np.asarray(Image.open(tmp_path / batch / place)) for batch in ("1", "2"))
+        assert np.mean(one != other) < 1e-3  # but for a pixel where two maps are even
+
+
+def test_a_batch_of_none_is_refused(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    assert here(monkeypatch, "read", "a.png", "-c", "house", "--batch", "0") == 2
+    assert "'--batch'" in capfd.readouterr().err
 
 
 def test_names_that_would_share_a_folder_keep_their_endings_or_are_refused(

@@ -22,6 +22,7 @@ from conceptlens.bench.rows import RowFile, check_folder
 from conceptlens.bench.runs import Track, finish
 from conceptlens.bench.scorer import RunSpec, Scorer, image_seed
 from conceptlens.maps.image_maps import ConceptMaps
+from conceptlens.methods.base import Question
 from conceptlens.methods.stream import StreamMethod
 from conceptlens.session import Session
 from conceptlens.values.errors import ConceptlensError
@@ -217,11 +218,14 @@ class _VariantMethod(StreamMethod):
         self._options = {"space": "output", **given, **variant.options}
         self._recipe = session.recipe(self._preset, **self._options)
 
-    def explain(self, image: Image.Image, concepts: Sequence[str], *, prompt: str = "", seed: int = 0) -> ConceptMaps:
-        record = self._reader.read(image, prompt, seed, self._options)
+    def explain_all(self, questions: Sequence[Question]) -> list[ConceptMaps]:
+        return [self._explain(question) for question in questions]
+
+    def _explain(self, question: Question) -> ConceptMaps:
+        record = self._reader.read(question.image, question.prompt, question.seed, self._options)
         wanted = {name: getattr(self._recipe, name) for name in RECIPE_FIELDS - {"preset"}}
         changed = {name: value for name, value in wanted.items() if value != getattr(record.recipe, name)}
-        return self._session.probe(record, concepts, background=self._variant.magnets or False, **changed)
+        return self._session.probe(record, question.concepts, background=self._variant.magnets or False, **changed)
 
 
 class _VariantScorer(Scorer):

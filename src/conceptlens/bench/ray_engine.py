@@ -1,7 +1,7 @@
 """The same rows from many processes or machines, on Ray Data: one open model per actor, lost actors replaced.
 
-An actor scores one image at a time, with the same `Scorer` as the local engine; the driver appends the rows as they
-arrive. Noise seeds depend on the image alone, so the rows do not depend on who made them, or in which order.
+An actor scores one batch of images at a time, with the same `Scorer` as the local engine; the driver appends the rows
+as they arrive. Noise seeds depend on the image alone, so the rows do not depend on who made them, or in which order.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ class _Actor:
         import json
 
         # As text: Arrow would give every row the columns of all rows.
-        return {"row": [json.dumps(self._scorer(str(id_))) for id_ in batch["id"]]}
+        (ids,) = batch["ids"]
+        return {"row": [json.dumps(row) for row in self._scorer.rows(json.loads(str(ids)))]}
 
 
-def score_with_ray(spec: RunSpec, ids: Sequence[str], workers: int) -> Iterator[dict[str, Any]]:
-    """Rows in the order they are done.
+def score_with_ray(spec: RunSpec, chunks: Sequence[Sequence[str]], workers: int) -> Iterator[dict[str, Any]]:
+    """Rows of images, a chunk of them at once, in the order they are done.
 
     Joins the Ray cluster that `RAY_ADDRESS` names, or starts one on this machine. An actor gets a GPU where the cluster
     has any. A lost actor, or machine, is replaced and its images are scored again.
@@ -42,7 +43,7 @@ def score_with_ray(spec: RunSpec, ids: Sequence[str], workers: int) -> Iterator[
     Raises:
         EngineError: when Ray is not installed.
     """
-    if not ids:
+    if not chunks:
         return
     try:
         import ray
@@ -65,7 +66,8 @@ def score_with_ray(spec: RunSpec, ids: Sequence[str], workers: int) -> Iterator[
         gpus = 1 if resources.get("GPU", 0) >= workers else 0
         # As many as here: the number of threads decides the order of sums, and so the last bits of a row.
         threads = torch.get_num_threads()
-        rows = ray.data.from_items([{"id": id_} for id_ in ids], override_num_blocks=len(ids)).map_batches(
+        items = [{"ids": json.dumps(list(chunk))} for chunk in chunks]
+        rows = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
             _Actor,
             fn_constructor_args=(spec, threads),
             batch_size=1,

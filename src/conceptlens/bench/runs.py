@@ -23,6 +23,7 @@ def run(  # noqa: PLR0913 - a public call: one keyword for each thing that a run
     limit: int | None = None,
     engine: str = "local",
     workers: int = 1,
+    batch: int = 1,
     track: Track = lambda rows, total: rows,
     command: str = "",
     scorer: Scorer | None = None,
@@ -35,6 +36,8 @@ def run(  # noqa: PLR0913 - a public call: one keyword for each thing that a run
         limit: only the first images of the dataset.
         engine: "local", or "ray" (see `conceptlens.bench.ray_engine`).
         workers: processes of the "ray" engine, each with its own model.
+        batch: how many images the method looks at together. They are always the same ones, also in a run that goes on,
+            so that rows are equal to the last digit.
         track: wraps the rows as they come, for a progress bar; gets their number too.
         command: how to repeat it, for the report.
         scorer: an open one, in place of opening the spec.
@@ -47,11 +50,14 @@ def run(  # noqa: PLR0913 - a public call: one keyword for each thing that a run
     scorer = scorer or Scorer(spec)
     ids, header = scorer.ids(limit), scorer.header(command)
     if out is None:
-        rows = {row["id"]: row for row in track(_rows(scorer, ids, engine, workers), len(ids))}
+        made = _rows(scorer, chunked(ids, batch), engine, workers)
+        rows = {row["id"]: row for row in track(made, len(ids))}
         return {"recipe": fingerprint(scorer.settings), "settings": scorer.settings, **header}, [rows[i] for i in ids]
     with RowFile(Path(out), scorer.settings, header) as file:
-        todo = [i for i in ids if i not in file.rows]
-        for row in track(_rows(scorer, todo, engine, workers), len(todo)):
+        todo = {i for i in ids if i not in file.rows}
+        chunks = [chunk for chunk in chunked(ids, batch) if not todo.isdisjoint(chunk)]
+        made = (row for row in _rows(scorer, chunks, engine, workers) if row["id"] in todo)
+        for row in track(made, len(todo)):
             file.append(row)
         return finish(file, header, ids)
 
@@ -70,9 +76,15 @@ def peak_memory() -> int:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
 
 
-def _rows(scorer: Scorer, ids: Sequence[str], engine: str, workers: int) -> Iterator[dict[str, Any]]:
+def chunked(ids: Sequence[str], size: int) -> list[Sequence[str]]:
+    """Images in groups of a size, in their order; the last may be smaller."""
+    return [ids[first : first + size] for first in range(0, len(ids), size)]
+
+
+def _rows(scorer: Scorer, chunks: Sequence[Sequence[str]], engine: str, workers: int) -> Iterator[dict[str, Any]]:
     if engine == "ray":
-        yield from score_with_ray(scorer.spec, ids, workers)
+        yield from score_with_ray(scorer.spec, chunks, workers)
         return
-    for id_ in ids:
-        yield scorer(id_)
+    with scorer.method.texts_held():
+        for chunk in chunks:
+            yield from scorer.rows(chunk)

@@ -17,12 +17,14 @@ from conceptlens.bench.protocol import Concept, Protocol, protocol_named
 from conceptlens.bench.scoring import fit_image, score_image
 from conceptlens.maps.image_maps import ConceptMaps
 from conceptlens.methods import method_named
-from conceptlens.methods.base import SaliencyMethod
+from conceptlens.methods.base import Question, SaliencyMethod
 from conceptlens.methods.stream import StreamMethod
 from conceptlens.session import load
 from conceptlens.values.errors import ConceptError, ImageError, ScoreError
 
 FLUX_DEPTH = 19
+_BAD = (DataError, ImageError, ConceptError, ScoreError)
+"""What an image may do to its own row; anything else ends the run."""
 PACKAGES = ("conceptlens", "diffusers", "torch", "transformers")
 
 
@@ -136,37 +138,55 @@ class Scorer:
         return self.rules.concepts(sample, self.data.classes, background=self.data.background)
 
     def explain(self, sample: Sample, concepts: Sequence[Concept]) -> ConceptMaps:
-        """The method's maps of some concepts, as the protocol shows it the image."""
-        return self.method.explain(
-            fit_image(sample.image, self.rules),
-            [concept.name for concept in concepts],
-            prompt=self.rules.caption(sample, self.data.classes),
-            seed=image_seed(self.spec.seed, sample.id),
+        """The method's maps of some concepts in one image, as the protocol shows it the image."""
+        return self.explain_all([(sample, concepts)])[0]
+
+    def explain_all(self, asked: Sequence[tuple[Sample, Sequence[Concept]]]) -> list[ConceptMaps]:
+        """The same for each of several images, together where the method can."""
+        return self.method.explain_all(
+            [
+                Question(
+                    fit_image(sample.image, self.rules),
+                    tuple(concept.name for concept in concepts),
+                    self.rules.caption(sample, self.data.classes),
+                    image_seed(self.spec.seed, sample.id),
+                )
+                for sample, concepts in asked
+            ]
         )
 
     def __call__(self, id_: str) -> dict[str, Any]:
         """The row of one image; a bad image gives a row with its `error`, and no counts."""
+        return self.rows([id_])[0]
+
+    def rows(self, ids: Sequence[str]) -> list[dict[str, Any]]:
+        """The rows of images that the method looks at together."""
         started = time.perf_counter()
+        asked: dict[str, tuple[Sample, Sequence[Concept]]] = {}
+        rows: dict[str, dict[str, Any]] = {}
+        for id_ in ids:
+            try:
+                sample = self.data.sample(id_)
+                asked[id_] = sample, self.concepts(sample)
+            except _BAD as error:
+                rows[id_] = {"id": id_, "error": str(error)}
         try:
-            sample = self.data.sample(id_)
-            concepts = self.concepts(sample)
-            maps = self.explain(sample, concepts)
-            scored = score_image(
-                maps.finest[: len(concepts)],
-                concepts,
-                sample,
-                len(self.data.classes),
-                self.rules,
-                background=self.data.background,
-            )
-        except (DataError, ImageError, ConceptError, ScoreError) as error:
-            return {"id": id_, "error": str(error)}
-        return {
-            "id": id_,
-            "counts": scored.counts,
-            "scores": {n: None if math.isnan(v) else round(v, 6) for n, v in scored.scores.items()},
-            "seconds": round(time.perf_counter() - started, 4),
-        }
+            found = self.explain_all(list(asked.values())) if asked else []
+            for (id_, (sample, concepts)), maps in zip(asked.items(), found, strict=True):
+                rows[id_] = self._row(sample, concepts, maps)
+        except _BAD as error:
+            if len(ids) > 1:  # one of them is bad; the others are as good as alone
+                return [self(id_) for id_ in ids]
+            rows[ids[0]] = {"id": ids[0], "error": str(error)}
+        seconds = round((time.perf_counter() - started) / len(ids), 4)
+        return [rows[id_] if "error" in rows[id_] else {**rows[id_], "seconds": seconds} for id_ in ids]
+
+    def _row(self, sample: Sample, concepts: Sequence[Concept], maps: ConceptMaps) -> dict[str, Any]:
+        classes, background = len(self.data.classes), self.data.background
+        found = maps.finest[: len(concepts)]
+        scored = score_image(found, concepts, sample, classes, self.rules, background=background)
+        scores = {n: None if math.isnan(v) else round(v, 6) for n, v in scored.scores.items()}
+        return {"id": sample.id, "counts": scored.counts, "scores": scores}
 
 
 def image_seed(seed: int, id_: str) -> int:

@@ -12,6 +12,7 @@ from conceptlens.cli.checks import check_method, check_request
 from conceptlens.cli.faithful import faithful
 from conceptlens.cli.fidelity import fidelity
 from conceptlens.cli.options import (
+    Batch,
     Device,
     Isolate,
     Json,
@@ -69,6 +70,7 @@ def _run(
     refine: Refine = None,
     set_: MethodSettings = None,
     data_set: DataSettings = None,
+    batch: Batch = 1,
     engine: Engine = "local",
     workers: Workers = 1,
     out: RunOut = None,
@@ -93,7 +95,14 @@ def _run(
     bar = RowBar(dataset, json_)
     with resumable():
         header, rows = run(
-            spec, out, limit=limit, engine=engine, workers=workers, track=bar.track, command=this_command()
+            spec,
+            out,
+            limit=limit,
+            engine=engine,
+            workers=workers,
+            batch=batch,
+            track=bar.track,
+            command=this_command(),
         )
     report = Report(header, rows)
     _check_scored(report)

@@ -15,6 +15,7 @@ from conceptlens.cli.findings import findings
 from conceptlens.cli.listings import methods, show_served
 from conceptlens.cli.options import (
     Abstain,
+    Batch,
     Concepts,
     Device,
     Edges,
@@ -165,6 +166,7 @@ def read(
     refine: Refine = None,
     edges: Edges = False,
     abstain: Abstain = 0.0,
+    batch: Batch = 1,
     record: Annotated[Path | None, typer.Option(help="Keep what was read in this file, for `probe`.")] = None,
     method: Annotated[str | None, typer.Option(help="Another way to look; `conceptlens methods` lists them.")] = None,
     set_: Settings = None,
@@ -186,11 +188,18 @@ def read(
     if record is not None and len(pictures) > 1:
         raise RecipeError(f"--record keeps one picture; got {len(pictures)}. Read them one by one.")
     if method is not None:
-        mapped = explains(open_method(method, model, device, options), concept, prompt, seed)
+        opened = open_method(method, model, device, options)
+        mapped, held = explains(opened, concept, prompt, seed), opened.texts_held()
     else:
         session = open_session(model, device, offload, single_stream, quiet=json_)
         mapped = reads(session, concept, record, prompt=prompt, seed=seed, preset=preset, **options)
-    finish_all(pictures, lambda picture: refined(mapped(picture), edges, abstain), json_)
+        held = session.reader.texts_held()
+
+    def results(several: list[Any]) -> list[Any]:
+        return [refined(maps, edges, abstain) for maps in mapped(several)]
+
+    with held:
+        finish_all(pictures, results, json_, batch)
 
 
 @app.command()

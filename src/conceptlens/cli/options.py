@@ -47,6 +47,7 @@ Layers = Annotated[str | None, typer.Option(help="Blocks to average, for example
 Preset = Annotated[str | None, typer.Option(help="paper: the settings of the official code; sharp: refined maps.")]
 Noise = Annotated[float | None, typer.Option(help="Noise level, 0 (clean) to 1.")]
 Samples = Annotated[int | None, typer.Option(help="Noise draws to average.")]
+Batch = Annotated[int, typer.Option(min=1, help="Pictures that go through the model at once.")]
 Isolate = Annotated[bool, typer.Option("--isolate", help="Concepts do not see each other.")]
 Refine = Annotated[
     str | None, typer.Option(metavar="NAMES", help="Refinements, for example head-weights,joint-bilateral.")

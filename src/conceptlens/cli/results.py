@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from conceptlens.values.records import ImageRecord
 
     Result = ConceptMaps | VideoMaps
+    Mapped = Callable[[list[Image]], list[Result]]
 
 
 def open_method(name: str, model: str | None, device: str | None, options: dict[str, Any]) -> SaliencyMethod:
@@ -32,20 +33,27 @@ def open_method(name: str, model: str | None, device: str | None, options: dict[
         return chosen.load(model, device=device, **options)
 
 
-def explains(method: SaliencyMethod, concepts: list[str], prompt: str, seed: int) -> Callable[[Image], Result]:
-    """Maps of a picture by a method."""
-    return lambda picture: method.explain(picture, concepts, prompt=prompt, seed=seed)
+def explains(method: SaliencyMethod, concepts: list[str], prompt: str, seed: int) -> Mapped:
+    """Maps of pictures by a method."""
+    from conceptlens.methods.base import Question
+
+    def mapped(pictures: list[Image]) -> list[Result]:
+        return [*method.explain_all([Question(picture, tuple(concepts), prompt, seed) for picture in pictures])]
+
+    return mapped
 
 
-def reads(session: Session, concepts: list[str], file: Path | None, **options: Any) -> Callable[[Image], Result]:
-    """Maps of a picture by a session, whose record goes to `file` where one is given."""
+def reads(session: Session, concepts: list[str], file: Path | None, **options: Any) -> Mapped:
+    """Maps of pictures by a session; the record of a single one goes to `file` where that is given."""
 
-    def mapped(picture: Image) -> Result:
-        seen = session.read(picture, **options)
-        maps = judged(session, session.probe(seen, concepts), seen)
+    def mapped(pictures: list[Image]) -> list[Result]:
+        at_once = len(pictures)
+        seen = session.read(pictures, batch=at_once, **options)
+        found = zip(session.probe(seen, concepts, batch=at_once), seen, strict=True)
+        results = [judged(session, maps, record) for maps, record in found]
         if file is not None:
-            session.save_record(seen, file)
-        return maps
+            session.save_record(seen[0], file)
+        return results
 
     return mapped
 
@@ -80,8 +88,14 @@ def pictures_at(images: list[Path], out: Path) -> dict[Path, Path]:
     return {path: out / folder for path, folder in folders.items()}
 
 
-def finish_all(pictures: dict[Path, Path], mapped: Callable[[Image], Result], json_: bool) -> None:
+def finish_all(pictures: dict[Path, Path], mapped: Mapped, json_: bool, batch: int = 1) -> None:
     """Maps, saves and shows each picture; one that cannot be opened among several is named and left out.
+
+    Args:
+        pictures: the folder of each one's result.
+        mapped: maps of some of them.
+        json_: show one machine-readable line for each.
+        batch: how many are mapped at once.
 
     Raises:
         ImageError: when none of them could be opened.
@@ -92,19 +106,23 @@ def finish_all(pictures: dict[Path, Path], mapped: Callable[[Image], Result], js
 
     if len(pictures) == 1:
         ((path, folder),) = pictures.items()
-        finish(mapped(open_image(path)), folder, json_)
+        finish(mapped([open_image(path)])[0], folder, json_)
         return
     bad: list[ImageError] = []
+    waiting: list[tuple[Image, Path]] = []
+    last = list(pictures)[-1]
     for path, folder in track(
         pictures.items(), "reading", console=console(), transient=True, disable=not console().is_terminal
     ):
         try:
-            picture = open_image(path)
+            waiting.append((open_image(path), folder))
         except ImageError as error:
             bad.append(error)
             note(f"left out: {error}")
-            continue
-        finish(mapped(picture), folder, json_, brief=True)
+        if waiting and (len(waiting) == batch or path == last):
+            for maps, (_, place) in zip(mapped([picture for picture, _ in waiting]), waiting, strict=True):
+                finish(maps, place, json_, brief=True)
+            waiting.clear()
     if len(bad) == len(pictures):
         raise ImageError(f"none of the {len(bad)} pictures could be opened. The first: {bad[0]}")
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Generic
 
 import torch
@@ -121,6 +121,8 @@ class ModelAdapter(ABC, Generic[R]):
     """Whose rows one call holds under classifier-free guidance, in equal parts; () where each has a call of its own."""
     single_stream: bool = False
     """Whether single-stream blocks are followed behind the dual-stream ones."""
+    one_picture: bool = False
+    """Whether the model takes one picture at a time."""
     one_area: bool = False
     """Whether the area that the pipeline paints is the most that the transformer takes."""
 
@@ -241,6 +243,20 @@ class ModelAdapter(ABC, Generic[R]):
 
 class DiTAdapter(ModelAdapter[StreamLayer]):
     """A family whose text half of a block is written out here, so that concepts need no image rows: the fast way."""
+
+    shared_arguments: ClassVar[frozenset[str]] = frozenset({"img_ids", "cos", "sin", "shapes"})
+    """What `observe` keeps for a whole batch: positions and rotation; all else has a row for each image, or one."""
+
+    def joined_call(self, calls: Sequence[CallRecord], rows: int) -> CallRecord:
+        """One call with the rows of several of the same grid, each of which has so many."""
+        first = calls[0]
+        arguments = {
+            name: tensor
+            if name in self.shared_arguments
+            else torch.cat([call.arguments[name].expand(rows, *tensor.shape[1:]) for call in calls])
+            for name, tensor in first.arguments.items()
+        }
+        return replace(first, arguments=arguments)
 
     def text_taps(self, block: Module) -> Mapping[str, Tap]:
         """Where the "query", "key" and "out" of the prompt pass by in this block; a family with `prompts` has them all.

@@ -29,6 +29,7 @@ class HunyuanVideo15Adapter(ByPipeline, DualStreamAdapter):
 
     name = "HunyuanVideo 1.5"
     classes = ("HunyuanVideo15Transformer3DModel",)
+    one_picture = True  # the masks of its autoencoder and of its text have one row
     group = DUAL
     layout = Unpacked(frames=1)
 

@@ -34,10 +34,10 @@ def open_image(source: str | Path | Image.Image) -> Image.Image:
     name = "image" if isinstance(source, Image.Image) else str(source)
     try:
         if isinstance(source, Image.Image):
-            _check_size(name, source.size)
+            check_size(name, source.size)
             return as_rgb(source)
         with Image.open(source) as opened:
-            _check_size(name, opened.size)
+            check_size(name, opened.size)
             return as_rgb(opened)
     except FileNotFoundError as error:
         raise ImageError(f"no image at {name}. Check the path.") from error
@@ -82,7 +82,8 @@ def _eight_bits(values: Float[np.ndarray, "height width"]) -> UInt8[np.ndarray, 
     return np.clip(known / top * 255, 0, 255).astype(np.uint8)
 
 
-def _check_size(name: str, size: tuple[int, int]) -> None:
+def check_size(name: str, size: tuple[int, int]) -> None:
+    """Raises an `ImageError` for a (width, height) that cannot be read."""
     if min(size) < MIN_SIDE or max(size) > MAX_SIDE:
         raise ImageError(
             f"{name} is {size[0]}x{size[1]} pixels; sides from {MIN_SIDE} to {MAX_SIDE} can be read. Resize it first."

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from PIL import Image
 
 from conceptlens.maps.image_maps import ConceptMaps
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -31,6 +29,16 @@ class MethodInfo:
     class_conditioned: bool = False
     needs_grad: bool = False
     backbone: str | None = None
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a method is asked about one image; see `SaliencyMethod.explain`."""
+
+    image: Image.Image
+    concepts: tuple[str, ...]
+    prompt: str = ""
+    seed: int = 0
 
 
 class SaliencyMethod(ABC):
@@ -76,3 +84,11 @@ class SaliencyMethod(ABC):
     @abstractmethod
     def explain(self, image: Image.Image, concepts: Sequence[str], *, prompt: str = "", seed: int = 0) -> ConceptMaps:
         """Maps of `concepts` in `image`: raw scores on the method's own grid; equal seeds give equal maps."""
+
+    def explain_all(self, questions: Sequence[Question]) -> list[ConceptMaps]:
+        """Answers to several questions, as `explain` gives them; together where the method can."""
+        return [self.explain(each.image, each.concepts, prompt=each.prompt, seed=each.seed) for each in questions]
+
+    def texts_held(self) -> AbstractContextManager[None]:
+        """Inside it the weights of the method do not change, so that a text need not be encoded again."""
+        return nullcontext()

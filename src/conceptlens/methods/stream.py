@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar
 
 from PIL import Image
 
 from conceptlens.maps.image_maps import ConceptMaps
-from conceptlens.methods.base import MethodInfo, SaliencyMethod
+from conceptlens.methods.base import MethodInfo, Question, SaliencyMethod
+from conceptlens.readers.pictures import in_batches
 from conceptlens.session import Session, load
 from conceptlens.values.models import Pipeline
 from conceptlens.values.recipe import Space
@@ -57,5 +59,24 @@ class StreamMethod(SaliencyMethod):
         return {**self._recipe.to_dict(), "single_stream": self._session.single_stream}
 
     def explain(self, image: Image.Image, concepts: Sequence[str], *, prompt: str = "", seed: int = 0) -> ConceptMaps:
-        record = self._session.read(image, prompt=prompt, seed=seed, preset=self._preset, **self._options)
-        return self._session.probe(record, concepts)
+        return self.explain_all([Question(image, tuple(concepts), prompt, seed)])[0]
+
+    def explain_all(self, questions: Sequence[Question]) -> list[ConceptMaps]:
+        """See `SaliencyMethod.explain_all`; pictures of one size and prompt are read together, and asked together."""
+        count = len(questions)
+        records = self._session.read(
+            [each.image for each in questions],
+            prompt=[each.prompt for each in questions],
+            seed=[each.seed for each in questions],
+            preset=self._preset,
+            batch=count,
+            **self._options,
+        )
+        maps: dict[int, ConceptMaps] = {}
+        for places in in_batches(questions, lambda each: each.concepts, count):
+            asked = [records[place] for place in places]
+            maps |= zip(places, self._session.probe(asked, questions[places[0]].concepts, batch=count), strict=True)
+        return [maps[place] for place in range(count)]
+
+    def texts_held(self) -> AbstractContextManager[None]:
+        return self._session.reader.texts_held()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Literal
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from conceptlens.readers.loading import Defaults
 from conceptlens.readers.orders import Order, Painting, Request
+from conceptlens.readers.pictures import Reading
 from conceptlens.values.errors import ModelError, RecipeError
 from conceptlens.values.models import Pipeline
 from conceptlens.values.provenance import RunInfo
@@ -33,6 +35,23 @@ _PHRASES: dict[Verb, str] = {
 }
 Vectors = dict[int, tuple[Float[Tensor, "concept dim"], Float[Tensor, "image dim"]]]
 """By layer the vectors of concepts and of patches."""
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How records are asked for concepts.
+
+    Attributes:
+        recipe: with concrete layers, that were recorded.
+        options: some of `Reader.probe_options`.
+        keep: also keep the scores of each step and layer.
+        batch: how many records are asked at once, where this kind of model can.
+    """
+
+    recipe: Recipe
+    options: Mapping[str, Any] = field(default_factory=dict)
+    keep: bool = False
+    batch: int = 1
 
 
 @dataclass(frozen=True)
@@ -152,6 +171,20 @@ class Reader(ABC, Generic[R]):
             ModelError: for a model that takes more than a picture and a text, or whose layers pass unseen.
         """
 
+    def read_all(
+        self, readings: Sequence[Reading], recipe: Recipe, options: Mapping[str, Any], batch: int
+    ) -> list[ImageRecord]:
+        """Looks at each of several pictures once, at most `batch` of them at a time where this kind of model can.
+
+        Raises as `read`.
+        """
+        return [self.read(each.image, each.prompt, recipe, each.seed, options) for each in readings]
+
+    @contextmanager
+    def texts_held(self) -> Iterator[None]:
+        """Inside it the weights of the text encoders do not change, so that a text need not be encoded again."""
+        yield
+
     def layers_of(self, record: ImageRecord) -> tuple[R, ...]:
         """The layers of a record. Raises a `ModelError` for a record of another kind of model."""
         if not all(isinstance(layer, self.layer) for layer in record.layers):
@@ -186,6 +219,13 @@ class Reader(ABC, Generic[R]):
             ConceptError: for concepts that the text encoders cannot read.
             ModelError: for a record that does not fit the model.
         """
+
+    def probe_all(self, records: Sequence[ImageRecord], names: tuple[str, ...], asking: Asking) -> list[Answer]:
+        """Scores of the same concepts in each of several pictures.
+
+        Raises as `probe`.
+        """
+        return [self.probe(record, names, asking.recipe, asking.options, asking.keep) for record in records]
 
     def vectors(self, record: ImageRecord, names: tuple[str, ...], recipe: Recipe) -> Vectors:
         """Output vectors of concepts and patches. Raises a `ModelError` where the model has none."""

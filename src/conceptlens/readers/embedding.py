@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -24,10 +25,22 @@ class ConceptEmbedder:
         self._model = model
         self._known: dict[Any, Concepts] = {}
         self._current: set[Any] = set()
+        self._held = 0
 
     def renew(self) -> None:
-        """Encodes anew from now on, since weights may have changed."""
-        self._current.clear()
+        """Encodes anew from now on, since weights may have changed: which inside `held` they have not."""
+        if not self._held:
+            self._current.clear()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Inside it weights do not change."""
+        self.renew()
+        self._held += 1
+        try:
+            yield
+        finally:
+            self._held -= 1
 
     @usual_defaults()
     def __call__(self, names: tuple[str, ...], recipe: Recipe, options: Mapping[str, Any]) -> Concepts:

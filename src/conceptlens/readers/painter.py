@@ -99,8 +99,16 @@ class Painter:
         )
 
 
-def run_info(model: LoadedModel, task: Task, concepts: Concepts, started: float) -> RunInfo:
-    """What a concept stream says of its computation; `started` is the `time.perf_counter()` of its beginning."""
+def run_info(model: LoadedModel, task: Task, concepts: Concepts, started: float, pictures: int = 1) -> RunInfo:
+    """What a concept stream says of its computation.
+
+    Args:
+        model: the model.
+        task: what was done.
+        concepts: as they were embedded.
+        started: the `time.perf_counter()` of its beginning.
+        pictures: how many shared the time.
+    """
     return RunInfo(
         task=task,
         family=model.adapter.name,
@@ -110,7 +118,7 @@ def run_info(model: LoadedModel, task: Task, concepts: Concepts, started: float)
         text_length=concepts.length,
         dtype=str(model.pipeline.transformer.dtype).removeprefix("torch."),
         device=str(execution_device(model.pipeline)),
-        seconds=round(time.perf_counter() - started, 3),
+        seconds=round((time.perf_counter() - started) / pictures, 3),
         versions=versions_of("diffusers", "torch"),
     )
 

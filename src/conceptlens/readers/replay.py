@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -15,7 +16,7 @@ from conceptlens.readers.base import Vectors
 from conceptlens.readers.stream import ConceptStream, Probe, needs_queries
 from conceptlens.values.errors import ModelError, RecipeError, shown
 from conceptlens.values.recipe import Recipe, resolve_steps
-from conceptlens.values.records import ImageRecord, R, StreamLayer, TokenGrid
+from conceptlens.values.records import CallRecord, ImageRecord, R, StreamLayer, TokenGrid
 
 
 def check_origin(record: object, model_id: str) -> None:
@@ -26,6 +27,30 @@ def check_origin(record: object, model_id: str) -> None:
         raise ModelError(
             f"this record was made by {record.model_id}, this session has {model_id}. Open that model, or read again."
         )
+
+
+def records_of(record: object, model_id: str) -> list[ImageRecord]:
+    """One record, or those of a list, of this model and with one recipe.
+
+    Raises:
+        ModelError: for a record of another model.
+        RecipeError: for what is no record, an empty list, or records that were made with different settings.
+    """
+    records: list[Any] = list(record) if isinstance(record, (list, tuple)) else [record]
+    if not records:
+        raise RecipeError("there are no records in this list. Give at least one.")
+    for each in records:
+        check_origin(each, model_id)
+    first = records[0].recipe.to_dict()
+    for number, each in enumerate(records):
+        differing = [name for name, value in each.recipe.to_dict().items() if value != first.get(name)]
+        if differing:
+            raise RecipeError(
+                f"the records of one list have the same settings; {differing[0]} of record {number} is "
+                f"{shown(getattr(each.recipe, differing[0]))}, of record 0 "
+                f"{shown(getattr(records[0].recipe, differing[0]))}. Probe them apart."
+            )
+    return records
 
 
 def check_recorded(record: ImageRecord, recipe: Recipe) -> None:
@@ -93,12 +118,36 @@ def in_its_precision(adapter: ModelAdapter, record: ImageRecord) -> Iterator[Non
         ) from error
 
 
+def shape_of(record: ImageRecord) -> Hashable:
+    """Equal for records whose concept streams can run together: of one grid, with the same tensors of one size."""
+    layers = []
+    for layer in record.layers:
+        given = {**layer.tensors, **layer.call.arguments}
+        tensors = tuple((name, tensor.shape, tensor.dtype, tensor.device) for name, tensor in given.items())
+        layers.append((layer.layer, layer.call.step, layer.call.grid, layer.call.references, tensors))
+    return record.steps, repr(record.options), tuple(layers)
+
+
+def joined_layers(adapter: DiTAdapter, several: Sequence[Sequence[StreamLayer]]) -> Iterator[StreamLayer]:
+    """The layers of records of one shape, rows of the batch behind one another; one at a time, to spare memory."""
+    if len(several) == 1:
+        yield from several[0]
+        return
+    calls: dict[int, CallRecord] = {}
+    for layers in zip(*several, strict=True):
+        step, rows = layers[0].call.step, layers[0].batch
+        if step not in calls:
+            calls[step] = adapter.joined_call([layer.call for layer in layers], rows)
+        tensors = {name: torch.cat([layer.part(name) for layer in layers]) for name in layers[0].tensors}
+        yield replace(layers[0], call=calls[step], **tensors)
+
+
 @torch.no_grad()
 def replay(
     adapter: ModelAdapter[R],
     probe: Probe[R],
     record: ImageRecord,
-    layers: Sequence[R],
+    layers: Iterable[R],
     recipe: Recipe,
     device: torch.device,
 ) -> TokenGrid:
@@ -108,7 +157,7 @@ def replay(
         adapter: the family.
         probe: of the concepts; it keeps their scores.
         record: whose steps count.
-        layers: of the record.
+        layers: of the record, or of several like it.
         recipe: with concrete layers.
         device: of the model.
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from diffusers import DiffusionPipeline
+from torch import nn
 
 from conceptlens.readers.loading import device_of
 from conceptlens.readers.opening import PIPELINE_FILE, opening
@@ -16,6 +18,8 @@ from conceptlens.readers.weights import check_tokenizers
 from conceptlens.values.errors import ModelError
 from conceptlens.values.models import Pipeline
 
+_MOST_TEXTS = 32
+"""Texts of each encoder that `encoded_once` remembers."""
 _KEPT = ("text_encoder", "tokenizer", "scheduler")
 
 
@@ -66,3 +70,57 @@ def text_encoders(pipeline: Pipeline) -> Iterator[None]:
             f"this {type(pipeline).__name__} has no {', '.join(missing)}, so words cannot be read. Load it with its "
             "text encoders, or ask for the same concepts once before they are freed."
         ) from error
+
+
+@contextmanager
+def encoded_once(pipeline: Pipeline) -> Iterator[None]:
+    """Inside it each text encoder runs once for a text: later it gives what it gave before.
+
+    The texts of the last calls are remembered, since the states of a large encoder take megabytes.
+    """
+    names = [name for name in pipeline.components if name.startswith("text_encoder")]
+    encoders = [encoder for name in names if isinstance(encoder := getattr(pipeline, name, None), nn.Module)]
+    replaced: list[tuple[nn.Module, Any, Any]] = []
+    for encoder in encoders:
+        before = vars(encoder).get("forward")
+        if hasattr(encoder, "_orig_mod") or isinstance(before, _Remembered):  # compiled, or remembering already
+            continue
+        encoder.forward = _Remembered(encoder.forward)  # type: ignore[method-assign]
+        replaced.append((encoder, before, encoder.forward))
+    try:
+        yield
+    finally:
+        for encoder, before, ours in replaced:
+            if vars(encoder).get("forward") is not ours:  # offloading puts its own in place whenever a call ends
+                continue
+            if before is None:
+                del encoder.forward
+            else:
+                encoder.forward = before
+
+
+class _Remembered:
+    """A forward that answers from memory what it was asked before."""
+
+    def __init__(self, forward: Callable[..., Any]) -> None:
+        self._forward = forward
+        self._answers: dict[Any, Any] = {}
+        functools.update_wrapper(self, forward)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - whatever the encoder gives
+        key = tuple(_key(value) for value in (*args, *sorted(kwargs.items())))
+        if key not in self._answers:
+            if len(self._answers) >= _MOST_TEXTS:
+                del self._answers[next(iter(self._answers))]
+            self._answers[key] = self._forward(*args, **kwargs)
+        return self._answers[key]
+
+
+def _key(value: object) -> Hashable:
+    """What makes an argument of a forward differ from another; an unknown object equals nothing else."""
+    if isinstance(value, torch.Tensor):
+        content = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        return value.dtype, str(value.device), tuple(value.shape), content.numpy().tobytes()
+    if isinstance(value, (tuple, list)):
+        return tuple(_key(part) for part in value)
+    return value if isinstance(value, (str, int, float, bool, type(None))) else object()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -14,17 +15,19 @@ from PIL import Image
 from conceptlens.families.base import Concepts, DiTAdapter
 from conceptlens.families.kinds.reentry import ReentryAdapter
 from conceptlens.ops.accumulate import moments
-from conceptlens.readers.base import Answer, Reader, Vectors, Verb
+from conceptlens.readers.base import Answer, Asking, Reader, Vectors, Verb
 from conceptlens.readers.call_settings import check_call
 from conceptlens.readers.embedding import ConceptEmbedder
 from conceptlens.readers.loading import LoadedModel, resident
 from conceptlens.readers.orders import Order, Request
 from conceptlens.readers.painter import Painter, run_info
 from conceptlens.readers.painting import on_grid, stack_parts
-from conceptlens.readers.reading import read
+from conceptlens.readers.pictures import Reading, in_batches
+from conceptlens.readers.reading import read, working_size_of
 from conceptlens.readers.reentry import ReentryProbe
-from conceptlens.readers.replay import check_recorded, replay, replay_vectors
+from conceptlens.readers.replay import check_recorded, joined_layers, replay, replay_vectors, shape_of
 from conceptlens.readers.stream import ConceptProbe, Probe
+from conceptlens.readers.text_side import encoded_once
 from conceptlens.values.errors import ModelError
 from conceptlens.values.recipe import REFINEMENTS, SHARP, Recipe, Refinement, check_preset
 from conceptlens.values.records import EnteredLayer, ImageRecord, LayerRecord, R, StreamLayer
@@ -83,11 +86,28 @@ class TextStreamReader(Reader[R]):
     def read(
         self, image: Image.Image, prompt: str, recipe: Recipe, seed: int, options: Mapping[str, Any]
     ) -> ImageRecord:
+        return self.read_all([Reading(image, prompt, seed)], recipe, options, 1)[0]
+
+    def read_all(
+        self, readings: Sequence[Reading], recipe: Recipe, options: Mapping[str, Any], batch: int
+    ) -> list[ImageRecord]:
+        """See `Reader.read_all`; pictures of one working size and with one prompt share a forward."""
         check_call(self.pipeline, options)
-        self.embed.renew()
         call = {**self.defaults.generate, **options}
-        layers, grid = read(self.model, image, prompt, recipe, seed, call)
-        return ImageRecord(layers, grid, image, prompt, self.model_id, recipe, seed, options=options)
+        batch = 1 if self.model.adapter.one_picture else batch
+        records: dict[int, ImageRecord] = {}
+        with self.texts_held():
+            for places in in_batches(readings, lambda each: (working_size_of(self.model, each), each.prompt), batch):
+                chosen = [readings[place] for place in places]
+                for place, each, layers in zip(places, chosen, read(self.model, chosen, recipe, call), strict=True):
+                    grid, made_of = layers[0].call.grid, (each.image, each.prompt, self.model_id, recipe, each.seed)
+                    records[place] = ImageRecord(layers, grid, *made_of, options=options)
+        return [records[place] for place in range(len(readings))]
+
+    @contextmanager
+    def texts_held(self) -> Iterator[None]:
+        with self.embed.held(), encoded_once(self.pipeline):
+            yield
 
     def probe(
         self,
@@ -97,21 +117,43 @@ class TextStreamReader(Reader[R]):
         options: Mapping[str, Any],
         keep: bool = False,
     ) -> Answer:
-        started = time.perf_counter()
-        layers = self.layers_of(record)
-        check_recorded(record, recipe)
-        embedded = self._embedded(record, names, recipe)
+        return self.probe_all([record], names, Asking(recipe, options, keep))[0]
+
+    def probe_all(self, records: Sequence[ImageRecord], names: tuple[str, ...], asking: Asking) -> list[Answer]:
+        """See `Reader.probe_all`; records of one shape take each step of a stream that is written out together."""
+        for record in records:
+            self.layers_of(record)
+            check_recorded(record, asking.recipe)
+        answers: dict[int, Answer] = {}
+        for places in in_batches(records, self.shape_of, asking.batch):
+            chosen = [records[place] for place in places]
+            answers |= zip(places, self._together(chosen, names, asking), strict=True)
+        return [answers[place] for place in range(len(records))]
+
+    def shape_of(self, record: ImageRecord) -> Hashable:
+        """Equal for records that can be asked together."""
+        return id(record)
+
+    def joined(self, records: Sequence[ImageRecord]) -> Iterable[R]:
+        """The layers of records that can be asked together, rows of the batch behind one another."""
+        (record,) = records
+        return self.layers_of(record)
+
+    def _together(self, records: Sequence[ImageRecord], names: tuple[str, ...], asking: Asking) -> list[Answer]:
+        started, count = time.perf_counter(), len(records)
+        recipe, keep = asking.recipe, asking.keep
+        embedded = self._embedded(records[0], names, recipe)
         probe = self.begin(embedded, recipe, keep)
         with resident(self.pipeline):
-            grid = replay(self.model.adapter, probe, record, layers, recipe, self.device)
+            grid = replay(self.model.adapter, probe, records[0], self.joined(records), recipe, self.device)
         grid = replace(grid, frames=None)  # of one picture, also where a video model has read it
-        draws = moments(on_grid(probe.scores.mean(), grid))
-        return Answer(
-            draws.mean,
-            run_info(self.model, "generate" if record.steps else "read", embedded, started),
-            spread=draws.spread,
-            parts=stack_parts(probe.scores, grid).mean(dim=2) if keep else None,
-        )
+        parts = stack_parts(probe.scores, grid).chunk(count, dim=2) if keep else [None] * count
+        info = run_info(self.model, "generate" if records[0].steps else "read", embedded, started, count)
+        draws = [moments(rows) for rows in on_grid(probe.scores.mean(), grid).chunk(count)]
+        return [
+            Answer(own.mean, info, spread=own.spread, parts=None if part is None else part.mean(dim=2))
+            for own, part in zip(draws, parts, strict=True)
+        ]
 
     def _embedded(self, record: ImageRecord, names: tuple[str, ...], recipe: Recipe) -> Concepts:
         return self.embed(names, recipe, {**self.defaults.generate, **record.options})
@@ -142,6 +184,12 @@ class StreamReader(TextStreamReader[StreamLayer]):
 
     def begin(self, concepts: Concepts, recipe: Recipe, keep: bool) -> ConceptProbe:
         return ConceptProbe(self.adapter, concepts, recipe, keep=keep)
+
+    def shape_of(self, record: ImageRecord) -> Hashable:
+        return shape_of(record)
+
+    def joined(self, records: Sequence[ImageRecord]) -> Iterable[StreamLayer]:
+        return joined_layers(self.adapter, [self.layers_of(record) for record in records])
 
     @torch.no_grad()
     def vectors(self, record: ImageRecord, names: tuple[str, ...], recipe: Recipe) -> Vectors:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
 from numbers import Integral
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -162,8 +163,14 @@ def _check_kind(name: str, value: object) -> None:
         raise RecipeError(f"{name} must be a number; got {shown(value)}.")
 
 
+@cache
+def _known(name: str) -> tuple[str, ...]:
+    """The values that a field of a recipe may have."""
+    return get_args(get_type_hints(Recipe)[name])
+
+
 def _check_choice(name: str, value: object) -> None:
-    known = get_args(get_type_hints(Recipe)[name])
+    known = _known(name)
     if value not in known:
         raise RecipeError(f"{name} must be one of {', '.join(known)}; got {shown(value)}.")
 

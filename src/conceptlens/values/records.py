@@ -92,6 +92,15 @@ class LayerRecord:
         arguments = {name: tensor.to(device) for name, tensor in self.call.arguments.items()}
         return replace(self, call=replace(self.call, arguments=arguments), **moved)
 
+    @property
+    def batch(self) -> int:
+        """Rows of the batch: noise draws of a picture."""
+        return len(next(iter(self.tensors.values())))
+
+    def rows(self: _Own, rows: slice, call: CallRecord | None = None) -> _Own:
+        """Views of some rows of the batch, with the call that belongs to them."""
+        return replace(self, call=call or self.call, **{name: tensor[rows] for name, tensor in self.tensors.items()})
+
     def clone(self: _Own) -> _Own:
         """A copy with memory of its own: a running model hands out views, of more rows than the record has."""
         return replace(self, **{name: tensor.detach().clone() for name, tensor in self.tensors.items()})
@@ -162,8 +171,7 @@ class CrossLayer(LayerRecord):
 
     def draw(self, number: int) -> CrossLayer:
         """The layer in one noise draw alone."""
-        rows = {name: tensor[number : number + 1] for name, tensor in self.tensors.items()}
-        return replace(self, **rows)
+        return self.rows(slice(number, number + 1))
 
 
 @dataclass(frozen=True)

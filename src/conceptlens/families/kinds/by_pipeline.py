@@ -54,7 +54,21 @@ class ByPipeline(ModelAdapter):
         video = {"num_frames": 1, "latents": latents[:, :, None]} if "num_frames" in known else {}
         with one_noise_level(pipeline, sigma):
             call = prompt_call(pipeline, prompt, {**options, several: batch, **size, "latents": latents, **video})
-        return dict(call.arguments)
+        return self._prompts_rows(call.arguments, batch)
+
+    def _prompts_rows(self, arguments: Mapping[str, Any], batch: int) -> dict[str, Any]:
+        """The arguments without the rows of a negative prompt: some pipelines are guided by a scale of 1, too."""
+        count = len(arguments[self.latents])
+        if count == batch or not self.guided_batch:
+            return dict(arguments)
+        first = self.guided_batch.index("prompt") * batch
+        rows = slice(first, first + batch)
+
+        def own(value: Any) -> Any:  # noqa: ANN401 - any argument of a transformer
+            batched = (torch.is_tensor(value) and value.ndim > 0) or isinstance(value, list)
+            return value[rows] if batched and len(value) == count else value
+
+        return {name: own(value) for name, value in arguments.items()}
 
 
 class EnteredAdapter(ByPipeline, ReentryAdapter):

@@ -1,0 +1,141 @@
+"""Pictures as a reading takes them: files, PIL pictures and tensors, one or several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from conceptlens.maps.picture_files import check_size, open_image
+from conceptlens.values.errors import ImageError, RecipeError, shown
+from conceptlens.values.models import Pipeline
+from conceptlens.values.recipe import check_seed
+
+BATCH = 8
+"""How many pictures go through a model at once unless told otherwise."""
+Source = str | Path | Image.Image | Tensor
+"""One picture: a path, a PIL picture, or a tensor (3, height, width) with values in 0..1."""
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One picture to read.
+
+    Attributes:
+        image: RGB, of any size.
+        prompt: what the model is told about it.
+        seed: of the noise.
+        values: the picture as it came, where it came as a tensor: in 0..1, on any device, with more than 8 bits.
+    """
+
+    image: Image.Image
+    prompt: str
+    seed: int
+    values: Float[Tensor, "1 3 height width"] | None = None
+
+    def pixels(self, pipeline: Pipeline, size: tuple[int, int]) -> Float[Tensor, "1 3 height width"]:
+        """What the autoencoder takes, in -1..1, at a (width, height)."""
+        width, height = size
+        processor = getattr(pipeline, "image_processor", None) or pipeline.video_processor
+        if self.values is None:
+            return processor.preprocess(self.image, height=height, width=width)
+        return processor.preprocess(resized(self.values, size), height=height, width=width)
+
+
+def resized(values: Float[Tensor, "batch 3 _height _width"], size: tuple[int, int]) -> Tensor:
+    """Pictures in 0..1 at a (width, height), in float32 or better; as they are where that is their size."""
+    width, height = size
+    precise = values.to(torch.promote_types(values.dtype, torch.float32))
+    if precise.shape[-2:] == (height, width):
+        return precise
+    scaled = torch.nn.functional.interpolate(precise, (height, width), mode="bicubic", antialias=True)
+    return scaled.clamp(0, 1)
+
+
+def is_several(source: object) -> bool:
+    """Whether a source is several pictures: a list, a tuple, or a tensor with a batch axis."""
+    return isinstance(source, (list, tuple)) or (isinstance(source, Tensor) and source.ndim == 4)
+
+
+def readings_of(source: object, prompt: str | Sequence[str], seed: int | Sequence[int]) -> list[Reading]:
+    """Pictures to read, each with its prompt and its seed.
+
+    Args:
+        source: one picture or several (`is_several`).
+        prompt: of all of them, or one for each.
+        seed: likewise.
+
+    Raises:
+        ImageError: for a picture that cannot be read, or none.
+        RecipeError: for another number of prompts or seeds than of pictures.
+    """
+    sources = list(source) if is_several(source) else [source]  # type: ignore[call-overload]
+    for tensor in [source] if isinstance(source, Tensor) else sources:
+        if isinstance(tensor, Tensor):
+            _check_values(tensor, axes=4 if tensor is source and tensor.ndim == 4 else 3)
+    if not sources:
+        raise ImageError("there are no pictures in this list or tensor. Give at least one.")
+    prompts = one_each(prompt, len(sources), "prompt")
+    seeds = [check_seed(each) for each in one_each(seed, len(sources), "seed")]
+    return [_reading(*each) for each in zip(sources, prompts, seeds, strict=True)]
+
+
+def one_each(value: T | Sequence[T], count: int, name: str) -> list[T]:
+    """A value for each of some pictures, out of one for all or one for each.
+
+    Raises:
+        RecipeError: for another number of values than of pictures.
+    """
+    if not isinstance(value, (list, tuple)):
+        return [value] * count  # type: ignore[list-item]
+    if len(value) != count:
+        raise RecipeError(f"{name} has {len(value)} entries for {count} picture(s). Give one for all, or one for each.")
+    return list(value)
+
+
+def check_batch(batch: object) -> int:
+    """How many pictures go at once. Raises a `RecipeError` for anything but a whole number above 0."""
+    if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+        raise RecipeError(f"batch is a whole number of pictures, 1 or more; got {shown(batch)}.")
+    return batch
+
+
+def in_batches(items: Sequence[T], key: Callable[[T], Hashable], most: int) -> Iterator[list[int]]:
+    """Places of items in groups of one key, at most so many in each; those of a group in their order."""
+    groups: dict[Hashable, list[int]] = {}
+    for place, item in enumerate(items):
+        groups.setdefault(key(item), []).append(place)
+    for places in groups.values():
+        for first in range(0, len(places), most):
+            yield places[first : first + most]
+
+
+def _reading(source: object, prompt: str, seed: int) -> Reading:
+    if not isinstance(source, Tensor):
+        return Reading(open_image(source), prompt, seed)  # type: ignore[arg-type]
+    bytes_ = (source.detach().float() * 255).round().to(torch.uint8).movedim(0, -1).cpu().numpy()
+    return Reading(Image.fromarray(bytes_), prompt, seed, source.detach()[None])
+
+
+def _check_values(values: Tensor, axes: int) -> None:
+    """Refuses a tensor that is no picture (3 axes), or no batch of them (4). Raises `ImageError`."""
+    expected = "a tensor of pictures is (batch, 3, height, width) in 0..1, one picture alone (3, height, width)"
+    if values.ndim != axes or values.shape[-3] != 3:
+        remedy = "Use movedim(-1, -3)" if values.ndim == axes and values.shape[-1] == 3 else "Reshape it"
+        raise ImageError(f"{expected}; got {shown(values)}. {remedy}.")
+    if not values.is_floating_point():
+        kind = str(values.dtype).removeprefix("torch.")
+        raise ImageError(f"{expected}; got {kind}. Bytes: use tensor.float() / 255.")
+    check_size("tensor", (values.shape[-1], values.shape[-2]))
+    if not values.numel():
+        return
+    low, high = (float(bound) for bound in values.detach().aminmax())
+    if not (low >= 0 and high <= 1):  # NaN is in no range
+        raise ImageError(f"{expected}; got values from {low:.4g} to {high:.4g}. Scale or clamp them.")

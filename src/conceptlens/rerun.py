@@ -59,7 +59,7 @@ def rerun(file: str | Path, *, session: Session | None = None, device: str | Non
 def _repeatable_seed(path: Path, saved: Provenance) -> int:
     """The seed of a result that can be made again. Raises a `RerunError` for one that lacks something for it."""
     run = saved.run
-    if saved.recipe is None and run.guidance is None:
+    if run.method == "windows" or (saved.recipe is None and run.guidance is None):
         raise RerunError(f"{path} was made by the method {run.method!r}, not by a session. Run that method.")
     if saved.seed is None:
         raise RerunError(f"{path} has no seed: a generator or latents of the caller's own were used. Use seed=.")

@@ -23,7 +23,7 @@ from conceptlens.readers.replay import records_of
 from conceptlens.readers.text_streams import TextStreamReader, reader_of
 from conceptlens.session import Session
 from conceptlens.values.records import ImageRecord
-from conftest import hooks_left
+from hooks import hooks_left
 from tiny_models import FAMILIES
 from tiny_reentry import TINY
 from tiny_unets import sd2_pipeline

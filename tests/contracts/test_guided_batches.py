@@ -15,7 +15,7 @@ import conceptlens as cl
 from conceptlens.families.kinds.calls import named_arguments
 from conceptlens.readers.cross import load_cross
 from conceptlens.watch.unet_attention import RunningMaps
-from conftest import hooks_left
+from hooks import hooks_left
 from tiny_cross import pixart_pipeline
 from tiny_models import FAMILIES, cogvideox_pipeline, quiet, sd3_pipeline, sd30_transformer
 

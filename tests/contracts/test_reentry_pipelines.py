@@ -18,7 +18,7 @@ from conceptlens.readers.loading import Defaults, LoadedModel
 from conceptlens.readers.text_streams import reader_of
 from conceptlens.session import Session
 from conceptlens.values.recipe import Recipe
-from conftest import hooks_left
+from hooks import hooks_left
 from tiny_reentry import TINY, Tiny, bria_pipeline, hidream_pipeline, z_image_pipeline
 
 LENGTH = {"max_sequence_length": 64}

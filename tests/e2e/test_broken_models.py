@@ -20,7 +20,7 @@ from conceptlens.methods.concept_cross_attention import ConceptCrossAttention
 from conceptlens.readers.cross import load_cross
 from conceptlens.values.errors import one_line, shown
 from conceptlens.values.words import check_prompts
-from conftest import hooks_left
+from hooks import hooks_left
 from tiny_cross import pixart_pipeline
 from tiny_models import FAMILIES, cogvideox_pipeline, flux_pipeline, quiet, sd3_pipeline
 from tiny_reentry import bria_pipeline, hidream_pipeline

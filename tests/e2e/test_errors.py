@@ -20,7 +20,7 @@ from conceptlens.readers.replay import check_origin
 from conceptlens.session import Session
 from conceptlens.values.recipe import check_seed
 from conceptlens.values.words import check_concepts
-from conftest import hooks_left
+from hooks import hooks_left
 from tiny_models import flux_pipeline
 
 

@@ -16,7 +16,7 @@ from conceptlens.bench.datasets.scenes import make_scene
 from conceptlens.methods import UnknownMethodError, method_named, registered
 from conceptlens.readers.loading import demo_folder
 from conceptlens.session import Session
-from conftest import hooks_left
+from hooks import hooks_left
 from tiny_methods import method_class
 from tiny_models import flux_pipeline, sd3_pipeline
 

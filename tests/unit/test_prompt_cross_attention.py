@@ -19,7 +19,7 @@ from conceptlens.methods.cross_attention_prompt import PromptCrossAttention
 from conceptlens.readers.prompt_places import t5_positions
 from conceptlens.session import Session
 from conceptlens.values.errors import ConceptError, ModelError, RecipeError
-from conftest import hooks_left
+from hooks import hooks_left
 from specimens.families import sd3_transformer, sd30_transformer
 from tiny_models import flux_pipeline, sd3_pipeline, tokenizers
 from tiny_unets import METHODS_TINY_UNET, SIDE, saved

@@ -29,7 +29,7 @@ from conceptlens.web.app import EXAMPLES, SCRIPTS, STATIC
 from conceptlens.web.asking import opened
 from conceptlens.web.store import Picture, Store
 from conceptlens.web.wire import pack, unpack
-from conftest import hooks_left
+from hooks import hooks_left
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ T = TypeVar("T")
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def _opaque(function: _Function) -> _Function:
+def opaque(function: _Function) -> _Function:
     """What hooks do is no part of the model: a compiler must neither trace it nor compile anew when it changes."""
     return cast("_Function", torch.compiler.disable(function))
 
@@ -104,7 +104,7 @@ class Recorder(Generic[R]):
         if error is not None:
             check_compiled(error)
 
-    @_opaque
+    @opaque
     def begin_call(self, args: tuple[Any, ...], kwargs: dict[str, Any], context: str | None) -> None:
         """A transformer call starts: decides whether it is read, and which rows of it."""
         if self._busy:
@@ -174,7 +174,7 @@ class Recorder(Generic[R]):
         self._timestep = now
         return self._pipeline is not None and before is not None and torch.equal(before, now)
 
-    @_opaque
+    @opaque
     def end_call(self) -> None:
         """Drops every reference to the call's tensors."""
         if self._busy:
@@ -182,13 +182,13 @@ class Recorder(Generic[R]):
         self._arguments, self._call, self._rows = {}, None, None
         self._tapped.clear()
 
-    @_opaque
+    @opaque
     def tap(self, name: str, tensor: Tensor) -> None:
         if self._call is not None:
             # Perturbed-attention guidance passes by again, with the perturbed rows alone.
             self._tapped.setdefault(name, tensor)
 
-    @_opaque
+    @opaque
     def finish_block(self, layer: int, block: Module) -> None:
         """Turns the taps of one block into a record and reports it."""
         if self._call is None:

@@ -18,7 +18,7 @@ from conceptlens.values.early_exit import StopForward
 from conceptlens.values.errors import ModelError, RecipeError
 from conceptlens.values.models import Module, Pipeline
 from conceptlens.values.recipe import Branch
-from conceptlens.values.records import CallRecord, R
+from conceptlens.values.records import CallRecord, LayerRecord, R
 
 HOOK = "conceptlens"
 CALLS = {"cond": True, "cond_uncond": True, "pred_cond": True, "uncond": False, "pred_uncond": False}
@@ -33,7 +33,7 @@ def opaque(function: _Function) -> _Function:
 
 
 class Recorder(Generic[R]):
-    """A context manager; inside it every call of the transformer reports its wanted blocks, in order.
+    """A context manager, for one use; inside it every call of the transformer reports its wanted blocks, in order.
 
     Diffusers' own `ModelHook` is used because it survives `torch.compile`, where plain module hooks lose data. Hooks
     return what they were given, so the model computes the same bits with and without them.
@@ -101,6 +101,7 @@ class Recorder(Generic[R]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._remove()
+        self._on_layer = _done  # hooks live on until Python looks for cycles; what was recorded must not
         if error is not None:
             check_compiled(error)
 
@@ -233,6 +234,10 @@ class Recorder(Generic[R]):
         self._hooked.clear()
         self._previous, self._timestep = None, None
         self.end_call()
+
+
+def _done(block: Module, record: LayerRecord) -> None:
+    """Takes no more blocks."""
 
 
 def unhook(module: Module, name: str) -> None:

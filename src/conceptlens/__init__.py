@@ -10,6 +10,7 @@ from conceptlens.values.errors import ConceptError, ConceptlensError, ImageError
 
 if TYPE_CHECKING:
     from conceptlens.diagnosis import Diagnosis, doctor
+    from conceptlens.features.extractor import DenseFeatures, Extractor
     from conceptlens.maps.image_maps import ConceptMaps
     from conceptlens.maps.video_maps import VideoMaps
     from conceptlens.session import Session, load
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 
 _LATER = {
     "ConceptMaps": "maps.image_maps",
+    "DenseFeatures": "features.extractor",
     "Diagnosis": "diagnosis",
+    "Extractor": "features.extractor",
     "ImageRecord": "values.records",
     "Recipe": "values.recipe",
     "Session": "session",
@@ -62,7 +65,9 @@ __all__ = [
     "ConceptError",
     "ConceptMaps",
     "ConceptlensError",
+    "DenseFeatures",
     "Diagnosis",
+    "Extractor",
     "ImageError",
     "ImageRecord",
     "ModelError",

@@ -37,11 +37,10 @@ def working_size(size: tuple[int, int], area: int, multiple: int, *, within: boo
     return tuple(max(1, count) * multiple for count in counts)  # type: ignore[return-value]
 
 
-def working_size_of(model: LoadedModel, reading: Reading) -> tuple[int, int]:
-    """The (width, height) at which a model reads a picture."""
+def reading_size(model: LoadedModel, size: tuple[int, int]) -> tuple[int, int]:
+    """The (width, height) at which a model reads a picture of a (width, height)."""
     adapter = model.adapter
-    multiple = adapter.side_multiple(model.pipeline)
-    return working_size(reading.image.size, _area(model), multiple, within=adapter.one_area)
+    return working_size(size, _area(model), adapter.side_multiple(model.pipeline), within=adapter.one_area)
 
 
 def encode_pictures(
@@ -90,7 +89,7 @@ def read(
     pipeline, adapter = model.pipeline, model.adapter
     try:
         with _enough_memory():
-            size = working_size_of(model, readings[0])
+            size = reading_size(model, readings[0].image.size)
             clean, noise = encode_pictures(pipeline, adapter, readings, size, recipe.samples)
             noised = adapter.add_noise(pipeline, clean.float(), noise.float(), recipe.noise).to(noise.dtype)
             with text_encoders(pipeline):

@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, Generic
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -105,7 +104,6 @@ class ConceptProbe(Probe[StreamLayer]):
         self._recipe, self._extra = recipe, concepts.extra + adapter.leading_rows
         self._wanted = frozenset(recipe.layers)
 
-    @torch.no_grad()
     def __call__(self, block: Module, record: StreamLayer) -> None:
         vectors = self._stream.step(block, record)
         if record.layer in self._wanted:

@@ -23,7 +23,7 @@ from conceptlens.readers.orders import Order, Request
 from conceptlens.readers.painter import Painter, run_info
 from conceptlens.readers.painting import on_grid, stack_parts
 from conceptlens.readers.pictures import Reading, in_batches
-from conceptlens.readers.reading import read, working_size_of
+from conceptlens.readers.reading import read, reading_size
 from conceptlens.readers.reentry import ReentryProbe
 from conceptlens.readers.replay import check_recorded, joined_layers, replay, replay_vectors, shape_of
 from conceptlens.readers.stream import ConceptProbe, Probe
@@ -97,12 +97,15 @@ class TextStreamReader(Reader[R]):
         batch = 1 if self.model.adapter.one_picture else batch
         records: dict[int, ImageRecord] = {}
         with self.texts_held():
-            for places in in_batches(readings, lambda each: (working_size_of(self.model, each), each.prompt), batch):
+            for places in in_batches(readings, self._bucket, batch):
                 chosen = [readings[place] for place in places]
                 for place, each, layers in zip(places, chosen, read(self.model, chosen, recipe, call), strict=True):
                     grid, made_of = layers[0].call.grid, (each.image, each.prompt, self.model_id, recipe, each.seed)
                     records[place] = ImageRecord(layers, grid, *made_of, options=options)
         return [records[place] for place in range(len(readings))]
+
+    def _bucket(self, each: Reading) -> Hashable:
+        return reading_size(self.model, each.image.size), each.prompt
 
     @contextmanager
     def texts_held(self) -> Iterator[None]:

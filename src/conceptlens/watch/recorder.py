@@ -18,7 +18,7 @@ from conceptlens.values.early_exit import StopForward
 from conceptlens.values.errors import ModelError, RecipeError
 from conceptlens.values.models import Module, Pipeline
 from conceptlens.values.recipe import Branch
-from conceptlens.values.records import CallRecord, R
+from conceptlens.values.records import CallRecord, LayerRecord, R
 
 HOOK = "conceptlens"
 CALLS = {"cond": True, "cond_uncond": True, "pred_cond": True, "uncond": False, "pred_uncond": False}
@@ -27,13 +27,13 @@ T = TypeVar("T")
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def _opaque(function: _Function) -> _Function:
+def opaque(function: _Function) -> _Function:
     """What hooks do is no part of the model: a compiler must neither trace it nor compile anew when it changes."""
     return cast("_Function", torch.compiler.disable(function))
 
 
 class Recorder(Generic[R]):
-    """A context manager; inside it every call of the transformer reports its wanted blocks, in order.
+    """A context manager, for one use; inside it every call of the transformer reports its wanted blocks, in order.
 
     Diffusers' own `ModelHook` is used because it survives `torch.compile`, where plain module hooks lose data. Hooks
     return what they were given, so the model computes the same bits with and without them.
@@ -101,10 +101,11 @@ class Recorder(Generic[R]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._remove()
+        self._on_layer = _done  # hooks live on until Python looks for cycles; what was recorded must not
         if error is not None:
             check_compiled(error)
 
-    @_opaque
+    @opaque
     def begin_call(self, args: tuple[Any, ...], kwargs: dict[str, Any], context: str | None) -> None:
         """A transformer call starts: decides whether it is read, and which rows of it."""
         if self._busy:
@@ -174,7 +175,7 @@ class Recorder(Generic[R]):
         self._timestep = now
         return self._pipeline is not None and before is not None and torch.equal(before, now)
 
-    @_opaque
+    @opaque
     def end_call(self) -> None:
         """Drops every reference to the call's tensors."""
         if self._busy:
@@ -182,13 +183,13 @@ class Recorder(Generic[R]):
         self._arguments, self._call, self._rows = {}, None, None
         self._tapped.clear()
 
-    @_opaque
+    @opaque
     def tap(self, name: str, tensor: Tensor) -> None:
         if self._call is not None:
             # Perturbed-attention guidance passes by again, with the perturbed rows alone.
             self._tapped.setdefault(name, tensor)
 
-    @_opaque
+    @opaque
     def finish_block(self, layer: int, block: Module) -> None:
         """Turns the taps of one block into a record and reports it."""
         if self._call is None:
@@ -233,6 +234,10 @@ class Recorder(Generic[R]):
         self._hooked.clear()
         self._previous, self._timestep = None, None
         self.end_call()
+
+
+def _done(block: Module, record: LayerRecord) -> None:
+    """Takes no more blocks."""
 
 
 def unhook(module: Module, name: str) -> None:

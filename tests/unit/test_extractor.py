@@ -21,7 +21,7 @@ from conceptlens.features import features
 from conceptlens.readers.loading import Defaults, LoadedModel
 from conceptlens.readers.text_streams import reader_of
 from conceptlens.session import Session
-from conftest import hooks_left
+from hooks import hooks_left
 from tiny_models import Family, flux_pipeline
 from tiny_reentry import bria_pipeline
 

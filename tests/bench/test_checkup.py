@@ -256,6 +256,7 @@ def test_one_curve_serves_words_without_their_own(demo: Session, monkeypatch: py
     assert house.chance == pytest.approx(1 / (1 + np.exp(-2)))
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_without_losing_or_doubling_a_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,6 +28,19 @@ class Estimate:
     def __str__(self) -> str:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
+    @classmethod
+    def of_mean(cls, values: Sequence[float] | np.ndarray) -> Estimate:
+        """The mean of those values that are numbers; NaN when none is."""
+        numbers = np.asarray(values, float)
+        numbers = numbers[np.isfinite(numbers)]
+        if not len(numbers):
+            return cls(np.nan, np.nan, np.nan)
+        return cls(float(numbers.mean()), *bootstrap_interval(numbers))
+
+    def rounded(self) -> list[float]:
+        """Value, low and high to four digits, for JSON."""
+        return [round(figure, 4) for figure in (self.value, self.low, self.high)]
+
 
 @dataclass(frozen=True)
 class Report:
@@ -104,7 +117,7 @@ class Report:
             means = {"ap": f"ap_{ap}", **means}
         if single and ap != "pooled_minmax":
             means["ap_minmax"] = "ap_pooled_minmax"
-        means_of_images = {name: _mean(self.column(score)) for name, score in means.items()}
+        means_of_images = {name: Estimate.of_mean(self.column(score)) for name, score in means.items()}
         first = [name for name in ("accuracy", "miou", "ap") if name in micro or name in means_of_images]
         both = {**micro, **means_of_images}
         return {name: both[name] for name in [*first, *(n for n in both if n not in first)]}
@@ -146,7 +159,7 @@ class Report:
     def summary(self) -> dict[str, Any]:
         """Everything but the rows, as plain JSON values."""
         return {
-            "metrics": {n: [round(v, 4) for v in (e.value, e.low, e.high)] for n, e in self.metrics.items()},
+            "metrics": {name: estimate.rounded() for name, estimate in self.metrics.items()},
             "class_iou": {name: round(value, 4) for name, value in self.class_iou().items()},
             "images": len(self.good),
             "bad_images": len(self.bad),
@@ -165,15 +178,7 @@ def difference(first: Report, second: Report, score: str) -> Estimate:
     """Mean over common images of one score of the first minus the second, paired."""
     theirs = {row["id"]: row["scores"].get(score) for row in second.good}
     pairs = [(row["scores"].get(score), theirs.get(row["id"])) for row in first.good]
-    return _mean(np.array([a - b for a, b in pairs if a is not None and b is not None]))
-
-
-def _mean(values: np.ndarray) -> Estimate:
-    """The mean of those that are numbers; NaN when none is."""
-    values = values[np.isfinite(values)]
-    if not len(values):
-        return Estimate(np.nan, np.nan, np.nan)
-    return Estimate(float(values.mean()), *bootstrap_interval(values))
+    return Estimate.of_mean(np.array([a - b for a, b in pairs if a is not None and b is not None]))
 
 
 def _micro(table: np.ndarray, chosen: dict[str, Callable[[np.ndarray], float]]) -> dict[str, Estimate]:

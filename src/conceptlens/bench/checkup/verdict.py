@@ -16,7 +16,6 @@ from conceptlens.bench.checkup.looking import SPACES, presence_spans, span_name,
 from conceptlens.bench.checkup.plan import Plan
 from conceptlens.bench.checkup.presence import PresenceFit, fit_presence
 from conceptlens.bench.checkup.scores import image_score
-from conceptlens.bench.metrics import bootstrap_interval
 from conceptlens.bench.report import Estimate
 from conceptlens.readers.loading import stored_defaults
 from conceptlens.session import Session
@@ -104,12 +103,12 @@ class Findings:
     def estimate(self, setting: Setting) -> Estimate:
         """Mean IoU over collages, with its interval."""
         values = self.scores[self.settings.index(setting)]
-        return Estimate(float(values.mean()), *bootstrap_interval(values))
+        return Estimate.of_mean(values)
 
     def difference(self, one: Setting, other: Setting) -> Estimate:
         """By how much one is better than another, paired."""
         values = self.scores[self.settings.index(one)] - self.scores[self.settings.index(other)]
-        return Estimate(float(values.mean()), *bootstrap_interval(values))
+        return Estimate.of_mean(values)
 
     def best_of(self, **fixed: object) -> Setting:
         """The best setting among those with some values, by the mean over all collages."""
@@ -153,7 +152,7 @@ class Findings:
     def margin(self) -> Estimate:
         """The mean of `margins`, its interval over nouns."""
         values = np.array(list(self.margins.values()) or [0.0])
-        return Estimate(float(values.mean()), *bootstrap_interval(values))
+        return Estimate.of_mean(values)
 
     @cached_property
     def why_not(self) -> str | None:
@@ -226,10 +225,10 @@ class Findings:
         return {
             **told,
             "recipe": self.recipe(),
-            "mean_iou": {name: _rounded(self.estimate(setting)) for name, setting in beside.items()},
+            "mean_iou": {name: self.estimate(setting).rounded() for name, setting in beside.items()},
             "swapped": round(self.swapped(self.best), 4),
-            "gain_over_usual": _rounded(self.difference(self.best, self.usual)),
-            "margin": _rounded(self.margin),
+            "gain_over_usual": self.difference(self.best, self.usual).rounded(),
+            "margin": self.margin.rounded(),
             "margins": {noun: round(value, 4) for noun, value in self.margins.items()},
             "presence": None if fit is None else {**fit.to_dict(), **_errors(fit)},
         }
@@ -253,10 +252,6 @@ class Findings:
         return "\n".join(
             [*lines, f"presence: Brier score {min(fit.brier, fit.every_brier):.3f}, guessing {fit.guessing:.3f}"]
         )
-
-
-def _rounded(estimate: Estimate) -> list[float]:
-    return [round(value, 4) for value in (estimate.value, estimate.low, estimate.high)]
 
 
 def _errors(fit: PresenceFit) -> dict[str, float]:

@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from conceptlens.bench.faithful.regions import SHARES, area_under
-from conceptlens.bench.metrics import bootstrap_interval
 from conceptlens.bench.report import Estimate
 from conceptlens.bench.tables import Table
 
@@ -31,19 +28,13 @@ def figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Estimate]]
         columns["margin"] = [a - b for a, b in zip(columns["inside"], columns["elsewhere"], strict=True)]
         columns["deletion"] = [curve(row["shown"], one["deletion"], row["without"]) for row, one in of_it]
         columns["insertion"] = [curve(row["without"], one["insertion"], row["shown"]) for row, one in of_it]
-        found[name] = {column: estimate(values) for column, values in columns.items()}
+        found[name] = {column: Estimate.of_mean(values) for column, values in columns.items()}
     return found
 
 
 def curve(first: float, chances: Sequence[float], last: float) -> float:
     """Mean chance over the area: `first` where nothing is replaced, `last` where everything is."""
     return area_under((0.0, *SHARES, 1.0), (first, *chances, last))
-
-
-def estimate(values: Sequence[float]) -> Estimate:
-    """A mean with its interval."""
-    numbers = np.array(values, float)
-    return Estimate(float(numbers.mean()), *bootstrap_interval(numbers))
 
 
 def table(header: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -4,13 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow lanes lint format docs bench table clean
+.PHONY: demo test test-slow lanes lint format docs bench peers table clean
 
 demo: $(READY)
 	$(BIN)/conceptlens demo --out out/demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+	$(BIN)/python -m pytest -n auto --maxprocesses 4
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
@@ -39,6 +39,16 @@ docs: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/run.py
+
+# Other tools beside this one, in an environment of their own: they ask for versions that do not go together.
+peers: out/peers/.ready
+	out/peers/bin/python benchmarks/peers.py
+
+out/peers/.ready: benchmarks/peers.txt constraints.txt
+	$(PYTHON) -m venv out/peers
+	out/peers/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . matplotlib scipy
+	out/peers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/peers.txt
+	touch $@
 
 # The paper's tables on the small models of zoo/; the same call goes on where it stopped.
 table: $(READY)

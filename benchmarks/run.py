@@ -1,7 +1,7 @@
 """What maps cost: ratios measured side by side in one run.
 
     make bench                              # minutes: the embedded model, and a FLUX-width model at 1024 image tokens
-    .venv/bin/python benchmarks/run.py --slow   # also at 4096 image tokens, and guidance: ten minutes more on two cores
+    .venv/bin/python benchmarks/run.py --slow   # also at 4096 image tokens, guidance, memory: ten minutes on two cores
 
 Each pair is timed in alternation and the ratio is that of the medians. `inside` is the share of the forward that was
 spent in our own hooks, measured in the same runs: a steadier figure than the difference of two noisy times. Results
@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -104,26 +105,48 @@ def batches(runs: int, count: int = 16) -> dict[str, Any]:
     return speed | {"as many times": times, "batch": count, "threads": 1}
 
 
-def wide_transformer(dtype: torch.dtype, blocks: int = 2) -> FluxTransformer2DModel:
-    """FLUX.1's width with so many double blocks and as many single ones, random weights."""
+def growth(readings: int = 1000, probes: int = 10_000) -> dict[str, Any]:
+    """Megabytes at most that the process has held, after a tenth of many readings and probes, and after all."""
+    session = cl.load(device="cpu")
+    pictures = [Image.fromarray(make_scene(number).image) for number in range(20)]
+
+    def peaks(count: int, job: Callable[[int], object]) -> list[int]:
+        seen = []
+        for number in range(count):
+            job(number)
+            if number + 1 in (count // 10, count):
+                seen.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+        return seen
+
+    reading = peaks(readings, lambda number: session.read(pictures[number % 20]))
+    record = session.read(pictures[0])
+    probing = peaks(probes, lambda number: session.probe(record, (*CONCEPTS, f"thing {number % 1000}")))
+    return {
+        f"MB after {readings // 10} and {readings} readings": reading,
+        f"MB after {probes // 10} and {probes} probes for 1000 different words": probing,
+    }
+
+
+def wide_transformer(dtype: torch.dtype, dual: int = 2, single: int = 2, device: str = "cpu") -> FluxTransformer2DModel:
+    """FLUX.1's width with so many blocks of each kind, random weights."""
     with torch.device("meta"):
-        model = FluxTransformer2DModel(num_layers=blocks, num_single_layers=blocks, guidance_embeds=False)
-    model = model.to(dtype).to_empty(device="cpu")
-    generator = torch.Generator().manual_seed(0)
+        model = FluxTransformer2DModel(num_layers=dual, num_single_layers=single, guidance_embeds=False)
+    model = model.to(dtype).to_empty(device=device)
+    generator = torch.Generator(device).manual_seed(0)
     for weight in model.parameters():
         weight.data.normal_(0, 0.02, generator=generator) if weight.ndim > 1 else weight.data.fill_(0.5)
     return model.eval()
 
 
-def wide_call(side: int, dtype: torch.dtype) -> dict[str, Any]:
-    """The transformer's arguments for a square picture of `side` x `side` tokens."""
+def wide_call(side: int, dtype: torch.dtype, batch: int = 1) -> dict[str, Any]:
+    """The transformer's arguments for square pictures of `side` x `side` tokens."""
     ids = torch.zeros(side, side, 3)
     ids[..., 1], ids[..., 2] = torch.arange(side)[:, None], torch.arange(side)
     return {
-        "hidden_states": torch.randn(1, side * side, 64, dtype=dtype),
-        "encoder_hidden_states": torch.randn(1, 512, 4096, dtype=dtype),
-        "pooled_projections": torch.randn(1, 768, dtype=dtype),
-        "timestep": torch.full((1,), 0.5, dtype=dtype),
+        "hidden_states": torch.randn(batch, side * side, 64, dtype=dtype),
+        "encoder_hidden_states": torch.randn(batch, 512, 4096, dtype=dtype),
+        "pooled_projections": torch.randn(batch, 768, dtype=dtype),
+        "timestep": torch.full((batch,), 0.5, dtype=dtype),
         "img_ids": ids.flatten(0, 1),
         "txt_ids": torch.zeros(512, 3),
     }
@@ -180,7 +203,7 @@ def wide(side: int, runs: int) -> dict[str, Any]:
 def refining(side: int, runs: int) -> dict[str, Any]:
     """Replays of one layer with each refinement, beside the forward of a double and a single block."""
     dtype = cpu_dtype()
-    adapter = adapter_for(wide_transformer(dtype, blocks=1))
+    adapter = adapter_for(wide_transformer(dtype, 1, 1))
     call, concepts = wide_call(side, dtype), Concepts(CONCEPTS, torch.randn(5, 4096, dtype=dtype), torch.zeros(768))
     pixels = torch.randint(0, 255, (16 * side, 16 * side, 3), dtype=torch.uint8).numpy()
     scores = torch.rand(len(CONCEPTS), side, side).softmax(0)
@@ -239,7 +262,7 @@ def guided(runs: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--slow", action="store_true", help="also 4096 image tokens, and guidance")
+    parser.add_argument("--slow", action="store_true", help="also 4096 image tokens, guidance, and memory")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--only", default="", help="only the parts whose name has this text")
     args = parser.parse_args()
@@ -258,6 +281,7 @@ def main() -> None:
         "refinements at FLUX width, 1024 image tokens": lambda: refining(32, args.runs),
     }
     if args.slow:
+        jobs["memory of many pictures"] = growth
         jobs["FLUX width, 4096 image tokens"] = lambda: wide(64, args.runs)
         jobs["guidance, Stable Diffusion 1.5's U-Net"] = lambda: guided(args.runs)
     for name, job in jobs.items():

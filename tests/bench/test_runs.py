@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import multiprocessing
-import os
 import random
 import shutil
 import signal
@@ -21,6 +19,7 @@ import torch
 from PIL import Image
 
 from command_line import here
+from conceptlens.bench.ray_engine import blocks_for
 from conceptlens.bench.report import Report, difference
 from conceptlens.bench.report_file import from_text, to_text
 from conceptlens.bench.rows import REPORT, ROWS, RUN, RowFile, RunError, fingerprint, read_rows
@@ -92,6 +91,32 @@ def test_a_bad_image_spoils_no_other_of_its_batch(folder: Path) -> None:
     for one, other in zip(alone, together, strict=True):
         assert one.get("error") == other.get("error")
         assert one.get("scores", {}) == pytest.approx(other.get("scores", {}), abs=2e-3)
+
+
+def test_a_batch_too_large_for_the_memory_is_halved() -> None:
+    scorer = Scorer(SPEC)
+    ids, sizes = scorer.ids(5), []
+
+    def explain_all(asked: Sequence[Any]) -> list[ConceptMaps]:
+        sizes.append(len(asked))
+        if len(asked) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return type(scorer).explain_all(scorer, asked)
+
+    scorer.explain_all = explain_all  # type: ignore[method-assign]
+    assert [row["id"] for row in scorer.rows(ids)] == ids
+    assert sizes == [5, 2, 3, 1, 2]
+    sizes.append(0)
+    scorer.explain_all = lambda asked: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory"))  # type: ignore[method-assign]
+    with pytest.raises(torch.OutOfMemoryError):
+        scorer.rows(ids[:1])
+
+
+@pytest.mark.parametrize(
+    ("chunks", "workers", "blocks"), [(1, 8, 1), (12, 2, 12), (500, 8, 500), (4276, 8, 535), (1_000_000, 8, 62_500)]
+)
+def test_many_chunks_share_blocks(chunks: int, workers: int, blocks: int) -> None:
+    assert blocks_for(chunks, workers) == blocks
 
 
 def test_a_changed_recipe_is_an_error_not_a_mix(tmp_path: Path) -> None:
@@ -358,40 +383,3 @@ def test_no_run_is_one_line(tmp_path: Path) -> None:
     (tmp_path / RUN).write_text("{")
     with pytest.raises(RunError, match="is damaged"):
         RowFile(tmp_path, SETTINGS, {})
-
-
-def actor_processes() -> list[int]:
-    """Ray names its processes after what they do."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            if path.read_bytes().startswith(b"ray::") and b"MapWorker" in path.read_bytes():
-                found.append(int(path.parent.name))
-    return found
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.filterwarnings("ignore::FutureWarning")
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
-@pytest.mark.slow
-def test_ray_gives_the_same_rows_with_an_actor_killed_midway(tmp_path: Path) -> None:
-    ray = pytest.importorskip("ray")
-    run(SPEC, tmp_path / "local", limit=12)
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    killed: list[int] = []
-
-    def kill_one(rows, total):
-        for row in rows:
-            yield row
-            if not killed:
-                alive = actor_processes()
-                assert len(alive) == 2
-                os.kill(alive[0], signal.SIGKILL)
-                killed.append(alive[0])
-
-    try:
-        run(SPEC, tmp_path / "ray", limit=12, engine="ray", workers=2, track=kill_one)
-    finally:
-        ray.shutdown()
-    assert killed
-    assert canonical(tmp_path / "ray") == canonical(tmp_path / "local")

@@ -185,6 +185,7 @@ def _work(rank: int, folder: str) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_gradients_of_a_head(tmp_path: Path) -> None:
     """Of both pictures, one in each process; as one process gets them of both."""
     torch.multiprocessing.spawn(_work, (str(tmp_path),), nprocs=2)

@@ -97,6 +97,7 @@ def test_only_so_many_pictures_are_remembered(session: Session, scene: Path) -> 
         pictures.places(names[1], WORDS)
 
 
+@pytest.mark.slow
 def test_the_command_serves_over_stdio(scene: Path) -> None:
     command = StdioServerParameters(command=sys.executable, args=["-m", "conceptlens.cli", "mcp"], env=dict(os.environ))
     (read,) = asked(command, ("read", {"path": str(scene)}))

@@ -34,6 +34,15 @@ class _Actor:
         return {"row": [json.dumps(row) for row in self._scorer.rows(json.loads(str(ids)))]}
 
 
+def blocks_for(chunks: int, workers: int) -> int:
+    """How many blocks so many chunks of images are handed out in.
+
+    A block costs the driver tens of milliseconds and is done anew when its worker is lost. So a block is one chunk as
+    long as there are few, and at most 16.
+    """
+    return -(-chunks // max(1, min(16, chunks // (64 * workers))))
+
+
 def score_with_ray(spec: RunSpec, chunks: Sequence[Sequence[str]], workers: int) -> Iterator[dict[str, Any]]:
     """Rows of images, a chunk of them at once, in the order they are done.
 
@@ -67,7 +76,7 @@ def score_with_ray(spec: RunSpec, chunks: Sequence[Sequence[str]], workers: int)
         # As many as here: the number of threads decides the order of sums, and so the last bits of a row.
         threads = torch.get_num_threads()
         items = [{"ids": json.dumps(list(chunk))} for chunk in chunks]
-        rows = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+        rows = ray.data.from_items(items, override_num_blocks=blocks_for(len(items), workers)).map_batches(
             _Actor,
             fn_constructor_args=(spec, threads),
             batch_size=1,

@@ -42,7 +42,8 @@ class ConceptStream:
     """
 
     def __init__(self, adapter: DiTAdapter, concepts: Concepts, recipe: Recipe) -> None:
-        self._adapter, self._concepts, self._recipe = adapter, concepts, recipe
+        assert recipe.layers is not None
+        self._adapter, self._concepts, self._recipe, self._last = adapter, concepts, recipe, recipe.layers[-1]
         self._hidden: Tensor | None = None
         self._conditioning: Any = None
 
@@ -63,7 +64,8 @@ class ConceptStream:
             self_=self._recipe.self_attention,
             isolate=self._recipe.isolate,
         )
-        self._hidden = self._adapter.advance(block, self._hidden, out, projection.modulation)
+        if record.layer < self._last:
+            self._hidden = self._adapter.advance(block, self._hidden, out, projection.modulation)
         return StepVectors(out, projection)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Generic, TypeVar, cast
@@ -13,7 +12,7 @@ from diffusers.hooks.hooks import BaseState, StateManager
 from torch import Tensor, nn
 
 from conceptlens.families.base import ModelAdapter, Tap
-from conceptlens.families.kinds.calls import named_arguments, replaced_forward
+from conceptlens.families.kinds.calls import named_arguments, replaced_forward, signature_of
 from conceptlens.values.early_exit import StopForward
 from conceptlens.values.errors import ModelError, RecipeError
 from conceptlens.values.models import Module, Pipeline
@@ -338,7 +337,7 @@ def with_input(
 
 def _place_of(module: nn.Module, name: str) -> int:
     """Where an argument stands in the module's forward, `self` left out."""
-    names = list(inspect.signature(type(module).forward).parameters)
+    names = list(signature_of(type(module).forward).parameters)
     if name not in names:
         raise replaced_forward(module)
     return names.index(name) - 1

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from conceptlens.values.errors import ModelError
 from conceptlens.values.models import Module
+
+
+signature_of = cache(inspect.signature)
+"""The signature of a function, looked up once: a model's forward runs many times."""
 
 
 def named_arguments(module: Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -16,7 +21,7 @@ def named_arguments(module: Module, args: tuple[Any, ...], kwargs: Mapping[str, 
     Raises:
         ModelError: for a forward that was replaced by one which does not name what it was given.
     """
-    signature = inspect.signature(type(module).forward)
+    signature = signature_of(type(module).forward)
     given = dict(signature.bind(module, *args, **kwargs).arguments)
     given.pop(next(iter(signature.parameters)), None)
     for parameter in signature.parameters.values():

@@ -12,6 +12,10 @@ from conceptlens.values.recipe import Pooling
 from conceptlens.values.records import TokenGrid
 
 
+_IN_CACHE = 2**17
+"""Numbers of which a float32 copy stays in a processor's cache."""
+
+
 def grid_of(ids: Tensor) -> TokenGrid:
     """The patch grid of (image, axis) position ids: axis 0 tells images apart, 1 and 2 are row and column."""
     first = ids[ids[:, 0] == ids[0, 0]]
@@ -51,10 +55,11 @@ def rotate_pairs(
 
     Float32 whatever the model's dtype, as in diffusers. One head at a time, so that the float32 copy stays in the
     cache: the rotation of the image keys is most of the method's cost, and the plain form makes six passes over memory
-    where this makes two. (On a GPU the launches would cost more than the memory; there it is one product.)
+    where this makes two. (On a GPU, and of small images, the launches would cost more than the memory; there it is one
+    product.)
     """
     turn = torch.complex(cos[:, ::2].float(), sin[:, ::2].float())
-    if heads.device.type != "cpu":
+    if heads.device.type != "cpu" or heads.numel() <= _IN_CACHE:
         whole = torch.view_as_complex(heads.float().unflatten(-1, (-1, 2)).contiguous())
         return torch.view_as_real(whole * turn).flatten(-2).to(heads.dtype)
     rotated = torch.empty(heads.shape, dtype=heads.dtype, device=heads.device)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from conceptlens.families.base import Projection, Tap
@@ -27,7 +26,7 @@ def project_text(attn: Module, normed: Tensor, modulation: list[Tensor], *, fuse
         parts = attn.to_added_qkv(normed).chunk(3, dim=-1)
     else:
         parts = (attn.add_q_proj(normed), attn.add_k_proj(normed), attn.add_v_proj(normed))
-    query, key, value = (rearrange(p, "b c (h d) -> b h c d", h=attn.heads) for p in parts)
+    query, key, value = (part.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for part in parts)
     query = query if attn.norm_added_q is None else attn.norm_added_q(query)
     key = key if attn.norm_added_k is None else attn.norm_added_k(key)
     return Projection(query, key, value, tuple(modulation))
@@ -45,7 +44,7 @@ def project_shared(attn: Module, normed: Tensor, modulation: list[Tensor], *, fu
     """Q, k and v of concepts through the weights that text and image share, with their QK-norm."""
     split = (attn.to_q, attn.to_k, attn.to_v)
     parts = attn.to_qkv(normed).chunk(3, dim=-1) if fused else [layer(normed) for layer in split]
-    query, key, value = (rearrange(p, "b c (h d) -> b h c d", h=attn.heads) for p in parts)
+    query, key, value = (part.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for part in parts)
     query = query if attn.norm_q is None else attn.norm_q(query)
     key = key if attn.norm_k is None else attn.norm_k(key)
     return Projection(query, key, value, tuple(modulation))

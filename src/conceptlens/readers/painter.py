@@ -79,7 +79,9 @@ class Painter:
         length = self._model.adapter.text_length(pipeline, order.pipeline)
         parts = (getattr(pipeline, name, None) for name in ("tokenizer_3", "tokenizer_2", "tokenizer"))
         tokenizer = next((part for part in parts if hasattr(part, "model_max_length")), None)
-        for prompt in dict.fromkeys(order.prompts if tokenizer is not None else ()):
+        if tokenizer is None:
+            return
+        for prompt in dict.fromkeys(order.prompts):
             warn_of_lost_words(tokenizer, prompt, length)
 
     def _maps(

@@ -17,8 +17,8 @@ from shown import Shown
 from webdriver import KEYS, Browser
 
 from conceptlens.session import Session
+from conceptlens.values.example import EXAMPLES
 from conceptlens.web import AppError, serve
-from conceptlens.web.app import EXAMPLES
 
 pytest.importorskip("uvicorn", reason="the page is served with conceptlens[web]")
 
@@ -120,6 +120,13 @@ def test_the_same_prompt_plain_and_guided(page: Shown) -> None:
     assert "seed 17" in page.browser.text("#other figcaption")
     assert "guided" not in page.browser.text("#other figcaption")
     assert page.canvas() != page.canvas("other-canvas")
+    usual = page.canvas()
+    page.browser.run("document.getElementById('strength').value = 4")
+    page.press("#guide-again")
+    page.wait("document.getElementById('this-caption').textContent.includes('guided ×4')", "a stronger guidance")
+    page.settle()
+    assert "guided" in page.browser.text("#other figcaption")
+    assert page.canvas() != usual
 
 
 ANOTHER_MODEL = """

@@ -162,11 +162,11 @@ function showPrompt() {
   }));
   at("sentence").hidden = !prompt;
   const others = suggestions().filter((text) => !chips.includes(text));
-  at("fitting").replaceChildren(...(others.length ? ["It may also hold ", ...others.map((text) => chip(text))] : []));
+  at("fitting").replaceChildren(...(others.length ? ["Each place goes to one of these words. What else is there? ", ...others.map((text) => chip(text))] : []));
   if (focused) [...at(focused).querySelectorAll(".chip")].find((each) => each.dataset.word === word)?.focus();
 }
 
-// Words to choose from that win more than a few patches.
+// Words to choose from that win more than a few patches, and are not known to be absent.
 export function suggestions() {
   if (!state.ranking) return [];
   const { shape: [count, rows, cols], values } = state.ranking.arrays.scores;
@@ -176,7 +176,7 @@ export function suggestions() {
     for (let word = 1; word < count; word++) if (values[word * rows * cols + patch] > values[best * rows * cols + patch]) best = word;
     wins[best]++;
   }
-  return wins.map((won, word) => [won / (rows * cols), state.ranking.words[word]]).filter(([share]) => share > 0.04)
+  return wins.map((won, word) => [won / (rows * cols), state.ranking.words[word]]).filter(([share, word]) => share > 0.04 && !state.ranking.absent.includes(word))
     .sort((a, b) => b[0] - a[0]).slice(0, 5).map(([, word]) => word);
 }
 

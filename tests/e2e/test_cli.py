@@ -50,6 +50,17 @@ def test_generate_as_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd
     assert said["pipeline"]["true_cfg_scale"] == 1.0
 
 
+def test_maps_of_the_prompts_own_words_say_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    painting = ["generate", "a house and a boat", "--steps", "1", "-o", str(tmp_path)]
+    hint = 'every place went to one of these words. Name what else is there: -c "house, boat, ..."'
+    assert here(monkeypatch, *painting) == 0
+    assert hint in capfd.readouterr().err
+    assert here(monkeypatch, *painting, "-c", "house, boat") == 0
+    assert hint not in capfd.readouterr().err
+
+
 def test_several_pictures_get_a_folder_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["a blue boat", "-c", "boat", "-c", "sea", "--steps", "1", "--set", "num_images_per_prompt=2"]
     assert here(monkeypatch, "generate", *words, "-o", str(tmp_path)) == 0

@@ -33,7 +33,7 @@ def top(page: Shown, name: str = "") -> None:
 
 
 def example(page: Shown) -> None:
-    page.wait("document.getElementById('fitting').textContent", "ranked words")
+    page.settle()
     top(page)
 
 

@@ -33,7 +33,7 @@ def top(page: Shown, name: str = "") -> None:
 
 
 def example(page: Shown) -> None:
-    page.settle()
+    page.wait("document.getElementById('fitting').textContent", "ranked words")
     top(page)
 
 
@@ -103,7 +103,7 @@ def gallery(page: Shown) -> None:
     page.press("#pin")
     scene = Path("out") / "scene.png"
     scene.parent.mkdir(exist_ok=True)
-    Image.fromarray(make_scene(8).image).save(scene)
+    Image.fromarray(make_scene(7).image).save(scene)
     page.browser.type("#file", str(scene.resolve()))
     page.wait(
         "document.getElementById('this-caption').textContent.includes('read at noise')", "a picture that was read"

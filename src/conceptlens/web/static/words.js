@@ -156,13 +156,17 @@ function showPrompt() {
   const { prompt = "", chips = [] } = state.picture ?? {};
   const focused = document.activeElement?.closest?.("#sentence, #fitting")?.id;
   const word = document.activeElement?.dataset?.word;
+  const named = new Set();
   at("sentence").replaceChildren(...prompt.split(/(\s+)/).map((piece) => {
     const bare = piece.toLowerCase().replace(/^[^\p{L}\p{N}]+|[^\p{L}\p{N}]+$/gu, "");
-    return chips.includes(bare) ? chip(bare, piece) : piece;
+    if (!chips.includes(bare)) return piece;
+    named.add(bare);
+    return chip(bare, piece);
   }));
   at("sentence").hidden = !prompt;
-  const others = suggestions().filter((text) => !chips.includes(text));
-  at("fitting").replaceChildren(...(others.length ? ["Each place goes to one of these words. What else is there? ", ...others.map((text) => chip(text))] : []));
+  const others = suggestions().filter((text) => !named.has(text));
+  const more = others.length ? ["Each place goes to one of these words. What else is there? ", ...others.map((text) => chip(text))] : ["Nothing else seems to be in it."];
+  at("fitting").replaceChildren(...(state.ranking ? more : []));
   if (focused) [...at(focused).querySelectorAll(".chip")].find((each) => each.dataset.word === word)?.focus();
 }
 

@@ -31,6 +31,9 @@ def test_it_opens_with_a_finished_example_and_an_invitation(page: Shown) -> None
     assert pressed == ["balloon", "house", "snow"]
     assert "Each colour is where the model sees that word" in page.browser.text("#says")
     assert "type one of your own" in page.browser.text("#says")
+    page.wait("document.getElementById('fitting').textContent", "ranked words")
+    others = "[...document.querySelectorAll('#fitting .chip')].map(e => e.textContent)"
+    assert page.js(others) == ["sky"], "what is there and not in the prompt; sea and mountain are not there"
     page.press("#sentence .chip[data-word=yellow]")
     page.settle()
     assert page.words()[-1] == "yellow"

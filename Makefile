@@ -58,6 +58,7 @@ table: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "conceptlens needs Python 3.11 or newer; set PYTHON=")'
+	@echo "setting up $(VENV), once: minutes, and 2.5 GB"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $(READY)

@@ -11,6 +11,7 @@ from pathlib import Path
 import conceptlens as cl
 from conceptlens.bench.datasets import dataset_named
 from conceptlens.maps.pictures import contact_sheet
+from conceptlens.values.example import EXAMPLES
 
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"
@@ -37,8 +38,8 @@ def main() -> None:
     neutral.probe(seen, [scene.classes[number] for number in sample.present]).overlay(4).save(IMAGES / "reading.png")
     session = cl.load(device="cpu")
     IMAGES.mkdir(parents=True, exist_ok=True)
-    maps = session.generate(PROMPTS[0], ["house", "tree", "sun", "sky", "grass"], seed=45)
-    maps.overlay(columns=4).save(IMAGES / "demo.png")
+    prompt, seed, words = EXAMPLES["demo"]
+    session.generate(prompt, words, seed=seed).refined(edges=True).overlay(columns=3).save(IMAGES / "demo.png")
     painted = session.generate(list(PROMPTS), ["sky", "grass"], seed=0)
     contact_sheet([(m.prompt, m.image) for m in painted], columns=4).save(IMAGES / "gallery.png")
 

@@ -26,7 +26,11 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def test_demo_in_a_fresh_process(tmp_path: Path) -> None:
     done = run("demo", "--out", "shown", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "seed 45" in done.stdout
+    assert "seed 33" in done.stdout
+    labels = np.asarray(Image.open(tmp_path / "shown" / "labels.png"))
+    red, green, blue = np.asarray(Image.open(tmp_path / "shown" / "image.png"), int)[:24].transpose(2, 0, 1)
+    yellow = (red > 180) & (green > 150) & (blue < 120)
+    assert ((labels[:24] == 0) == yellow).mean() > 0.95  # the balloon's area is the balloon
     assert "output space" in done.stdout
     assert (tmp_path / "shown" / "overlay.png").exists()
     assert "Warning" not in done.stderr
@@ -44,6 +48,17 @@ def test_generate_as_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd
     assert said["concepts"] == ["boat", "sea"]
     assert said["recipe"]["layers"] == [2, 3]
     assert said["pipeline"]["true_cfg_scale"] == 1.0
+
+
+def test_maps_of_the_prompts_own_words_say_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    painting = ["generate", "a house and a boat", "--steps", "1", "-o", str(tmp_path)]
+    hint = 'every place went to one of these words. Name what else is there: -c "house, boat, ..."'
+    assert here(monkeypatch, *painting) == 0
+    assert hint in capfd.readouterr().err
+    assert here(monkeypatch, *painting, "-c", "house, boat") == 0
+    assert hint not in capfd.readouterr().err
 
 
 def test_several_pictures_get_a_folder_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -197,11 +197,13 @@ def test_guidance_in_a_session_on_a_transformer(demo: Session) -> None:
     assert (named.run.settings["alpha"], len(named.run.steps)) == (0.01, 2)
     guided: Any = demo.generate(PROMPT, seed=3, guide=DIT, compare=True, **options)
     assert (guided.concepts, guided.seed, guided.model_id) == (plain.concepts, 3, "demo")
+    assert guided.plain.seed == 3
     assert torch.equal(guided.plain.scores, plain.scores)
     assert (guided.scores - plain.scores).abs().max() > 1e-2
     assert [step.step for step in guided.run.steps] == [0, 1]
     kept = demo.generate(PROMPT, seed=3, guide=DIT, record=True, **options)
     assert kept.record is not None
+    assert (kept.seed, kept.record.seed) == (3, 3)
     torch.testing.assert_close(demo.probe(kept.record, ["house", "boat"]).scores, guided.scores)
 
 

@@ -36,6 +36,16 @@ def test_flux_reads_concepts_at_the_length_of_its_checkpoint(guidance: bool, len
     assert not torch.equal(concept_at(pipeline, 256), concept_at(pipeline, 512)), "T5 attends to its padding"
 
 
+def test_a_prompt_says_which_words_of_it_are_cut_and_the_picture_is_the_same() -> None:
+    session, prompt = cl.load(flux_pipeline()), "a red house and a blue boat"
+    told = "has 8 tokens and a text encoder reads 5; lost to it, as in the plain pipeline: 'a blue boat'"
+    with pytest.warns(UserWarning, match=told):
+        cut = session.generate(prompt, ["house", "sky"], max_sequence_length=5, **SMALL)
+    call: dict[str, Any] = {**SMALL, "max_sequence_length": 5, "generator": torch.Generator().manual_seed(0)}
+    del call["seed"]
+    assert cut.image.tobytes() == session.pipeline(prompt, **call).images[0].tobytes()
+
+
 def test_a_reading_tells_the_checkpoint_the_same_length() -> None:
     pipeline = flux_pipeline(guidance_embeds=False)
     adapter, latents = adapter_for(pipeline.transformer), torch.zeros(1, 4, 8, 12)

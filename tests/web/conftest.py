@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -16,23 +14,13 @@ from conceptlens.session import Session
 @pytest.fixture(scope="module")
 def address(demo: Session) -> Iterator[str]:
     """The page, served; its URL."""
-    uvicorn = pytest.importorskip("uvicorn", reason="the page is served with conceptlens[web]")
-    from conceptlens.web import Limits, create_app
-    from conceptlens.web.server import bind, configured
+    pytest.importorskip("uvicorn", reason="the page is served with conceptlens[web]")
+    from serving import served
 
-    listening, limits = bind("127.0.0.1", 0), Limits(recorded_steps=3, pictures=200)
-    server = uvicorn.Server(configured(create_app(demo, limits=limits), limits))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-    thread.start()
-    until = time.monotonic() + 30
-    while not server.started and time.monotonic() < until:
-        time.sleep(0.02)
-    try:
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
-    finally:
-        server.should_exit = True
-        thread.join(30)
-        listening.close()
+    from conceptlens.web import Limits
+
+    with served(demo, Limits(recorded_steps=3, pictures=200)) as home:
+        yield home
 
 
 @pytest.fixture(scope="module")

@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import io
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
-import uvicorn
 from PIL import Image
+from serving import served
 from shown import Shown
 from webdriver import KEYS, Browser, driver
 
 import conceptlens as cl
 from conceptlens.bench.datasets.scenes import make_scene
-from conceptlens.web import create_app
-from conceptlens.web.server import bind
+from conceptlens.web import Limits
 
 SIZES = {"screen": (1440, 1130), "phone": (390, 844)}
 
@@ -88,7 +85,7 @@ def compared(page: Shown) -> None:
     page.browser.run("document.getElementById('inside').open = false")
     page.settle()
     page.press("#pin")
-    page.paint("a pink balloon above a house on sand", seed=18, steps=28)
+    page.paint("a red balloon above a house in the snow", seed=5, steps=28)
     page.wait("document.getElementById('other').offsetParent !== null", "the compared picture")
     top(page, "says")
 
@@ -106,7 +103,7 @@ def gallery(page: Shown) -> None:
     page.press("#pin")
     scene = Path("out") / "scene.png"
     scene.parent.mkdir(exist_ok=True)
-    Image.fromarray(make_scene(8).image).save(scene)
+    Image.fromarray(make_scene(7).image).save(scene)
     page.browser.type("#file", str(scene.resolve()))
     page.wait(
         "document.getElementById('this-caption').textContent.includes('read at noise')", "a picture that was read"
@@ -121,21 +118,6 @@ STATES: list[Callable[[Shown], None]] = [
 ]  # fmt: skip
 
 
-@contextmanager
-def served() -> Iterator[str]:
-    """The address of a running page."""
-    listening = bind("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(create_app(cl.load(device="cpu")), log_level="warning"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
-    finally:
-        server.should_exit = True
-        thread.join(30)
-        listening.close()
-
-
 def shot(browser: Browser) -> Image.Image:
     browser.run("document.documentElement.style.scrollbarWidth = 'none'")
     return Image.open(io.BytesIO(browser.screenshot())).convert("RGB")
@@ -143,7 +125,7 @@ def shot(browser: Browser) -> Image.Image:
 
 def take(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    with served() as home, driver() as address:
+    with served(cl.load(device="cpu"), Limits()) as home, driver() as address:
         for size, (width, height) in SIZES.items():
             browser = Browser(address, width, height)
             page = Shown(browser, home).open()
@@ -158,7 +140,7 @@ def take(folder: Path) -> None:
 def record(file: Path) -> None:
     """An animated picture: the finished example, a place pointed at, a word typed, another picture painted."""
     frames: list[tuple[Image.Image, int]] = []
-    with served() as home, driver() as address:
+    with served(cl.load(device="cpu"), Limits()) as home, driver() as address:
         browser = Browser(address, 1180, 1010)
         page = Shown(browser, home).open()
 

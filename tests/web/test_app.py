@@ -9,6 +9,7 @@ import time
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from importlib.resources import files
 from typing import Any
 
@@ -21,11 +22,13 @@ from starlette.testclient import TestClient
 
 from conceptlens.bench.datasets.scenes import make_scene
 from conceptlens.families.kinds.sketch import sketch_of
+from conceptlens.guidance import guidance_named
 from conceptlens.maps.image_maps import chance_text
-from conceptlens.presence import add_presence
+from conceptlens.presence import add_presence, presence
 from conceptlens.session import Session
+from conceptlens.values.example import EXAMPLES
 from conceptlens.web import Limits, create_app
-from conceptlens.web.app import EXAMPLES, SCRIPTS, STATIC
+from conceptlens.web.app import SCRIPTS, STATIC
 from conceptlens.web.asking import opened
 from conceptlens.web.store import Picture, Store
 from conceptlens.web.wire import pack, unpack
@@ -245,6 +248,17 @@ def test_a_guided_painting_is_the_librarys(demo: Session, tab: Tab) -> None:
     assert tab.post("/api/paint", guide="tsam", **wish).status_code == 422
 
 
+def test_guidance_is_as_strong_as_it_is_asked_for(demo: Session, tab: Tab) -> None:
+    wish = {"prompt": "a red house", "seed": 5, "steps": 2}
+    done = tab.finish(tab.post("/api/paint", guide="tsam:transformer", strength=4, **wish))
+    usual = guidance_named("tsam:transformer")
+    strong = replace(usual, alpha=4 * usual.alpha)
+    guided = demo.generate("a red house", ["house"], seed=5, num_inference_steps=2, guide=strong, background=False)
+    image = Image.open(io.BytesIO(tab.get(f"/api/pictures/{done['picture']}").content))
+    assert image.tobytes() == guided.image.tobytes()
+    assert "guidance (tsam:transformer, 4 times its usual strength)" in done["how"]
+
+
 def test_one_word_gets_company_and_unknown_ones_a_note(tab: Tab, picture: str) -> None:
     told, arrays = unpack(tab.post("/api/maps", picture=picture, concepts=["dragon"]).content)
     assert told["asked"] == 1
@@ -258,6 +272,9 @@ def test_words_are_ranked_at_each_patch(demo: Session, tab: Tab, picture: str, s
     assert not {"a", "under", "red"} & set(words)
     told, arrays = unpack(tab.post("/api/ranking", picture=picture, concepts=words).content)
     assert told["words"] == words
+    known = presence(demo, demo.read(scene), words)
+    assert told["absent"]
+    assert set(told["absent"]) <= {each.concept for each in known if each.chance is not None and each.chance < 0.5}
     np.testing.assert_allclose(arrays["scores"].sum(0), 1, atol=0.02)
     assert np.array_equal(arrays["scores"], half(demo.probe(demo.read(scene), words).scores))
 

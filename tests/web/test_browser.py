@@ -17,8 +17,8 @@ from shown import Shown
 from webdriver import KEYS, Browser
 
 from conceptlens.session import Session
+from conceptlens.values.example import EXAMPLES
 from conceptlens.web import AppError, serve
-from conceptlens.web.app import EXAMPLES
 
 pytest.importorskip("uvicorn", reason="the page is served with conceptlens[web]")
 
@@ -31,6 +31,9 @@ def test_it_opens_with_a_finished_example_and_an_invitation(page: Shown) -> None
     assert pressed == ["balloon", "house", "snow"]
     assert "Each colour is where the model sees that word" in page.browser.text("#says")
     assert "type one of your own" in page.browser.text("#says")
+    page.wait("document.getElementById('fitting').textContent", "ranked words")
+    others = "[...document.querySelectorAll('#fitting .chip')].map(e => e.textContent)"
+    assert page.js(others) == ["sky"], "what is there and not in the prompt; sea and mountain are not there"
     page.press("#sentence .chip[data-word=yellow]")
     page.settle()
     assert page.words()[-1] == "yellow"
@@ -120,6 +123,13 @@ def test_the_same_prompt_plain_and_guided(page: Shown) -> None:
     assert "seed 17" in page.browser.text("#other figcaption")
     assert "guided" not in page.browser.text("#other figcaption")
     assert page.canvas() != page.canvas("other-canvas")
+    usual = page.canvas()
+    page.browser.run("document.getElementById('strength').value = 4")
+    page.press("#guide-again")
+    page.wait("document.getElementById('this-caption').textContent.includes('guided ×4')", "a stronger guidance")
+    page.settle()
+    assert "guided" in page.browser.text("#other figcaption")
+    assert page.canvas() != usual
 
 
 ANOTHER_MODEL = """

@@ -54,8 +54,10 @@ from conceptlens.cli.results import (
     pictures_at,
     reads,
     refined,
+    suggest_more_words,
 )
 from conceptlens.values.errors import RecipeError
+from conceptlens.values.example import EXAMPLES
 
 app = typer.Typer(
     help="See where a diffusion transformer sees a concept.",
@@ -89,9 +91,7 @@ app.add_typer(
     cls=_Bench,
 )
 
-DEMO_PROMPT = "a red house and a tree under the sun"
-DEMO_SEED = 45  # one of those that paint all three objects; 18 of the first 64 seeds do
-DEMO_CONCEPTS = ["house", "tree", "sun", "sky", "grass"]
+DEMO = EXAMPLES["demo"]
 
 
 @app.callback(invoke_without_command=True)
@@ -102,12 +102,12 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 
 @app.command()
-def demo(out: Out = Path("out/demo"), seed: Seed = DEMO_SEED, json_: Json = False) -> None:
+def demo(out: Out = Path("out/demo"), seed: Seed = DEMO.seed, json_: Json = False) -> None:
     """Paint a picture with the embedded model and show where each concept is. No download."""
     check_request({}, seed=seed, out=out)
     session = open_session(None, quiet=json_)
-    maps = session.generate(DEMO_PROMPT, DEMO_CONCEPTS, seed=seed)
-    finish(judged(session, maps), out, json_)
+    maps = session.generate(DEMO.prompt, DEMO.words, seed=seed)
+    finish(refined(judged(session, maps), edges=True, abstain=0.0), out, json_)
 
 
 @app.command()
@@ -146,6 +146,8 @@ def generate(
     several: list[Any] = painted if isinstance(painted, list) else [painted]
     results = [refined(judged(session, maps), edges, abstain) for maps in several]
     finish(results if isinstance(painted, list) else results[0], out, json_)
+    if not concept and not json_:
+        suggest_more_words(results[0])
 
 
 @app.command()

@@ -196,6 +196,13 @@ def finish(maps: Result | list[Result], out: Path, json_: bool, *, brief: bool =
     say(maps.describe())
 
 
+def suggest_more_words(maps: Result) -> None:
+    """Says of maps of a prompt's own words that they part the whole picture among them, sky and ground too."""
+    if maps.recipe is not None and maps.recipe.softmax and not maps.background:
+        words = ", ".join(maps.asked)
+        note(f'every place went to one of these words. Name what else is there: -c "{words}, ..."')
+
+
 def _shows(file: Path, maps: Result) -> bool:
     """Whether a saved picture is that of the maps; a video's first frame stands for it."""
     from conceptlens.maps.picture_files import open_image

@@ -73,4 +73,11 @@ class GuidedPainter:
         arguments = {name: value for name, value in call.arguments.items() if name != "prompt"}
         size = guidance.attention_size
         painted = self._painter.paint(replace(order, prompt=prompt, pipeline=arguments, seed=None, map_size=size))
-        return call, [maps for maps in painted if isinstance(maps, ConceptMaps)]  # no video model can be guided
+        several = [maps for maps in painted if isinstance(maps, ConceptMaps)]  # no video model can be guided
+        return call, [_seeded(maps, seed) for maps, seed in zip(several, call.seeds, strict=True)]
+
+
+def _seeded(maps: ConceptMaps, seed: int) -> ConceptMaps:
+    """The same, with the seed of the noise in maps and record: the painter was given a generator, and knows none."""
+    record = None if maps.record is None else replace(maps.record, seed=seed)
+    return replace(maps, seed=seed, record=record)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,6 +20,7 @@ from conceptlens.values.models import Pipeline
 from conceptlens.values.provenance import RunInfo, Task, plain_values, versions_of
 from conceptlens.values.recipe import Recipe
 from conceptlens.values.records import ImageRecord
+from conceptlens.watch.prompt_text import warn_of_lost_words
 from conceptlens.watch.surroundings import execution_device
 
 
@@ -49,6 +51,8 @@ class Painter:
         self._embed.renew()  # weights may have changed since the last call
         embedded = self._embed(order.names, order.recipe, order.pipeline)
         note_unknown(self._model.model_id, self._model.defaults, order.concepts)
+        if order.seed is not None:  # else guidance calls, which says it itself
+            self._note_lost_words(order)
         painted = generate(
             self.pipeline,
             self._model.adapter,
@@ -66,6 +70,19 @@ class Painter:
         )
         record = None if order.keeping is None else self._record(order, painted)
         return [self._maps(order, painted, row, info, record) for row in range(count)]
+
+    def _note_lost_words(self, order: Order) -> None:
+        """Warns of what the text that meets the image leaves out of a prompt; diffusers says that in its log alone."""
+        pipeline = self.pipeline
+        if "max_sequence_length" not in inspect.signature(pipeline.__call__).parameters:
+            return
+        length = self._model.adapter.text_length(pipeline, order.pipeline)
+        parts = (getattr(pipeline, name, None) for name in ("tokenizer_3", "tokenizer_2", "tokenizer"))
+        tokenizer = next((part for part in parts if hasattr(part, "model_max_length")), None)
+        if tokenizer is None:
+            return
+        for prompt in dict.fromkeys(order.prompts):
+            warn_of_lost_words(tokenizer, prompt, length)
 
     def _maps(
         self, order: Order, painted: Generation, row: int, info: RunInfo, record: ImageRecord | None

@@ -93,10 +93,21 @@ def chances(session: Session, reading: ImageRecord, words: tuple[str, ...]) -> d
     return {each.concept: chance_text(each.chance) for each in presences}
 
 
-def ranking(session: Session, record: ImageRecord, asked: Question) -> bytes:
-    """How well each of many words fits at each patch: "scores" (word, rows, cols), summing to one over the words."""
-    maps, notes = with_notes(lambda: maps_of(session, record, asked))
-    return pack({"words": list(maps.concepts), "notes": notes}, {"scores": (maps.scores.numpy(), "float16")})
+def ranking(session: Session, picture: Picture, asked: Question) -> bytes:
+    """How well each of many words fits at each patch: "scores" (word, rows, cols), summing to one over the words.
+
+    "absent" are those of them that win a patch and are more likely not in the picture than in it.
+    """
+    maps, notes = with_notes(lambda: maps_of(session, picture.record, asked))
+    winners = tuple(maps.concepts[number] for number in maps.scores.argmax(0).unique().tolist())
+    absent = [] if picture.reading is None else _absent(session, picture.reading, winners)
+    content = {"words": list(maps.concepts), "absent": absent, "notes": notes}
+    return pack(content, {"scores": (maps.scores.numpy(), "float16")})
+
+
+def _absent(session: Session, reading: ImageRecord, words: tuple[str, ...]) -> list[str]:
+    presences, _ = with_notes(lambda: presence(session, reading, words))
+    return [each.concept for each in presences if each.chance is not None and each.chance < 0.5]
 
 
 def png(image: Image.Image) -> bytes:

@@ -19,6 +19,7 @@ from starlette.routing import Route
 
 from conceptlens.session import Session
 from conceptlens.values.errors import ConceptlensError
+from conceptlens.values.example import EXAMPLES
 from conceptlens.values.words import content_words
 from conceptlens.web import answers, jobs
 from conceptlens.web.addresses import HERE
@@ -55,8 +56,8 @@ STATIC = {
     "openapi.json": "application/json",
 }
 """The page's files and their types; nothing else can be asked for."""
-EXAMPLES = {"demo": ("a yellow balloon above a house in the snow", 33, ("balloon", "house", "snow", "sky"))}
-"""By model what the page shows first, painted when the first page is opened: prompt, seed, words."""
+STRONGEST = 10.0
+"""The most that guidance can be asked for, as a multiple of its usual strength."""
 SUGGESTED = "a cat on a sofa in front of a window"
 
 
@@ -125,7 +126,7 @@ class Page:
         if tab is None:
             tab, new = self.store.open_tab(self.jobs.busy()), 201
         facts = answers.about(self.session, self.limits)
-        prompt = self.example[0] if self.example else SUGGESTED
+        prompt = self.example.prompt if self.example else SUGGESTED
         return JSONResponse({"tab": tab, **facts, "sample": prompt, "example": self.example is not None}, new)
 
     def _resumed(self, request: Request) -> str | None:
@@ -154,12 +155,13 @@ class Page:
 
     async def paint(self, request: Request) -> Response:
         tab = self._tab(request)
-        fields = await self._fields(request, {"prompt", "seed", "steps", "guide", "wait"})
+        fields = await self._fields(request, {"prompt", "seed", "steps", "guide", "strength", "wait"})
         prompt, wait = fields.text("prompt", self.limits.prompt), fields.switch("wait")
         seed, steps = fields.whole("seed", 0, 2**31 - 1), fields.whole("steps", 1, self.limits.steps)
         if not prompt.strip():
             raise RequestError(422, f"the prompt is empty. Say what to paint, for example: {SUGGESTED}.")
-        wish = jobs.Wish(prompt, secrets.randbelow(2**31) if seed is None else seed, steps, self._guide(fields))
+        drawn = secrets.randbelow(2**31) if seed is None else seed
+        wish = jobs.Wish(prompt, drawn, steps, *self._guide(fields))
         name = self.jobs.start(tab, lambda job: jobs.paint(self.session, job, self.limits, wish))
         return await self._started(request, tab, name, prompt, wait)
 
@@ -177,13 +179,17 @@ class Page:
             raise RequestError(status.get("status", 409), status.get("error", "the picture was cancelled."))
         return JSONResponse({**_words_of(prompt), **{key: status[key] for key in ("picture", "how", "seed", "notes")}})
 
-    def _guide(self, fields: Fields) -> str | None:
+    def _guide(self, fields: Fields) -> tuple[str | None, float]:
+        """The name of the guidance, and its strength."""
+        strength = fields.number("strength", 0.0, STRONGEST, 1.0)
         if fields.said.get("guide") is None:
-            return None
+            if "strength" in fields.said:
+                raise RequestError(422, "strength is that of the guidance, and none is named. Give guide too.")
+            return None, strength
         fitting = jobs.guides(self.session)
         if not fitting:
             raise RequestError(422, "this model cannot be painted with guidance. Leave guide out.")
-        return fields.choice("guide", tuple(fitting))
+        return fields.choice("guide", tuple(fitting)), strength
 
     async def read(self, request: Request) -> Response:
         """A picture as the body of the request; in the query, what it shows (`prompt`), and whether to `wait`."""
@@ -230,8 +236,8 @@ class Page:
     async def ranking(self, request: Request) -> Response:
         tab = self._tab(request)
         asked = question(await self._fields(request, QUESTION), self.limits, self.limits.words)
-        record = self.store.picture(tab, asked.picture).record
-        work = self.worker.run(lambda: answers.ranking(self.session, record, asked), tab)
+        picture = self.store.picture(tab, asked.picture)
+        work = self.worker.run(lambda: answers.ranking(self.session, picture, asked), tab)
         return Answer(await attended(request, work), self.room, MEDIA_TYPE)
 
     async def probe(self, request: Request) -> Response:

@@ -66,6 +66,12 @@ class Fields:
             raise RequestError(422, f"{name} must be a whole number from {low} to {high}; got {str(value)[:40]}.")
         return value
 
+    def number(self, name: str, low: float, high: float, default: float) -> float:
+        value = self.said.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            raise RequestError(422, f"{name} must be a number from {low:g} to {high:g}; got {str(value)[:40]}.")
+        return float(value)
+
     def switch(self, name: str) -> bool:
         value = self.said.get(name, False)
         if not isinstance(value, bool):

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from PIL import Image
@@ -25,7 +25,6 @@ from conceptlens.session import Session
 from conceptlens.values.errors import BudgetError, ConceptlensError
 from conceptlens.values.models import Pipeline
 from conceptlens.values.words import content_words
-from conceptlens.watch.prompt_text import warn_of_lost_words
 from conceptlens.web.errors import RequestError, status_of
 from conceptlens.web.limits import Limits
 from conceptlens.web.store import Picture, Store, new_id
@@ -193,32 +192,41 @@ class Wish:
         seed: of the starting noise.
         steps: None for the model's usual number.
         guide: a name of `guides`; None for the plain picture.
+        strength: of the guidance, as a multiple of its usual step size.
     """
 
     prompt: str
     seed: int
     steps: int | None = None
     guide: str | None = None
+    strength: float = 1.0
+
+    @property
+    def manner(self) -> str:
+        """How it is painted, as the page tells it."""
+        if self.guide is None:
+            return "painted"
+        times = "" if self.strength == 1 else f", {self.strength:g} times its usual strength"
+        return f"painted with guidance ({self.guide}{times}) and"
 
 
 def paint(session: Session, job: Job, limits: Limits, wish: Wish) -> Picture:
     """Paints a prompt and records evenly spread steps of it; reads the picture back where not one of them fits."""
     count = wish.steps or default_steps(session)
     wanted = min(count, limits.recorded_steps)
-    name = "painted" if wish.guide is None else f"painted with guidance ({wish.guide}) and"
     while wanted:
         try:
             steps_of_record = spread(wanted, range(count))
             recording = {"record": True, "record_budget": limits.picture_bytes, "steps": steps_of_record}
             maps, notes = _painted(session, job, wish, count, recording)
             assert maps.record is not None
-            how = f"{name} with seed {wish.seed}; {wanted} of {count} steps recorded"
+            how = f"{wish.manner} with seed {wish.seed}; {wanted} of {count} steps recorded"
             return Picture(job.tab, maps.record, how, calibrated_reading(session, maps.image), tuple(notes), wish.seed)
         except BudgetError as error:
             wanted = min(error.fitting, wanted - 1)
     maps, notes = _painted(session, job, wish, count, {})
     record = session.read(maps.image, prompt=wish.prompt)
-    how = f"{name} with seed {wish.seed}, then read back like any picture: its steps are too large to record"
+    how = f"{wish.manner} with seed {wish.seed}, then read back like any picture: its steps are too large to record"
     return Picture(job.tab, record, how, calibrated_reading(session, maps.image), tuple(notes), wish.seed)
 
 
@@ -237,34 +245,18 @@ def _painted(
 
     options: dict[str, Any] = {"num_inference_steps": count, "seed": wish.seed, "background": False, **recording}
     if wish.guide is not None:
-        options["guide"] = wish.guide
+        usual = guidance_named(wish.guide)
+        options["guide"] = replace(usual, alpha=usual.alpha * wish.strength)
     if "callback_on_step_end" in inspect.signature(session.pipeline.__call__).parameters:
         options["callback_on_step_end"] = after_step
     job.step, job.steps = 0, count
     # The maps of this run are thrown away, the record is asked instead; one word is the least that can be asked.
     words = content_words(wish.prompt)[:1] or ["picture"]
-
-    def painted() -> ConceptMaps:
-        _note_lost_words(session, wish.prompt)
-        return session.generate(wish.prompt, words, **options)
-
     try:
-        return with_notes(painted)
+        return with_notes(lambda: session.generate(wish.prompt, words, **options))
     except Cancelled:
         session.pipeline.maybe_free_model_hooks()
         raise
-
-
-def _note_lost_words(session: Session, prompt: str) -> None:
-    """Warns of what the text that meets the image leaves out of a prompt; diffusers says that in its log alone."""
-    pipeline = session.pipeline
-    if "follow" not in session.can or "max_sequence_length" not in inspect.signature(pipeline.__call__).parameters:
-        return
-    length = session.adapter.text_length(pipeline, session.generate_defaults)
-    parts = (getattr(pipeline, name, None) for name in ("tokenizer_3", "tokenizer_2", "tokenizer"))
-    tokenizer = next((part for part in parts if hasattr(part, "model_max_length")), None)
-    if tokenizer is not None:
-        warn_of_lost_words(tokenizer, prompt, length)
 
 
 class Sketches:

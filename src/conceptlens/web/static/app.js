@@ -14,6 +14,7 @@ import { add, asked, forgetDraft, select, texts, undo } from "./words.js";
 const PAUSE = 220; // milliseconds of rest before a half-typed word is asked
 let timer = 0;
 
+const guided = () => ({ guide: state.about.guides[0], strength: Number(at("strength").value) });
 const number = (name) => (at(name).value === "" ? null : at(name).valueAsNumber);
 
 function cancel() {
@@ -81,8 +82,7 @@ function onAdd(event) {
 function listenToForms() {
   at("paint").addEventListener("submit", (event) => {
     event.preventDefault();
-    const guide = at("guide").checked ? { guide: state.about.guides[0] } : {};
-    bring.paint({ prompt: at("prompt").value, seed: number("seed"), steps: number("steps"), ...guide });
+    bring.paint({ prompt: at("prompt").value, seed: number("seed"), steps: number("steps"), ...(at("guide").checked ? guided() : {}) });
   });
   at("prompt").addEventListener("input", () => {
     const [length, most] = [at("prompt").value.length, state.about.limits.prompt];
@@ -99,7 +99,7 @@ function listenToForms() {
   });
   at("cancel").addEventListener("click", cancel);
   at("seed-again").addEventListener("click", () => bring.beside({ seed: null }));
-  at("guide-again").addEventListener("click", () => bring.beside({ guide: state.about.guides[0] }));
+  at("guide-again").addEventListener("click", () => bring.beside(guided()));
   at("file").addEventListener("change", () => take(at("file").files[0]).finally(() => (at("file").value = "")));
   at("words").addEventListener("change", rank);
   for (const name of ["space", "isolate", "edges"]) at(name).addEventListener("change", () => Promise.all([ask(), rank()]));
@@ -125,7 +125,7 @@ function introduce(about) {
   at("prompt").value = about.sample;
   at("steps").placeholder = about.steps;
   at("steps").max = about.limits.steps;
-  at("guide-box").hidden = at("guide-again").hidden = !about.guides.length;
+  at("guide-box").hidden = at("guide-tools").hidden = !about.guides.length;
   at("words").value = about.words.join(", ");
   at("known").replaceChildren(...(about.vocabulary ?? []).map((value) => element("option", { value })));
   const knows = about.words.slice(0, 5).join(", ");

@@ -99,7 +99,7 @@ async function put(picture, words) {
   }
 }
 
-export const paint = (fields) => bring(() => server.paint(fields), { kind: "painted", prompt: fields.prompt.trim(), guide: fields.guide ?? null, steps: fields.steps });
+export const paint = (fields) => bring(() => server.paint(fields), { kind: "painted", prompt: fields.prompt.trim(), guide: fields.guide ?? null, strength: fields.strength ?? 1, steps: fields.steps });
 export const example = () => bring(server.example, { kind: "painted", guide: null, steps: null });
 export const read = (file) => bring(() => server.read(file), { kind: "read", prompt: "" });
 
@@ -116,10 +116,10 @@ export async function beside(changes) {
 
 // The server has dropped the picture: the same again, with the words that are there.
 async function again(picture) {
-  const { prompt, seed, steps, guide, blob, id } = picture;
-  const fields = { prompt, seed, steps, ...(guide ? { guide } : {}) };
+  const { prompt, seed, steps, guide, strength = 1, blob, id } = picture;
+  const fields = { prompt, seed, steps, ...(guide ? { guide, strength } : {}) };
   const start = picture.name === "example" ? server.example : () => (picture.kind === "painted" ? server.paint(fields) : server.read(blob));
-  await bring(start, { kind: picture.kind, prompt, guide, steps, id }, () => {});
+  await bring(start, { kind: picture.kind, prompt, guide, strength, steps, id }, () => {});
 }
 
 // A picture of the gallery, as it was left.

@@ -1,12 +1,12 @@
 // A second picture beside: the same words, colours and view, and the difference of one word's maps, with its sign.
 
-import { at, changed, element, on, state } from "./state.js";
+import { at, changed, element, guided, on, state } from "./state.js";
 import { difference, draw, mapOf, range, signedLayer, signedScale } from "./picture.js";
 import { fill, paintOn } from "./view.js";
 import { texts } from "./words.js";
 
-const brief = ({ prompt, kind, seed, guide, model }) =>
-  [prompt ? `“${prompt}”` : "a picture of yours", kind === "read" ? "" : `seed ${seed}`, guide ? "guided" : "", model === state.about.model ? "" : `seen by ${model}`].filter(Boolean).join(" · ");
+const brief = ({ prompt, kind, seed, guide, strength, model }) =>
+  [prompt ? `“${prompt}”` : "a picture of yours", kind === "read" ? "" : `seed ${seed}`, guided({ guide, strength }), model === state.about.model ? "" : `seen by ${model}`].filter(Boolean).join(" · ");
 const caption = (picture) => [picture.prompt ? `“${picture.prompt}”` : "", picture.how].filter(Boolean).join(" · ");
 
 export function keep(picture = state.picture, answer = state.answer) {

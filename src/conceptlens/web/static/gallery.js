@@ -2,7 +2,7 @@
 
 import { keep } from "./compare.js";
 import { areasLayer } from "./picture.js";
-import { at, button, element, on, state } from "./state.js";
+import { at, button, element, guided, on, state } from "./state.js";
 
 const MOST = 30;
 const SIDE = 112;
@@ -82,7 +82,7 @@ async function show() {
     entry.bitmap ??= await createImageBitmap(entry.blob);
     entry.thumb ??= thumbnail(entry);
     const name = entry.prompt || `picture read at ${new Date(entry.id).toLocaleTimeString()}`;
-    const line = [entry.guide ? "guided" : "", entry.seed === null || entry.kind === "read" ? "" : `seed ${entry.seed}`, entry.model === state.about.model ? "" : entry.model].filter(Boolean).join(" · ");
+    const line = [guided(entry), entry.seed === null || entry.kind === "read" ? "" : `seed ${entry.seed}`, entry.model === state.about.model ? "" : entry.model].filter(Boolean).join(" · ");
     const show = button(entry.thumb, () => open(entry), { className: "thumb", label: `open ${name}${line ? `, ${line}` : ""}` });
     show.setAttribute("aria-current", String(entry.id === state.picture?.id));
     const compare = button("Compare", () => keep({ ...entry }, entry.answer), { label: `compare with ${name}${line ? `, ${line}` : ""}`, className: "compare", disabled: entry.id === state.picture?.id });

@@ -2,7 +2,7 @@
 
 export const state = {
   about: null, // what the server says of the model and its limits
-  picture: null, // {name, bitmap, blob, prompt, nouns, chips, how, seed, steps, guide, kind, model, notes, id}
+  picture: null, // {name, bitmap, blob, prompt, nouns, chips, how, seed, steps, guide, strength, kind, model, notes, id}
   words: [], // {text, from: "prompt" | "user", refused: "" or why}
   draft: "", // a word that is being typed
   removed: [], // {word, index, colour}, the latest last
@@ -39,6 +39,9 @@ export function element(tag, properties = {}, ...children) {
   made.append(...children);
   return made;
 }
+
+// How a picture was guided, in a word or two; nothing for a plain one.
+export const guided = ({ guide, strength = 1 }) => (guide ? `guided${strength === 1 ? "" : ` ×${strength}`}` : "");
 
 export const button = (text, act, properties = {}) => {
   const made = element("button", { type: "button", ...properties }, text);

@@ -156,17 +156,21 @@ function showPrompt() {
   const { prompt = "", chips = [] } = state.picture ?? {};
   const focused = document.activeElement?.closest?.("#sentence, #fitting")?.id;
   const word = document.activeElement?.dataset?.word;
+  const named = new Set();
   at("sentence").replaceChildren(...prompt.split(/(\s+)/).map((piece) => {
     const bare = piece.toLowerCase().replace(/^[^\p{L}\p{N}]+|[^\p{L}\p{N}]+$/gu, "");
-    return chips.includes(bare) ? chip(bare, piece) : piece;
+    if (!chips.includes(bare)) return piece;
+    named.add(bare);
+    return chip(bare, piece);
   }));
   at("sentence").hidden = !prompt;
-  const others = suggestions().filter((text) => !chips.includes(text));
-  at("fitting").replaceChildren(...(others.length ? ["It may also hold ", ...others.map((text) => chip(text))] : []));
+  const others = suggestions().filter((text) => !named.has(text));
+  const more = others.length ? ["Each place goes to one of these words. What else is there? ", ...others.map((text) => chip(text))] : ["Nothing else seems to be in it."];
+  at("fitting").replaceChildren(...(state.ranking ? more : []));
   if (focused) [...at(focused).querySelectorAll(".chip")].find((each) => each.dataset.word === word)?.focus();
 }
 
-// Words to choose from that win more than a few patches.
+// Words to choose from that win more than a few patches, and are not known to be absent.
 export function suggestions() {
   if (!state.ranking) return [];
   const { shape: [count, rows, cols], values } = state.ranking.arrays.scores;
@@ -176,7 +180,7 @@ export function suggestions() {
     for (let word = 1; word < count; word++) if (values[word * rows * cols + patch] > values[best * rows * cols + patch]) best = word;
     wins[best]++;
   }
-  return wins.map((won, word) => [won / (rows * cols), state.ranking.words[word]]).filter(([share]) => share > 0.04)
+  return wins.map((won, word) => [won / (rows * cols), state.ranking.words[word]]).filter(([share, word]) => share > 0.04 && !state.ranking.absent.includes(word))
     .sort((a, b) => b[0] - a[0]).slice(0, 5).map(([, word]) => word);
 }
 

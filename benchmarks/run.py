@@ -17,6 +17,7 @@ import platform
 import resource
 import statistics
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,7 @@ def growth(readings: int = 1000, probes: int = 10_000) -> dict[str, Any]:
 
     reading = peaks(readings, lambda number: session.read(pictures[number % 20]))
     record = session.read(pictures[0])
+    warnings.simplefilter("ignore")  # the model was never trained on these words
     probing = peaks(probes, lambda number: session.probe(record, (*CONCEPTS, f"thing {number % 1000}")))
     return {
         f"MB after {readings // 10} and {readings} readings": reading,

@@ -6,9 +6,9 @@
 
 `scenes` labels training scenes by their captions, trains a small segmenter on these labels alone and the same one, on
 the same scenes, on true masks; both are judged on validation scenes: mean IoU over 18 concepts, with intervals by
-bootstrap over scenes. `paintings` labels painted prompts; nobody knows their true masks, so a segmenter that was
-trained on true masks of scenes is asked; also of labels by maps of a reading of the same pictures, in place of those
-while painting. Results go to `benchmarks/labels.json`.
+bootstrap over scenes. `paintings` labels painted prompts, by maps of a reading and by maps made while painting; nobody
+knows their true masks, so a segmenter that was trained on true masks of scenes is asked. Results go to
+`benchmarks/labels.json`.
 """
 
 from __future__ import annotations
@@ -156,18 +156,15 @@ def of_paintings(model: str | None, count: int, epochs: int, work: Path) -> dict
     results["judge on unseen scenes"] = mean_iou(judge(features(unseen)), unseen_truth)
     file = work / "prompts.txt"
     file.write_text("\n".join(prompts(count)) + "\n")
-    for name, gates in (("gated", Gates()), ("ungated", OPEN)):
-        summary = label(read_plan(file, None, work / name, LabelSpec(model=model, gates=gates)), work / name)
-        told = {"pictures kept": summary.kept, "words": summary.words, "labels": summary.labels}
-        results[f"{name} labels"] = told | {"words rejected by": summary.reasons}
-        results[f"{name} labels"] |= agreement(judge, work / name)
-        print(json.dumps(results, indent=1), flush=True)
-    rows = {row["id"]: row for row in read_rows(work / "ungated")[1]}
-    pixels = [np.asarray(Image.open(work / "ungated" / "images" / f"{id_}.png").convert("RGB")) for id_ in rows]
-    write_folder(work / "painted", pixels, [row["text"] for row in rows.values()])
-    for name, gates in (("gated", Gates()), ("ungated", OPEN)):
-        _, told = labelled(work / "painted", work / f"read {name}", model, gates)
-        results[f"{name} labels of a reading"] = told | agreement(judge, work / f"read {name}")
+    for painted in (False, True):
+        for name, gates in (("gated", Gates()), ("ungated", OPEN)):
+            spec = LabelSpec(model=model, gates=gates, while_painting=painted)
+            out = work / f"{name} {painted}"
+            summary = label(read_plan(file, None, out, spec), out)
+            about = f"{name} labels by maps " + ("while painting" if painted else "of a reading")
+            told = {"pictures kept": summary.kept, "words": summary.words, "labels": summary.labels}
+            results[about] = told | {"words rejected by": summary.reasons} | agreement(judge, out)
+            print(json.dumps(results, indent=1), flush=True)
     return results
 
 

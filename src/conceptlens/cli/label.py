@@ -60,6 +60,9 @@ def label(
     layers: Layers = None,
     noise: Noise = None,
     samples: Samples = None,
+    while_painting: Annotated[
+        bool, typer.Option("--while-painting", help="Maps made while painting, not by a reading of the picture.")
+    ] = False,
     steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
     set_: Settings = None,
     background: Annotated[
@@ -89,10 +92,11 @@ def label(
     from conceptlens.labels import Gates, LabelSpec, Running, read_plan
     from conceptlens.labels import label as run
 
+    gates = Gates(presence, flip, doubt, smallest, largest, every)
     spec = LabelSpec(
-        words=tuple(words_) if words_ else None, per_prompt=per_prompt, model=model, device=device, seed=seed,
-        preset=chosen, options=options, background=others,
-        gates=Gates(presence, flip, doubt, smallest, largest, every), edges=edges, abstain=abstain,
+        words=tuple(words_) if words_ else None, while_painting=while_painting, per_prompt=per_prompt, model=model,
+        device=device, seed=seed, preset=chosen, options=options, background=others, gates=gates, edges=edges,
+        abstain=abstain,
     )  # fmt: skip
     plan = read_plan(prompts, images, out, spec)
     bar = RowBar("labelling", json_)

@@ -94,6 +94,7 @@ def _facts(settings: Mapping[str, Any], header: Mapping[str, Any], rows: Sequenc
         "background words": ", ".join(settings["background"]) or "none",
         "denoising steps": str(painting.get("num_inference_steps", "")),
         "painting": json.dumps(painting) if painting else "",
+        "maps": f"of {settings['maps']}" if settings["maps"].startswith("a ") else settings["maps"],
         "recipe of the maps": json.dumps(settings["recipe"]),
         "seed": f"{settings['seed']}, from which each picture's own follows",
         "masks": f"edges {settings['edges']}, abstain {settings['abstain']:g}",

@@ -35,6 +35,15 @@ _BAD = (ImageError, ConceptError, ScoreError)
 
 
 @dataclass(frozen=True)
+class _Picture:
+    """A picture, what to look for in it, and maps where it was painted with them."""
+
+    image: Image.Image
+    asked: tuple[str, ...]
+    maps: ConceptMaps | None = None
+
+
+@dataclass(frozen=True)
 class _Seen:
     """A picture and what its words are measured by.
 
@@ -69,6 +78,7 @@ class Labeller:
         self._recipe = self.session.recipe(spec.preset, **spec.reading)
         usual = self.session.reader.defaults.background if spec.background else ()
         self._background = usual if isinstance(spec.background, bool) else spec.background
+        self._reads = "read" in self.session.can
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -79,6 +89,7 @@ class Labeller:
             "task": "label",
             **spec.source(),
             "model": self.session.model_id,
+            "maps": "while painting" if spec.paints and not self._reads_paintings else "a reading of each picture",
             "words": None if spec.words is None else list(spec.words),
             "background": list(self._background),
             "recipe": self._recipe.to_dict(),
@@ -100,10 +111,10 @@ class Labeller:
     def rows(self, ids: Sequence[str]) -> list[Row]:
         """The rows of pictures that are read together; one that cannot be labelled gives a row with its `error`."""
         rows: dict[str, Row] = {}
-        pictures: dict[str, tuple[Image.Image, ConceptMaps | None]] = {}
+        pictures: dict[str, _Picture] = {}
         for id_ in ids:
             try:
-                pictures[id_] = self._painted(id_) if self.spec.paints else (self._opened(id_), None)
+                pictures[id_] = self._painted(id_) if self.spec.paints else self._opened(id_)
             except _BAD as error:
                 rows[id_] = {"id": id_, "error": str(error)}
         try:
@@ -115,11 +126,16 @@ class Labeller:
             rows[ids[0]] = {"id": ids[0], "error": str(error)}
         return [rows[id_] for id_ in ids]
 
-    def _opened(self, id_: str) -> Image.Image:
-        assert self.spec.images is not None
-        return open_image(Path(self.spec.images) / self.spec.pictures[id_])
+    @property
+    def _reads_paintings(self) -> bool:
+        return self._reads and not self.spec.while_painting
 
-    def _painted(self, id_: str) -> tuple[Image.Image, ConceptMaps]:
+    def _opened(self, id_: str) -> _Picture:
+        spec = self.spec
+        assert spec.images is not None
+        return _Picture(open_image(Path(spec.images) / spec.pictures[id_]), check_concepts(spec.words_of(id_) or ()))
+
+    def _painted(self, id_: str) -> _Picture:
         spec = self.spec
         maps: object = self.session.generate(
             spec.text(id_),
@@ -131,40 +147,33 @@ class Labeller:
         )
         if not isinstance(maps, ConceptMaps):
             raise LabelError(f"{self.session.model_id} paints no single picture, and only those can be labelled.")
-        return maps.image, maps
+        return _Picture(maps.image, maps.asked, None if self._reads_paintings else self._refined(maps))
 
-    def _look(self, pictures: Mapping[str, tuple[Image.Image, ConceptMaps | None]]) -> dict[str, _Seen]:
-        """Readings of all pictures and of all mirrored ones in one batch, then what is measured of each."""
-        if not pictures:
-            return {}
-        plain, mirrored = self._records({id_: image for id_, (image, _) in pictures.items()})
+    def _look(self, pictures: Mapping[str, _Picture]) -> dict[str, _Seen]:
+        """Readings of all pictures and of all mirrored ones, then what is measured of each."""
+        plain = self._records({id_: each.image for id_, each in pictures.items() if each.maps is None})
+        mirrored = self._records({id_: ImageOps.mirror(each.image) for id_, each in pictures.items()})
         seen = {}
-        for id_, (image, painted) in pictures.items():
-            asked = painted.asked if painted else check_concepts(self.spec.words_of(id_) or ())
-            chances = self._chances(image, plain.get(id_), asked)
-            # A word that is not there would take pixels from the others: pictures that are read are asked without it.
-            there = tuple(word for word in asked if painted or not self._absent(chances[word]))
-            maps = self._refined(painted) if painted else self._probe(plain[id_], there) if there else None
+        for id_, each in pictures.items():
+            chances = self._chances(each.image, plain.get(id_), each.asked)
+            # A word that is not there would take pixels from the others: a record is asked without it.
+            there = tuple(word for word in each.asked if each.maps or not self._absent(chances[word]))
+            maps = each.maps or (self._probe(plain[id_], there) if there else None)
             other = self._probe(mirrored[id_], there) if there and id_ in mirrored else None
             winners = None if other is None else np.fliplr(other.segmentation())
-            seen[id_] = _Seen(image, asked, chances, maps, winners)
+            seen[id_] = _Seen(each.image, each.asked, chances, maps, winners)
         return seen
 
-    def _records(self, images: Mapping[str, Image.Image]) -> tuple[dict[str, ImageRecord], dict[str, ImageRecord]]:
-        """Of the pictures (not of painted ones, which have maps), and of the pictures mirrored."""
-        if "read" not in self.session.can:
-            return {}, {}
-        plain = {} if self.spec.paints else dict(images)
-        turned = {id_: ImageOps.mirror(image) for id_, image in images.items()}
-        pictures, names = [*plain.values(), *turned.values()], [*plain, *turned]
-        seeds = [image_seed(self.spec.seed, id_) for id_ in names]
-        options = {"preset": self.spec.preset, "seed": seeds, "batch": len(pictures), **self.spec.reading}
-        records = self.session.read(pictures, **options)
-        first = dict(zip(plain, records, strict=False))
-        return first, dict(zip(turned, records[len(plain) :], strict=True))
+    def _records(self, images: Mapping[str, Image.Image]) -> dict[str, ImageRecord]:
+        """Readings of some pictures at once; none by a model that cannot read."""
+        if not images or not self._reads:
+            return {}
+        seeds = [image_seed(self.spec.seed, id_) for id_ in images]
+        options = {"preset": self.spec.preset, "seed": seeds, "batch": len(images), **self.spec.reading}
+        return dict(zip(images, self.session.read(list(images.values()), **options), strict=True))
 
     def _chances(self, image: Image.Image, record: ImageRecord | None, words: Sequence[str]) -> dict[str, float | None]:
-        seen = calibrated_reading(self.session, image, record) if "read" in self.session.can else None
+        seen = calibrated_reading(self.session, image, record) if self._reads else None
         if seen is None:
             return dict.fromkeys(words)
         return {each.concept: each.chance for each in presence(self.session, seen, words)}

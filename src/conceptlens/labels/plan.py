@@ -33,6 +33,8 @@ class LabelSpec:
         pictures: by id the path within the folder; ids are paths without their ending, where that is enough.
         captions: by id the text beside a picture, in a folder that is labelled without `words`.
         words: what to look for in each picture; None for the things that its prompt or its caption names.
+        while_painting: maps of a painting are those made while it was painted, in place of those of a reading of the
+            finished picture, which overlap better with true masks; also for models that cannot read pictures.
         per_prompt: pictures painted for each prompt, from different seeds.
         model: hub id or folder; the embedded model when None.
         device: "cuda", "cpu", ...
@@ -51,6 +53,7 @@ class LabelSpec:
     pictures: Mapping[str, str] = field(default_factory=dict)
     captions: Mapping[str, str] = field(default_factory=dict)
     words: tuple[str, ...] | None = None
+    while_painting: bool = False
     per_prompt: int = 1
     model: str | None = None
     device: str | None = None
@@ -143,6 +146,7 @@ def read_plan(prompts: Path | None, images: Path | None, out: Path, spec: LabelS
 def _refuse_painting(spec: LabelSpec) -> None:
     extra = sorted(set(spec.options) - set(spec.reading))
     extra += ["per_prompt"] if spec.per_prompt != 1 else []
+    extra += ["while_painting"] if spec.while_painting else []
     if extra:
         raise RecipeError(f"{', '.join(extra)}: of painting, and pictures of a folder are only read. Leave it out.")
 

@@ -17,6 +17,7 @@ import argparse
 import json
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -99,9 +100,9 @@ def write_folder(folder: Path, pictures: Sequence[np.ndarray], captions: Sequenc
         (folder / f"{number:05d}.txt").write_text(caption)
 
 
-def labelled(folder: Path, out: Path, model: str | None, gates: Gates) -> tuple[np.ndarray, dict[str, Any]]:
+def labelled(folder: Path, out: Path, spec: LabelSpec) -> tuple[np.ndarray, dict[str, Any]]:
     """Label maps of a folder, `IGNORED` for pixels without a label and for whole pictures that were rejected."""
-    plan = read_plan(None, folder, out, LabelSpec(model=model, gates=gates))
+    plan = read_plan(None, folder, out, spec)
     summary = label(plan, out, Running(batch=8))
     maps = []
     for row in sorted(read_rows(out)[1], key=lambda row: row["id"]):
@@ -119,14 +120,14 @@ def numbered(row: dict[str, Any]) -> np.ndarray:
     return np.array([IGNORED, *places, IGNORED])[label_map(row, names)]
 
 
-def of_scenes(model: str | None, count: int, epochs: int, work: Path) -> dict[str, Any]:
+def of_scenes(spec: LabelSpec, count: int, epochs: int, work: Path) -> dict[str, Any]:
     images, truth, captions = drawn("train", count)
     unseen, unseen_truth, _ = drawn("validation", VALIDATION)
     given, judged = features(images), features(unseen)
     write_folder(work / "scenes", images, captions)
     results: dict[str, Any] = {"training scenes": count, "unseen scenes": VALIDATION, "epochs": epochs}
     for name, gates in (("gated", Gates()), ("ungated", OPEN)):
-        labels, told = labelled(work / "scenes", work / name, model, gates)
+        labels, told = labelled(work / "scenes", work / name, replace(spec, gates=gates))
         covered = round(float((labels != IGNORED).mean()), 4)
         results[f"{name} labels"] = told | {"share of pixels": covered} | mean_iou(labels, truth)
         segmenter = Segmenter(given, labels, epochs)
@@ -147,7 +148,7 @@ def prompts(count: int, draw: int = 2026) -> list[str]:
     return texts
 
 
-def of_paintings(model: str | None, count: int, epochs: int, work: Path) -> dict[str, Any]:
+def of_paintings(spec: LabelSpec, count: int, epochs: int, work: Path) -> dict[str, Any]:
     """How labels of paintings overlap with the masks of a segmenter that was trained on true ones."""
     images, truth, _ = drawn("train", 384)
     judge = Segmenter(features(images), truth, epochs)
@@ -158,9 +159,8 @@ def of_paintings(model: str | None, count: int, epochs: int, work: Path) -> dict
     file.write_text("\n".join(prompts(count)) + "\n")
     for painted in (False, True):
         for name, gates in (("gated", Gates()), ("ungated", OPEN)):
-            spec = LabelSpec(model=model, gates=gates, while_painting=painted)
             out = work / f"{name} {painted}"
-            summary = label(read_plan(file, None, out, spec), out)
+            summary = label(read_plan(file, None, out, replace(spec, gates=gates, while_painting=painted)), out)
             about = f"{name} labels by maps " + ("while painting" if painted else "of a reading")
             told = {"pictures kept": summary.kept, "words": summary.words, "labels": summary.labels}
             results[about] = told | {"words rejected by": summary.reasons} | agreement(judge, out)
@@ -192,6 +192,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("scenes", "paintings"))
     parser.add_argument("--model", default="demo")
+    parser.add_argument("--no-background", action="store_true", help="captions name all there is")
     parser.add_argument("--count", type=int, help="scenes (256) or paintings (60)")
     parser.add_argument("--epochs", type=int, default=15, help="of training")
     args = parser.parse_args()
@@ -200,9 +201,10 @@ def main() -> None:
         model = str(Path(__file__).parents[1] / "zoo" / model.removeprefix("zoo:"))
     measure, count = (of_scenes, 256) if args.what == "scenes" else (of_paintings, 60)
     with tempfile.TemporaryDirectory() as work:
-        results = measure(model, args.count or count, args.epochs, Path(work))
+        spec = LabelSpec(model=model, background=not args.no_background)
+        results = measure(spec, args.count or count, args.epochs, Path(work))
     whole = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    whole[f"{args.what} {args.model}"] = results
+    whole[f"{args.what} {args.model}{' without background words' * args.no_background}"] = results
     RESULTS.write_text(json.dumps(whole, indent=1) + "\n")
     print(json.dumps(results, indent=1))
 

@@ -125,7 +125,9 @@ def listed_methods() -> dict[str, dict[str, Any]]:
 
 def listed_datasets() -> dict[str, dict[str, str]]:
     """What `conceptlens bench` shows of each dataset, in the order in which it lists them."""
-    order = ("scenes", "scenes-single", "imagenet-seg", "voc-single", "voc-multi", "index-png", "folder")
+    generated, voc = ("scenes", "scenes-single"), ("imagenet-seg", "voc-single", "voc-multi", "pascal-context")
+    coco, others = ("coco-panoptic", "coco-object", "coco-instances"), ("ade20k", "cityscapes", "index-png", "folder")
+    order = (*generated, *voc, *coco, *others)
     known = datasets()
     assert set(order) == set(known), set(order) ^ set(known)
     return {name: {"summary": known[name].summary, "needs": known[name].source} for name in order}

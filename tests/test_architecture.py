@@ -25,6 +25,7 @@ LADDER = [
     {"session", "diagnosis"},
     {"methods", "features", "presence", "rerun"},
     {"bench", "web"},
+    {"labels"},
     {"cli"},
 ]
 HEAVY = {

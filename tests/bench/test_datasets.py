@@ -210,7 +210,9 @@ def test_damaged_files_are_named(voc: Path) -> None:
 
 
 def test_unknown_names() -> None:
-    with pytest.raises(UnknownDatasetError, match="no dataset 'coco'. Known: folder, imagenet-seg, index-png"):
+    with pytest.raises(
+        UnknownDatasetError, match="no dataset 'coco'. Known: ade20k, cityscapes, coco-instances, coco-object"
+    ):
         dataset_named("coco")
     with pytest.raises(DataError, match="no split 'dev' of the scenes"):
         dataset_named("scenes").open(None, split="dev")

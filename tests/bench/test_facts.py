@@ -264,7 +264,8 @@ def test_every_field_of_a_protocol_is_told() -> None:
     every = set(Protocol.__dataclass_fields__)
     for dataset in (PascalVOCMulti, PascalVOCSingle, StorybookScenes):
         for protocol in protocols(dataset, "concept-attention", streams=True).values():
-            assert set(protocol.to_dict()) == every
+            unset = {"background_below"} if protocol.background_below is None else set()
+            assert set(protocol.to_dict()) == every - unset
 
 
 def test_textspans_own_evaluation_subtracts_the_mean_over_the_classes() -> None:
@@ -300,3 +301,20 @@ def test_paper_figures_follow_the_model_family() -> None:
     assert paper_figures("voc-multi", "concept-attention", "x") == (86.99, 51.39)
     assert paper_figures("imagenet-seg", "concept-attention", "demo") is None
     assert paper_figures("scenes", "concept-attention", "demo") is None
+
+
+def test_a_threshold_for_the_background_is_on_stretched_maps_of_all_classes() -> None:
+    """Scores of any unit: a pixel is background where the map of its winner is in the lower half of its range."""
+    rules = protocol_named("bg-threshold", PascalVOCMulti, "concept-attention", streams=True)
+    assert (rules.background_below, rules.candidates, rules.prompt, rules.distractors) == (0.5, "all", "none", ())
+    scores = torch.tensor([[[8.0, 4.1, 3.9, 0.0]], [[0.0, 0.0, 0.0, 100.0]]])
+    labels = np.array([[1, 0, 0, 2]], np.int32)
+    sample = Sample("x", Image.new("RGB", (4, 1)), labels, (1, 2))
+    concepts = (Concept("cat", 1), Concept("dog", 2))
+    scored = score_image(scores, concepts, sample, 3, rules, background=True)
+    # Class by class: right, predicted, labelled, and predicted on void pixels.
+    assert scored.counts["classes"] == {"0": [1, 1, 2, 0], "1": [1, 2, 1, 0], "2": [1, 1, 1, 0]}
+    assert "background_below" in rules.to_dict()
+    assert "background_below" not in replace(rules, background_below=None).to_dict()
+    with pytest.raises(ProtocolError, match="scenes has no protocol 'bg-threshold'"):
+        protocol_named("bg-threshold", StorybookScenes, "concept-attention", streams=True)

@@ -321,6 +321,18 @@ def test_reports_load_again_and_share_no_column_between_protocols(tmp_path: Path
     assert set(report.class_iou()) <= set(report.header["classes"])
 
 
+def test_rows_of_two_protocols_in_one_file_are_no_report(tmp_path: Path) -> None:
+    for name in ("fixed", "full-vocab"):
+        with RowFile(tmp_path / name, {**SETTINGS, "protocol": {"name": name}}, {}) as file:
+            file.append({"id": name, "counts": {}, "scores": {}})
+    stranger = (tmp_path / "full-vocab" / ROWS).read_text()
+    with (tmp_path / "fixed" / ROWS).open("a") as file:
+        file.write(stranger)
+    with pytest.raises(RunError, match=r"mixes rows of two recipes \(.*\): other settings, or another protocol"):
+        Report.load(tmp_path / "fixed")
+    assert len(Report.load(tmp_path / "full-vocab").rows) == 1
+
+
 def test_a_saved_report_gives_every_figure_of_the_run_to_the_last_bit(tmp_path: Path) -> None:
     report = Report(*run(SPEC, tmp_path / "run", limit=3, command="conceptlens bench scenes --limit 3"))
     failed = {"id": "0", "error": "broken"}

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "conceptlens"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FOLDERS = ["values", "ops", "maps", "families", "families/kinds", "watch", "readers", "guidance", "methods"]
-FOLDERS += ["assets", "features", "bench", "web", "cli"]
+FOLDERS += ["assets", "features", "bench", "labels", "web", "cli"]
 FOR_DEVELOPERS = [
     ROOT / "ARCHITECTURE.md",
     ROOT / "CONTRIBUTING.md",

@@ -3,8 +3,9 @@
 `paper` repeats the official scripts of ConceptAttention (arXiv 2502.04320), mistakes included; `fixed` is what we hold
 to be right; `chefer` is what the upstream papers of the rows "LRP" to "TransInterp" did (Chefer et al., CVPR 2021), and
 `gandelsman` what that of the row "TextSpan" did (Gandelsman et al., ICLR 2024), save that the class is the true one.
-`gt-prompt` and `full-vocab` ask two more questions of multi-class data: with the true classes given to the model in
-the prompt, and with every class of the dataset as a candidate.
+`gt-prompt`, `full-vocab` and `bg-threshold` ask more questions of multi-class data, as work on open vocabularies does:
+with the true classes given to the model in the prompt; with every class of the dataset as a candidate; and so where
+there is a background, with a threshold for it in place of words.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from conceptlens.values.errors import ConceptlensError
 
 AP = Literal["pooled-minmax", "pooled-raw", "foreground", "none"]
 _IMAGENET_DISTRACTORS = ("background", "floor", "tree", "person", "grass", "face")
+BACKGROUND_BELOW = 0.5
+"""Fixed in advance: the best of several thresholds would be chosen on the data that it is judged on."""
 _VOC_DISTRACTORS = ("background", "floor", "grass", "tree", "sky")
 
 
@@ -63,6 +66,8 @@ class Protocol:
         void_in_union: predictions on void pixels count against the class (multi).
         iou: "standard", or the degenerate "paired" (see `BinaryCounts.iou`).
         ap: which average precision is the headline.
+        background_below: a pixel is background where the map of its winner, stretched to 0..1 over the picture, is
+            not above this (multi, with a background); None: where a distractor wins.
         relabel: "lookup", or "sequential": the official in-place renumbering, which renumbers some classes twice.
         options: settings of the method that the protocol fixes.
     """
@@ -86,12 +91,15 @@ class Protocol:
     void_in_union: bool = False
     iou: BinaryIoU = "standard"
     ap: AP = "pooled-minmax"
+    background_below: float | None = None
     relabel: Literal["lookup", "sequential"] = "lookup"
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
     def to_dict(self) -> dict[str, Any]:
-        """Every field, as plain JSON values."""
+        """Plain JSON values; `background_below` where it is set, so that runs stored before there was one can go on."""
         plain = asdict(replace(self, options={}))
+        if self.background_below is None:
+            del plain["background_below"]
         return {**plain, "distractors": list(self.distractors), "options": dict(self.options)}
 
     def concepts(self, sample: Sample, classes: tuple[str, ...], *, background: bool = False) -> tuple[Concept, ...]:
@@ -170,11 +178,13 @@ def _multi(background: bool) -> dict[str, Protocol]:
         ap="none",
         relabel="sequential",
     )
+    threshold = replace(fixed, name="bg-threshold", distractors=(), candidates="all", background_below=BACKGROUND_BELOW)
+    with_background = {"paper": paper, "bg-threshold": threshold} if background else {}
     return {
         "fixed": fixed,
-        "paper": paper,
         "gt-prompt": replace(fixed, name="gt-prompt", prompt="present"),
         "full-vocab": replace(fixed, name="full-vocab", candidates="all"),
+        **with_background,
     }
 
 
@@ -189,8 +199,6 @@ def protocols(dataset: type[Dataset], method: str, *, streams: bool) -> dict[str
     """
     if dataset.task == "multi":
         protocols = _multi(dataset.background)
-        if not dataset.background:
-            protocols.pop("paper")
     else:
         around = dataset.surroundings or _IMAGENET_DISTRACTORS
         protocols = _single(streams, voc=dataset.name == "voc-single", distractors=around)

@@ -1,15 +1,14 @@
 """The same rows from many processes or machines, on Ray Data: one open model per actor, lost actors replaced.
 
-An actor scores one batch of images at a time, with the same `Scorer` as the local engine; the driver appends the rows
+An actor does one batch of images at a time, with what the local engine uses (`Rows`); the driver appends the rows
 as they arrive. Noise seeds depend on the image alone, so the rows do not depend on who made them, or in which order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
 
-from conceptlens.bench.scorer import RunSpec, Scorer
 from conceptlens.values.errors import ConceptlensError
 
 
@@ -17,21 +16,30 @@ class EngineError(ConceptlensError, RuntimeError):
     """An engine is not installed or has failed."""
 
 
-class _Actor:
-    """Holds one open method; Ray makes one per worker."""
+@runtime_checkable
+class Rows(Protocol):
+    """What an actor holds: pictures in, rows out."""
 
-    def __init__(self, spec: RunSpec, threads: int) -> None:
+    def rows(self, ids: Sequence[str], /) -> list[dict[str, Any]]:
+        """The rows of pictures that are looked at together."""
+        ...
+
+
+class _Actor:
+    """Holds one open model; Ray makes one per worker."""
+
+    def __init__(self, opening: Callable[[], Rows], threads: int) -> None:
         import torch
 
         torch.set_num_threads(threads)
-        self._scorer = Scorer(spec)
+        self._opened = opening()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         import json
 
         # As text: Arrow would give every row the columns of all rows.
         (ids,) = batch["ids"]
-        return {"row": [json.dumps(row) for row in self._scorer.rows(json.loads(str(ids)))]}
+        return {"row": [json.dumps(row) for row in self._opened.rows(json.loads(str(ids)))]}
 
 
 def blocks_for(chunks: int, workers: int) -> int:
@@ -43,7 +51,9 @@ def blocks_for(chunks: int, workers: int) -> int:
     return -(-chunks // max(1, min(16, chunks // (64 * workers))))
 
 
-def score_with_ray(spec: RunSpec, chunks: Sequence[Sequence[str]], workers: int) -> Iterator[dict[str, Any]]:
+def score_with_ray(
+    opening: Callable[[], Rows], chunks: Sequence[Sequence[str]], workers: int
+) -> Iterator[dict[str, Any]]:
     """Rows of images, a chunk of them at once, in the order they are done.
 
     Joins the Ray cluster that `RAY_ADDRESS` names, or starts one on this machine. An actor gets a GPU where the cluster
@@ -78,7 +88,7 @@ def score_with_ray(spec: RunSpec, chunks: Sequence[Sequence[str]], workers: int)
         items = [{"ids": json.dumps(list(chunk))} for chunk in chunks]
         rows = ray.data.from_items(items, override_num_blocks=blocks_for(len(items), workers)).map_batches(
             _Actor,
-            fn_constructor_args=(spec, threads),
+            fn_constructor_args=(opening, threads),
             batch_size=1,
             num_cpus=0 if gpus else min(1, resources.get("CPU", 1) / (2 * workers)),
             num_gpus=gpus,

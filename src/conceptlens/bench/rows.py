@@ -156,7 +156,7 @@ def read_rows(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     A folder without a `run.json` may hold a `report.json` (see `write_report`) instead.
 
     Raises:
-        RunError: when the folder holds no run.
+        RunError: when the folder holds no run, or rows of several recipes.
     """
     path = folder / REPORT
     if path.exists() and not (folder / RUN).exists():
@@ -170,6 +170,12 @@ def read_rows(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     except (OSError, ValueError) as error:
         raise RunError(f"{folder} holds no run ({one_line(error)}). Make one with conceptlens bench --out.") from error
     rows = {row["id"]: row for row in map(_parsed, lines) if row is not None}
+    for row in rows.values():
+        if row.get("recipe", header.get("recipe")) != header.get("recipe"):
+            raise RunError(
+                f"{folder / ROWS} mixes rows of two recipes ({row['recipe']} and {header.get('recipe')}): other "
+                "settings, or another protocol, and no figure can be of both. Keep each run in a folder of its own."
+            )
     return header, list(rows.values())
 
 

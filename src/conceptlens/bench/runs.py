@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def chunked(ids: Sequence[str], size: int) -> list[Sequence[str]]:
 
 def _rows(scorer: Scorer, chunks: Sequence[Sequence[str]], engine: str, workers: int) -> Iterator[dict[str, Any]]:
     if engine == "ray":
-        yield from score_with_ray(scorer.spec, chunks, workers)
+        yield from score_with_ray(partial(Scorer, scorer.spec), chunks, workers)
         return
     with scorer.method.texts_held():
         for chunk in chunks:

@@ -146,6 +146,8 @@ def _score_multi(
         predicted = relabel_sequentially(winner, len(numbers) - len(order), order)
     else:
         predicted = np.array([0 if n == VOID and background else n for n in numbers])[winner]
+    if protocol.background_below is not None:
+        predicted = np.where(_heights(maps, winner) > protocol.background_below, predicted, 0)
     counts = ClassCounts.of(predicted, labels, classes)
     valid = labels != VOID
     there = [(c, n) for c, n in enumerate(numbers) if n >= int(background) and (labels == n).any()]
@@ -158,6 +160,14 @@ def _score_multi(
         "auc": float(np.nanmean(ranks)) if np.isfinite(ranks).any() else math.nan,
     }
     return Scored({"classes": counts.to_json()}, values)
+
+
+def _heights(
+    maps: Float[np.ndarray, "concept height width"], winner: Integer[np.ndarray, "height width"]
+) -> Float[np.ndarray, "height width"]:
+    """For each pixel the map of its winner, stretched to 0..1 over the picture."""
+    stretched = np.stack([unit_range(torch.from_numpy(each)).numpy() for each in maps])
+    return np.take_along_axis(stretched, winner[None], axis=0)[0]
 
 
 def relabel_sequentially(

@@ -42,7 +42,7 @@ bench = typer.Typer(rich_markup_mode=None)
 Method = Annotated[str, typer.Option(help="A method; `conceptlens methods` lists them.")]
 ModelId = Annotated[str | None, typer.Option("--model", help="Hub id or folder; the method's own if not given.")]
 ProtocolName = Annotated[
-    str, typer.Option("--protocol", help="fixed, paper, chefer, gandelsman (textspan), gt-prompt or full-vocab.")
+    str, typer.Option("--protocol", help="fixed, paper, chefer, gandelsman, gt-prompt, full-vocab or bg-threshold.")
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only so many images.")]
 Data = Annotated[Path | None, typer.Option(help="Folder of the dataset.", envvar="CONCEPTLENS_DATA")]

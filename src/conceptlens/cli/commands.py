@@ -12,6 +12,7 @@ from conceptlens._version import __version__
 from conceptlens.cli.checks import check_method, check_request
 from conceptlens.cli.checkup import checkup
 from conceptlens.cli.findings import findings
+from conceptlens.cli.label import label
 from conceptlens.cli.listings import methods, show_served
 from conceptlens.cli.options import (
     Abstain,
@@ -282,6 +283,7 @@ def rerun(
 
 app.command()(checkup)
 app.command()(findings)
+app.command()(label)
 
 
 @app.command("app")

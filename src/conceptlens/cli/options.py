@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from conceptlens.guidance import Guidance
 
 
-def _words(texts: list[str] | None) -> list[str] | None:
+def words(texts: list[str] | None) -> list[str] | None:
     """Each word by itself: "house, sky" is two."""
     if texts is None:
         return None
@@ -30,12 +30,12 @@ MOST_LAYERS = 1000
 Model = Annotated[str | None, typer.Option(help="Hub id or folder; the embedded model if not given.", metavar="MODEL")]
 Concepts = Annotated[
     list[str],
-    typer.Option("--concept", "-c", callback=_words, help="What to find: a word, or several with commas between."),
+    typer.Option("--concept", "-c", callback=words, help="What to find: a word, or several with commas between."),
 ]
 PromptConcepts = Annotated[
     list[str] | None,
     typer.Option(
-        "--concept", "-c", callback=_words, help="What to find, as in `read`; the things the prompt names if not given."
+        "--concept", "-c", callback=words, help="What to find, as in `read`; the things the prompt names if not given."
     ),
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -101,18 +101,34 @@ class Dataset(ABC):
         """
 
 
-def require(root: Path | None, what: str, dataset: type[Dataset]) -> Path:
-    """The path `what` under `root`, which must exist.
+def require(root: Path | None, what: str, dataset: type[Dataset], *others: str) -> Path:
+    """The path `what` under `root`, or else the first of `others`, one of which must exist.
 
     Raises:
-        DataError: when it does not.
+        DataError: when none does.
     """
     if root is None:
         raise DataError(f"{dataset.name} needs its data: give --data FOLDER, which holds {what}. {dataset.source}")
-    path = root / what
-    if not path.exists():
-        raise DataError(f"{dataset.name} looked for {what} in {root} and found none. {dataset.source}")
-    return path
+    for path in (root / each for each in (what, *others)):
+        if path.exists():
+            return path
+    raise DataError(f"{dataset.name} looked for {what} in {root} and found none. {dataset.source}")
+
+
+def looked_up(
+    stored: Integer[np.ndarray, "height width"], places: Mapping[int, int], path: Path
+) -> Integer[np.ndarray, "height width"]:
+    """Labels by the numbers that a file stores; a number in `places` may stand for `VOID`.
+
+    Raises:
+        DataError: for a number that is not in `places`.
+    """
+    numbers, inverse = np.unique(stored, return_inverse=True)
+    for number in numbers.tolist():
+        if number not in places:
+            raise DataError(f"{path} holds {number}, which is the number of no class. Restore the file.")
+    found = np.array([places[number] for number in numbers.tolist()], np.int32)
+    return found[inverse].reshape(stored.shape)
 
 
 def open_labels(path: Path) -> Integer[np.ndarray, "height width"]:

@@ -190,7 +190,7 @@ def replay_vectors(
 ) -> Vectors:
     """By wanted layer the output vectors of concepts and patches: means over noise draws, or over the wanted steps."""
     assert recipe.layers is not None
-    stream = ConceptStream(adapter, concepts, recipe)
+    stream = ConceptStream(adapter, concepts, recipe, last=recipe.layers[-1])
     blocks, steps, extra = adapter.blocks(), wanted_steps(record, recipe), concepts.extra + adapter.leading_rows
     sides = {layer: (RunningMoments(), RunningMoments()) for layer in recipe.layers}
     for kept in layers:

@@ -39,11 +39,16 @@ class ConceptStream:
 
     Each call starts anew from the embedded concepts; within a call the blocks must come in order. The image side of
     a block is read from its `StreamLayer`, so the stream cannot tell a running model from a recorded one.
+
+    Args:
+        adapter: the family.
+        concepts: from `adapter.embed`.
+        recipe: the settings of the attention.
+        last: the block that no other follows, so that its residual update is left out; None to make all of them.
     """
 
-    def __init__(self, adapter: DiTAdapter, concepts: Concepts, recipe: Recipe) -> None:
-        assert recipe.layers is not None
-        self._adapter, self._concepts, self._recipe, self._last = adapter, concepts, recipe, recipe.layers[-1]
+    def __init__(self, adapter: DiTAdapter, concepts: Concepts, recipe: Recipe, *, last: int | None = None) -> None:
+        self._adapter, self._concepts, self._recipe, self._last = adapter, concepts, recipe, last
         self._hidden: Tensor | None = None
         self._conditioning: Any = None
 
@@ -64,7 +69,7 @@ class ConceptStream:
             self_=self._recipe.self_attention,
             isolate=self._recipe.isolate,
         )
-        if record.layer < self._last:
+        if record.layer != self._last:
             self._hidden = self._adapter.advance(block, self._hidden, out, projection.modulation)
         return StepVectors(out, projection)
 
@@ -101,7 +106,7 @@ class ConceptProbe(Probe[StreamLayer]):
     def __init__(self, adapter: DiTAdapter, concepts: Concepts, recipe: Recipe, *, keep: bool = False) -> None:
         assert recipe.layers is not None
         super().__init__(accumulator(recipe, keep=keep))
-        self._stream = ConceptStream(adapter, concepts, recipe)
+        self._stream = ConceptStream(adapter, concepts, recipe, last=recipe.layers[-1])
         self._adapter = adapter
         self._recipe, self._extra = recipe, concepts.extra + adapter.leading_rows
         self._wanted = frozenset(recipe.layers)

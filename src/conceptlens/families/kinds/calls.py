@@ -10,7 +10,6 @@ from typing import Any
 from conceptlens.values.errors import ModelError
 from conceptlens.values.models import Module
 
-
 signature_of = cache(inspect.signature)
 """The signature of a function, looked up once: a model's forward runs many times."""
 

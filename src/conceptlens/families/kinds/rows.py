@@ -11,7 +11,6 @@ from torch import Tensor
 from conceptlens.values.recipe import Pooling
 from conceptlens.values.records import TokenGrid
 
-
 _IN_CACHE = 2**17
 """Numbers of which a float32 copy stays in a processor's cache."""
 

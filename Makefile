@@ -13,7 +13,7 @@ test: $(READY)
 	$(BIN)/python -m pytest -n auto --maxprocesses 4
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --jaxtyping-packages=conceptlens,beartype.beartype
 
 # The demo with the oldest and the newest versions that pyproject.toml promises.
 lanes: $(READY) out/oldest/.ready

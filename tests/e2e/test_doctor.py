@@ -32,7 +32,14 @@ from tiny_models import cogvideox_pipeline, flux_pipeline, sd3_pipeline
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("name", sorted(registered()))
+def one_of_each_group() -> list[Any]:
+    """All classes, of which the first of each group is examined in every run and the others in the slow one."""
+    first = {group_of(name).name: name for name in sorted(registered(), reverse=True)}
+    quick = set(first.values())
+    return [pytest.param(n, marks=[] if n in quick else [pytest.mark.slow]) for n in sorted(registered())]
+
+
+@pytest.mark.parametrize("name", one_of_each_group())
 def test_a_class_is_described_as_a_fresh_examination_finds_it(name: str) -> None:
     listed = listings.tested(name)
     assert listed, "run: python benchmarks/models.py"

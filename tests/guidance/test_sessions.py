@@ -88,7 +88,7 @@ def test_the_command_line_on_the_embedded_transformer(
         (["--guide", "tsam:best"], "no T-SAM preset 'best'"),
         (["--guide", "syngen:best"], "syngen has no preset 'best'"),
         (["--guide", "tsam", "--set", "guide.colour=1"], "tsam has no setting 'colour'. It has: alpha"),
-        (["--guide", "tsam", "--set", "guide.alpha=much"], "a setting of tsam has a wrong value"),
+        (["--guide", "tsam", "--set", "guide.alpha=much"], "alpha must be a finite step size; got 'much'"),
         (["--set", "guide.alpha=1", "-c", "house"], "--set guide.alpha is of guidance, and there is no --guide"),
         (["--compare", "-c", "house"], "there is no guidance. Give guide"),
     ],

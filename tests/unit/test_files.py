@@ -186,6 +186,7 @@ def test_an_earlier_list_of_nonsense_removes_nothing(tmp_path: Path, listed: str
         (check_file, "{}/file/record", "is a file. Choose another folder"),
         (check_folder, "{}/file", "is a file. Choose another folder"),
         (check_folder, "{}/file/deeper", "is a file. Choose another folder"),
+        (check_folder, "/proc/nowhere", "cannot write to /proc/nowhere"),
         (check_folder, "a\0b", r"'a\\x00b' can be no path"),
         (check_folder, "\ud800", r"'\\ud800' can be no path"),
     ],

@@ -91,6 +91,11 @@ def check_folder(folder: str | Path) -> None:
         raise OutputError(f"cannot write to {folder}: {error.strerror}. Choose another folder.") from error
     if not below.is_dir():
         raise OutputError(f"cannot write to {folder}: {below} is a file. Choose another folder.")
+    try:
+        with tempfile.TemporaryFile(dir=below):
+            pass
+    except OSError as error:
+        raise OutputError(f"cannot write to {folder}: {error.strerror}. Choose another folder.") from error
 
 
 def check_file(file: str | Path) -> None:

@@ -173,6 +173,41 @@ def tap_errors(adapter: DiTAdapter, call: dict[str, Any]) -> list[float]:
     return errors
 
 
+def test_blocks_that_wait_give_the_scores_of_blocks_that_do_not(
+    family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three calls of a model, none of which waits, all of which do, and of which there is room for two."""
+    adapter, call = adapter_for(family.transformer().double()), as_double(family.call(2, ROWS, COLS))
+    recipe, concepts, depth = full_recipe(adapter), concepts_like(call), len(adapter.blocks())
+    step, taken, sizes = ConceptStream.step, [], []
+
+    def counted(stream: ConceptStream, block: Any, record: StreamLayer) -> Any:
+        taken.append(record.batch)
+        sizes.append(record.nbytes + record.value.nbytes)
+        return step(stream, block, record)
+
+    monkeypatch.setattr(ConceptStream, "step", counted)
+
+    def scores(waiting: int) -> dict[tuple[int, int], Tensor]:
+        probe = ConceptProbe(adapter, concepts, recipe, keep=True, waiting=waiting)
+        outputs = frozenset(range(depth))
+        with torch.no_grad(), Recorder(adapter, probe, last=depth - 1, outputs=outputs, queries=True):
+            for scale in (1.0, 0.5, 0.25):
+                adapter.transformer(**{**call, adapter.latents: call[adapter.latents] * scale})
+            probe.finish()
+        return probe.scores.parts
+
+    alone = scores(0)
+    assert taken == [2] * 3 * depth
+    for room, rows in ((2**30, [6]), (round(2.5 * sizes[0] * depth), [4, 2])):
+        taken.clear()
+        together = scores(room)
+        assert taken == [number for number in rows for _ in range(depth)]
+        assert together.keys() == alone.keys()
+        for place, part in together.items():
+            torch.testing.assert_close(part, alone[place], rtol=1e-9, atol=1e-10)
+
+
 def test_c3_taps_reproduce_the_attention_output(family: Family) -> None:
     adapter = adapter_for(family.transformer().double())
     errors = tap_errors(adapter, as_double(family.call(1, ROWS, COLS)))

@@ -130,6 +130,7 @@ def _generate(
     )
     with recorder, torch.no_grad():
         images = _run(pipeline, options)
+        probe.finish()
     recorder.check_branch()
     expected = len(wanted or ()) * (last + 1)
     if recorder.captured != expected or expected == 0 or recorder.calls != pipeline.num_timesteps:

@@ -16,7 +16,7 @@ from conceptlens.readers.base import Vectors
 from conceptlens.readers.stream import ConceptStream, Probe, needs_queries
 from conceptlens.values.errors import ModelError, RecipeError, shown
 from conceptlens.values.recipe import Recipe, resolve_steps
-from conceptlens.values.records import CallRecord, ImageRecord, R, StreamLayer, TokenGrid
+from conceptlens.values.records import ImageRecord, R, StreamLayer, TokenGrid
 
 
 def check_origin(record: object, model_id: str) -> None:
@@ -128,20 +128,6 @@ def shape_of(record: ImageRecord) -> Hashable:
     return record.steps, repr(record.options), tuple(layers)
 
 
-def joined_layers(adapter: DiTAdapter, several: Sequence[Sequence[StreamLayer]]) -> Iterator[StreamLayer]:
-    """The layers of records of one shape, rows of the batch behind one another; one at a time, to spare memory."""
-    if len(several) == 1:
-        yield from several[0]
-        return
-    calls: dict[int, CallRecord] = {}
-    for layers in zip(*several, strict=True):
-        step, rows = layers[0].call.step, layers[0].batch
-        if step not in calls:
-            calls[step] = adapter.joined_call([layer.call for layer in layers], rows)
-        tensors = {name: torch.cat([layer.part(name) for layer in layers]) for name in layers[0].tensors}
-        yield replace(layers[0], call=calls[step], **tensors)
-
-
 @torch.no_grad()
 def replay(
     adapter: ModelAdapter[R],
@@ -174,6 +160,7 @@ def replay(
             for layer in layers:
                 if layer.layer <= recipe.layers[-1] and layer.call.step in steps:
                     probe(blocks[layer.layer], layer.to(device))
+            probe.finish()
     except KeyError as error:
         raise ModelError(f"this record lacks {error}, which {adapter.name} needs. Read the image again.") from error
     assert probe.grid is not None

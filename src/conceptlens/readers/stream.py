@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Generic
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -23,7 +26,7 @@ from conceptlens.ops.spaces import (
 )
 from conceptlens.values.models import Module
 from conceptlens.values.recipe import Recipe
-from conceptlens.values.records import R, StreamLayer, TokenGrid
+from conceptlens.values.records import CallRecord, R, StreamLayer, TokenGrid
 
 
 @dataclass(frozen=True)
@@ -92,32 +95,89 @@ class Probe(ABC, Generic[R]):
     def __call__(self, block: Module, record: R) -> None:
         """Takes the record of one block; within a call they come in order."""
 
+    def finish(self) -> None:
+        """Takes what still waits; to be called after the last block, while the model is where it ran."""
+
 
 class ConceptProbe(Probe[StreamLayer]):
     """Streams concepts through blocks and keeps the running mean of their scores, reference images included.
+
+    A small model spends more time on launching the operations of a concept stream than in them. So its blocks may wait
+    for those of further calls, and be taken together, calls behind one another as rows of a batch.
 
     Args:
         adapter: the family.
         concepts: from `adapter.embed`.
         recipe: with concrete `layers`.
         keep: also keep the scores of each step and layer.
+        waiting: bytes of blocks that may wait, on the CPU alone: elsewhere weights may be gone again when a call is
+            over. A call with more bytes never waits. Needs `finish`.
     """
 
-    def __init__(self, adapter: DiTAdapter, concepts: Concepts, recipe: Recipe, *, keep: bool = False) -> None:
+    def __init__(
+        self, adapter: DiTAdapter, concepts: Concepts, recipe: Recipe, *, keep: bool = False, waiting: int = 0
+    ) -> None:
         assert recipe.layers is not None
         super().__init__(accumulator(recipe, keep=keep))
-        self._stream = ConceptStream(adapter, concepts, recipe, last=recipe.layers[-1])
+        self._last = recipe.layers[-1]
+        self._stream = ConceptStream(adapter, concepts, recipe, last=self._last)
         self._adapter = adapter
         self._recipe, self._extra = recipe, concepts.extra + adapter.leading_rows
         self._wanted = frozenset(recipe.layers)
+        self._room = waiting
+        self._calls: list[list[tuple[Module, StreamLayer]]] = []
 
     def __call__(self, block: Module, record: StreamLayer) -> None:
-        vectors = self._stream.step(block, record)
         if record.layer in self._wanted:
             self.grid, self.references = record.call.grid, record.call.references
-            self.scores.add(
-                record.call.step, record.layer, score(self._adapter, self._recipe, vectors, record, self._extra)
-            )
+        if record.layer == 0:
+            if self._most(record) * (len(self._calls) + 1) > self._room:
+                self.finish()
+            if self._most(record) <= self._room:
+                self._calls.append([])
+        if self._calls:
+            self._calls[-1].append((block, record))
+        else:
+            self._take(block, record, [record])
+
+    def finish(self) -> None:
+        calls, self._calls = self._calls, []
+        if not calls:
+            return
+        joined = joined_layers(self._adapter, [[record for _, record in call] for call in calls])
+        for blocks, record in zip(zip(*calls, strict=True), joined, strict=True):
+            self._take(blocks[0][0], record, [own for _, own in blocks])
+
+    def _most(self, record: StreamLayer) -> float:
+        """Bytes of a call's blocks, if each holds what this one does and an output besides; infinite on a device."""
+        if record.key.device.type != "cpu":
+            return math.inf
+        return (record.nbytes + record.value.nbytes) * (self._last + 1)
+
+    def _take(self, block: Module, record: StreamLayer, parts: Sequence[StreamLayer]) -> None:
+        """A block, whose rows are those of `parts`, behind one another."""
+        vectors = self._stream.step(block, record)
+        if record.layer in self._wanted:
+            scores = score(self._adapter, self._recipe, vectors, record, self._extra).chunk(len(parts))
+            for part, own in zip(parts, scores, strict=True):
+                self.scores.add(part.call.step, record.layer, own)
+
+
+def joined_layers(adapter: DiTAdapter, several: Sequence[Sequence[StreamLayer]]) -> Iterator[StreamLayer]:
+    """The layers of records, or of calls, of one shape, rows of the batch behind one another.
+
+    One layer at a time, to spare memory.
+    """
+    if len(several) == 1:
+        yield from several[0]
+        return
+    calls: dict[int, CallRecord] = {}
+    for layers in zip(*several, strict=True):
+        step, rows = layers[0].call.step, layers[0].batch
+        if step not in calls:
+            calls[step] = adapter.joined_call([layer.call for layer in layers], rows)
+        tensors = {name: torch.cat([layer.part(name) for layer in layers]) for name in layers[0].tensors}
+        yield replace(layers[0], call=calls[step], **tensors)
 
 
 def score(

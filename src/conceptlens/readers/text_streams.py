@@ -25,8 +25,8 @@ from conceptlens.readers.painting import on_grid, stack_parts
 from conceptlens.readers.pictures import Reading, in_batches
 from conceptlens.readers.reading import read, reading_size
 from conceptlens.readers.reentry import ReentryProbe
-from conceptlens.readers.replay import check_recorded, joined_layers, replay, replay_vectors, shape_of
-from conceptlens.readers.stream import ConceptProbe, Probe
+from conceptlens.readers.replay import check_recorded, replay, replay_vectors, shape_of
+from conceptlens.readers.stream import ConceptProbe, Probe, joined_layers
 from conceptlens.readers.text_side import encoded_once
 from conceptlens.values.errors import ModelError
 from conceptlens.values.recipe import REFINEMENTS, SHARP, Recipe, Refinement, check_preset
@@ -174,6 +174,10 @@ class TextStreamReader(Reader[R]):
         )
 
 
+_WAITING = 2**25
+"""Bytes of a painting's blocks that may wait for those of further steps."""
+
+
 class StreamReader(TextStreamReader[StreamLayer]):
     """A model whose text half of a block is written out: concepts need no image rows."""
 
@@ -186,7 +190,7 @@ class StreamReader(TextStreamReader[StreamLayer]):
         self.adapter = adapter
 
     def begin(self, concepts: Concepts, recipe: Recipe, keep: bool) -> ConceptProbe:
-        return ConceptProbe(self.adapter, concepts, recipe, keep=keep)
+        return ConceptProbe(self.adapter, concepts, recipe, keep=keep, waiting=_WAITING)
 
     def shape_of(self, record: ImageRecord) -> Hashable:
         return shape_of(record)

@@ -34,6 +34,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel
 
 import conceptlens as cl
 from conceptlens.guidance import demo_folder
@@ -75,8 +76,11 @@ def stable_diffusion() -> tuple[DiffusionPipeline, dict[str, Any]]:
     )
     kinds = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
     vae = AutoencoderKL(block_out_channels=(8, 8, 8, 8), norm_num_groups=4, latent_channels=4, **kinds)
-    parts |= {"unet": randomized(unet), "vae": randomized(vae), "scheduler": DDIMScheduler()}
-    return StableDiffusionPipeline(**parts), {"height": 512, "width": 512}
+    text = CLIPTextConfig.from_dict({**small.text_encoder.config.to_dict(), "max_position_embeddings": 77})
+    parts["tokenizer"].model_max_length = 77  # daam looks at no other length
+    parts |= {"unet": randomized(unet), "vae": randomized(vae), "text_encoder": randomized(CLIPTextModel(text))}
+    scheduler = DDIMScheduler(clip_sample=False, steps_offset=1)
+    return StableDiffusionPipeline(**parts, scheduler=scheduler), {"height": 512, "width": 512}
 
 
 def with_conceptlens(pipeline: DiffusionPipeline, call: dict[str, Any]) -> Run:
@@ -84,7 +88,8 @@ def with_conceptlens(pipeline: DiffusionPipeline, call: dict[str, Any]) -> Run:
 
     def run() -> dict[str, Any]:
         maps = session.generate(PROMPT, WORDS, seed=0, num_inference_steps=STEPS, **call)
-        return {"blocks captured": len(maps.recipe.layers or ()), "steps in a map": STEPS}
+        blocks = {} if maps.recipe is None else {"blocks captured": len(maps.recipe.layers or ())}
+        return {**blocks, "steps in a map": STEPS}
 
     return run
 

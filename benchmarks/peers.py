@@ -119,7 +119,7 @@ def with_daam(pipeline: DiffusionPipeline, call: dict[str, Any]) -> Run:
         with torch.no_grad(), trace(pipeline) as traced:
             painted(pipeline, call)
             traced.compute_global_heat_map()
-            blocks = {key.layer for key, _ in traced.all_heat_maps}
+            blocks = {layer for (_, layer, _), _ in traced.all_heat_maps}
         return {"blocks captured": len(blocks), "steps in a map": STEPS}
 
     return run

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from run import CONCEPTS, wide_call, wide_transformer
+from stored import store
 
 from conceptlens.families import adapter_for
 from conceptlens.families.base import Concepts, DiTAdapter
@@ -121,9 +122,7 @@ def main() -> None:
         for batch in args.batches:
             results[f"batch {batch}"] = measured(adapter, args.side, batch, args.runs, device)
             print(json.dumps({f"batch {batch}": results[f"batch {batch}"]}, indent=1), flush=True)
-    part = args.out.with_suffix(".part")
-    part.write_text(json.dumps(results, indent=1) + "\n")
-    part.rename(args.out)
+    store(args.out, results)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
+from stored import store
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -187,9 +188,7 @@ def main() -> None:
         answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
         results[name] = json.loads(answer.splitlines()[-1]) | {"runs": args.runs}
         print(json.dumps({name: results[name]}, indent=1), flush=True)
-        part = RESULTS.with_suffix(".part")
-        part.write_text(json.dumps(results, indent=1) + "\n")
-        part.rename(RESULTS)
+        store(RESULTS, results)
 
 
 if __name__ == "__main__":

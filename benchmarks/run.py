@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from diffusers import FluxTransformer2DModel, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
+from stored import store
 from torch import nn
 
 import conceptlens as cl
@@ -291,9 +292,7 @@ def main() -> None:
             continue
         results[name] = job() | {"runs": args.runs}
         print(json.dumps({name: results[name]}, indent=1), flush=True)
-        part = RESULTS.with_suffix(".part")
-        part.write_text(json.dumps(results, indent=1) + "\n")
-        part.rename(RESULTS)
+        store(RESULTS, results)
 
 
 if __name__ == "__main__":

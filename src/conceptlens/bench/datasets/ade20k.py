@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from conceptlens.bench.datasets import register
 from conceptlens.bench.datasets._class_list import read_classes
 from conceptlens.bench.datasets.base import (
@@ -18,6 +16,7 @@ from conceptlens.bench.datasets.base import (
     looked_up,
     open_labels,
     open_picture,
+    present_in,
     require,
 )
 
@@ -61,7 +60,7 @@ class ADE20K(Dataset):
     def sample(self, id_: str) -> Sample:
         path = self._maps / f"{id_}.png"
         labels = looked_up(open_labels(path), self._places, path)
-        present = tuple(int(place) for place in np.unique(labels) if place != VOID)
+        present = present_in(labels)
         return Sample(id_, open_picture(self._pictures / f"{id_}.jpg"), labels, present)
 
 

@@ -140,6 +140,11 @@ def open_labels(path: Path) -> Integer[np.ndarray, "height width"]:
     return np.asarray(_open_map(path)).astype(np.int32)
 
 
+def present_in(labels: Integer[np.ndarray, "height width"], *, background: bool = False) -> tuple[int, ...]:
+    """The classes that a label map holds, in order; with a background, class 0, without it."""
+    return tuple(int(place) for place in np.unique(labels) if place >= background)
+
+
 def open_mask(path: Path) -> Integer[np.ndarray, "height width"]:
     """A mask of one target as labels: 0 where it is black, 1 elsewhere.
 

@@ -6,10 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from conceptlens.bench.datasets import register
-from conceptlens.bench.datasets.base import VOID, Dataset, Sample, looked_up, open_labels, open_picture, require
+from conceptlens.bench.datasets.base import (
+    VOID,
+    Dataset,
+    Sample,
+    looked_up,
+    open_labels,
+    open_picture,
+    present_in,
+    require,
+)
 
 CLASSES = {
     7: "road", 8: "sidewalk", 11: "building", 12: "wall", 13: "fence", 17: "pole", 19: "traffic light",
@@ -51,5 +58,5 @@ class Cityscapes(Dataset):
     def sample(self, id_: str) -> Sample:
         path = self._maps / f"{id_}{_LABELS}"
         labels = looked_up(open_labels(path), _PLACES, path)
-        present = tuple(int(place) for place in np.unique(labels) if place != VOID)
+        present = present_in(labels)
         return Sample(id_, open_picture(self._pictures / f"{id_}{_PICTURE}"), labels, present)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from conceptlens.bench.datasets import register
 from conceptlens.bench.datasets._coco import mask_of, names_of, read_annotations
-from conceptlens.bench.datasets.base import VOID, DataError, Dataset, Sample, open_picture, require
+from conceptlens.bench.datasets.base import VOID, DataError, Dataset, Sample, open_picture, present_in, require
 from conceptlens.values.errors import one_line
 
 Annotation = Mapping[str, Any]
@@ -70,7 +70,7 @@ class COCOObject(_Instances):
         labels = np.zeros(picture.size[::-1], np.int32)
         for annotation in self._of_image[int(id_)]:
             labels[mask_of(annotation, picture.size)] = places[annotation["category_id"]]
-        present = tuple(int(place) for place in np.unique(labels) if place > 0)
+        present = present_in(labels, background=True)
         return Sample(id_, picture, labels, present)
 
 

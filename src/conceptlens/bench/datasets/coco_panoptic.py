@@ -12,7 +12,16 @@ from PIL import Image
 
 from conceptlens.bench.datasets import register
 from conceptlens.bench.datasets._coco import names_of, read_annotations
-from conceptlens.bench.datasets.base import VOID, DataError, Dataset, Sample, looked_up, open_picture, require
+from conceptlens.bench.datasets.base import (
+    VOID,
+    DataError,
+    Dataset,
+    Sample,
+    looked_up,
+    open_picture,
+    present_in,
+    require,
+)
 from conceptlens.maps.picture_files import DAMAGED
 from conceptlens.values.errors import one_line
 
@@ -70,7 +79,7 @@ class COCOPanoptic(Dataset):
                 raise DataError(f"a segment of {id_} in {self._file} has no known category. Restore the file.")
             places[segment["id"]] = self._places[segment["category_id"]]
         labels = looked_up(_segment_numbers(path), places, path)
-        present = tuple(int(place) for place in np.unique(labels) if place != VOID)
+        present = present_in(labels)
         picture = self._pictures / self._images.get(id_, f"{id_}.jpg")
         return Sample(id_, open_picture(picture), labels, present)
 

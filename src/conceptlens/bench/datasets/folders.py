@@ -18,6 +18,7 @@ from conceptlens.bench.datasets.base import (
     open_labels,
     open_mask,
     open_picture,
+    present_in,
     require,
 )
 from conceptlens.maps.picture_files import PICTURES
@@ -101,7 +102,7 @@ class IndexPNG(_Folder):
                 f"{self._void}). Name it, leave its line empty, or say with first= which number the first class has."
             )
         labels = np.where(known, self._places[np.where(known, stored, 0)], VOID)
-        present = tuple(int(place) for place in np.unique(labels) if place != VOID)
+        present = present_in(labels)
         if not present:
             raise DataError(f"{mask} has no labelled pixel. Check void= and first=.")
         return Sample(id_, open_picture(picture), labels, present)

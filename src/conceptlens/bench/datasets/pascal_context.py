@@ -10,7 +10,16 @@ import numpy as np
 
 from conceptlens.bench.datasets import register
 from conceptlens.bench.datasets._class_list import read_classes
-from conceptlens.bench.datasets.base import VOID, DataError, Dataset, Sample, looked_up, open_picture, require
+from conceptlens.bench.datasets.base import (
+    VOID,
+    DataError,
+    Dataset,
+    Sample,
+    looked_up,
+    open_picture,
+    present_in,
+    require,
+)
 from conceptlens.maps.picture_files import DAMAGED
 from conceptlens.values.errors import one_line
 
@@ -71,7 +80,7 @@ class PascalContext(Dataset):
     def sample(self, id_: str) -> Sample:
         path = self._maps / f"{id_}.mat"
         labels = looked_up(_label_map(path), self._places, path)
-        present = tuple(int(place) for place in np.unique(labels) if place != VOID)
+        present = present_in(labels)
         return Sample(id_, open_picture(self._voc / "JPEGImages" / f"{id_}.jpg"), labels, present)
 
 

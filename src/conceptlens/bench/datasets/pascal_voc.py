@@ -11,7 +11,16 @@ import numpy as np
 from PIL import Image
 
 from conceptlens.bench.datasets import register
-from conceptlens.bench.datasets.base import VOID, DataError, Dataset, Sample, open_labels, open_picture, require
+from conceptlens.bench.datasets.base import (
+    VOID,
+    DataError,
+    Dataset,
+    Sample,
+    open_labels,
+    open_picture,
+    present_in,
+    require,
+)
 
 CLASSES = (
     "background",
@@ -75,7 +84,7 @@ class PascalVOCMulti(PascalVOC):
 
     def sample(self, id_: str) -> Sample:
         labels = self._labels(id_)
-        present = tuple(int(c) for c in np.unique(labels) if c > 0)
+        present = present_in(labels, background=True)
         return Sample(id_, self._picture(id_), labels, present)
 
 

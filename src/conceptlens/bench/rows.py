@@ -13,6 +13,7 @@ from typing import Any
 
 from conceptlens.bench import report_file
 from conceptlens.values.errors import ConceptlensError, one_line
+from conceptlens.values.files import why_unwritable
 
 ROWS, RUN, REPORT = "rows.jsonl", "run.json", "report.json"
 
@@ -28,7 +29,7 @@ def check_folder(folder: Path) -> None:
         RunError: when it cannot.
     """
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
+    if not there.is_dir() or why_unwritable(there):
         raise RunError(f"cannot write to {folder}: {there} is no folder that can be written. Choose another --out.")
     if (folder / REPORT).exists() and not (folder / RUN).exists():
         raise RunError(f"{folder} holds the report of a run, with no rows to go on from. Choose another --out.")

@@ -91,11 +91,17 @@ def check_folder(folder: str | Path) -> None:
         raise OutputError(f"cannot write to {folder}: {error.strerror}. Choose another folder.") from error
     if not below.is_dir():
         raise OutputError(f"cannot write to {folder}: {below} is a file. Choose another folder.")
+    if why := why_unwritable(below):
+        raise OutputError(f"cannot write to {folder}: {why}. Choose another folder.")
+
+
+def why_unwritable(folder: Path) -> str | None:
+    """Why nothing can be written in a folder, found by trying: rights say too much, as root's do of /proc."""
     try:
-        with tempfile.TemporaryFile(dir=below):
-            pass
+        with tempfile.TemporaryFile(dir=folder):
+            return None
     except OSError as error:
-        raise OutputError(f"cannot write to {folder}: {error.strerror}. Choose another folder.") from error
+        return error.strerror
 
 
 def check_file(file: str | Path) -> None:

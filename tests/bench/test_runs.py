@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from command_line import here
-from conceptlens.bench.ray_engine import blocks_for
+from conceptlens.bench.ray_engine import blocks_for, rows_in_memory
 from conceptlens.bench.report import Report, difference
 from conceptlens.bench.report_file import from_text, to_text
 from conceptlens.bench.rows import REPORT, ROWS, RUN, RowFile, RunError, fingerprint, read_rows
@@ -104,12 +104,12 @@ def test_a_batch_too_large_for_the_memory_is_halved() -> None:
         return type(scorer).explain_all(scorer, asked)
 
     scorer.explain_all = explain_all  # type: ignore[method-assign]
-    assert [row["id"] for row in scorer.rows(ids)] == ids
+    assert [row["id"] for row in rows_in_memory(scorer, ids)] == ids
     assert sizes == [5, 2, 3, 1, 2]
     sizes.append(0)
     scorer.explain_all = lambda asked: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory"))  # type: ignore[method-assign]
     with pytest.raises(torch.OutOfMemoryError):
-        scorer.rows(ids[:1])
+        rows_in_memory(scorer, ids[:1])
 
 
 @pytest.mark.parametrize(
@@ -296,6 +296,8 @@ def test_where_a_run_goes_is_looked_at_before_a_model_is_opened(tmp_path: Path) 
     (tmp_path / "taken").touch()
     with pytest.raises(RunError, match=r"cannot write to .*taken/run: .*taken is no folder"):
         run(RunSpec("scenes", model="/nowhere"), tmp_path / "taken" / "run")
+    with pytest.raises(RunError, match="/proc is no folder that can be written"):  # though root may write everywhere
+        run(RunSpec("scenes", model="/nowhere"), Path("/proc/nowhere"))
 
 
 def test_seeds_depend_on_the_image_alone() -> None:

@@ -25,6 +25,20 @@ class Rows(Protocol):
         ...
 
 
+def rows_in_memory(opened: Rows, ids: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of pictures that are looked at together, or in halves where memory has no room for all of them."""
+    import torch
+
+    try:
+        return opened.rows(ids)
+    except torch.OutOfMemoryError:
+        if len(ids) == 1:
+            raise
+    # Out here the error is gone, and with it what its traceback held of the memory.
+    middle = len(ids) // 2
+    return rows_in_memory(opened, ids[:middle]) + rows_in_memory(opened, ids[middle:])
+
+
 class _Actor:
     """Holds one open model; Ray makes one per worker."""
 
@@ -39,7 +53,7 @@ class _Actor:
 
         # As text: Arrow would give every row the columns of all rows.
         (ids,) = batch["ids"]
-        return {"row": [json.dumps(row) for row in self._opened.rows(json.loads(str(ids)))]}
+        return {"row": [json.dumps(row) for row in rows_in_memory(self._opened, json.loads(str(ids)))]}
 
 
 def blocks_for(chunks: int, workers: int) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from conceptlens.bench.ray_engine import score_with_ray
+from conceptlens.bench.ray_engine import rows_in_memory, score_with_ray
 from conceptlens.bench.rows import RowFile, check_folder, fingerprint
 from conceptlens.bench.scorer import RunSpec, Scorer
 
@@ -88,4 +88,4 @@ def _rows(scorer: Scorer, chunks: Sequence[Sequence[str]], engine: str, workers:
         return
     with scorer.method.texts_held():
         for chunk in chunks:
-            yield from scorer.rows(chunk)
+            yield from rows_in_memory(scorer, chunk)

@@ -10,8 +10,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from conceptlens._version import package_version
 from conceptlens.bench.datasets import dataset_named
 from conceptlens.bench.datasets.base import DataError, Dataset, Sample
@@ -162,7 +160,7 @@ class Scorer:
         return self.rows([id_])[0]
 
     def rows(self, ids: Sequence[str]) -> list[dict[str, Any]]:
-        """The rows of images that the method looks at together; half of them where memory has no room for all."""
+        """The rows of images that the method looks at together."""
         started = time.perf_counter()
         asked: dict[str, tuple[Sample, Sequence[Concept]]] = {}
         rows: dict[str, dict[str, Any]] = {}
@@ -180,11 +178,6 @@ class Scorer:
             if len(ids) > 1:  # one of them is bad; the others are as good as alone
                 return [self(id_) for id_ in ids]
             rows[ids[0]] = {"id": ids[0], "error": str(error)}
-        except torch.OutOfMemoryError:
-            if len(ids) == 1:
-                raise
-            middle = len(ids) // 2
-            return self.rows(ids[:middle]) + self.rows(ids[middle:])
         seconds = round((time.perf_counter() - started) / len(ids), 4)
         return [rows[id_] if "error" in rows[id_] else {**rows[id_], "seconds": seconds} for id_ in ids]
 

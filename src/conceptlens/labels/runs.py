@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from conceptlens.bench.ray_engine import score_with_ray
+from conceptlens.bench.ray_engine import rows_in_memory, score_with_ray
 from conceptlens.bench.rows import RowFile, check_folder
 from conceptlens.bench.runs import Track, chunked
 from conceptlens.labels.dataset import picture_file, replace_file, write_dataset
@@ -114,4 +114,4 @@ def _made(labeller: Labeller, chunks: Sequence[Sequence[str]], running: Running)
         yield from score_with_ray(partial(Labeller, labeller.spec), chunks, running.workers)
         return
     with labeller.session.reader.texts_held():
-        yield from (row for chunk in chunks for row in labeller.rows(chunk))
+        yield from (row for chunk in chunks for row in rows_in_memory(labeller, chunk))

@@ -70,7 +70,7 @@ class Scene:
         return self.labels == self.concepts.index(concept)
 
 
-_USUAL = {"sun": "yellow", "moon": "white", "cloud": "white", "star": "yellow", "tree": "green", "mountain": "purple"}
+USUAL = {"sun": "yellow", "moon": "white", "cloud": "white", "star": "yellow", "tree": "green", "mountain": "purple"}
 """Half of these objects have their usual colour, so that a caption without colours is not a lottery."""
 
 
@@ -88,7 +88,7 @@ def _place(rng: np.random.Generator, noun: str, horizon: float, size: int) -> tu
 def _arrange(rng: np.random.Generator, nouns: list[str], horizon: float, size: int) -> list[SceneObject] | None:
     placed: list[SceneObject] = []
     for noun in nouns:
-        usual = _USUAL.get(noun)
+        usual = USUAL.get(noun)
         colour = usual if usual and rng.random() < 0.5 else str(rng.choice(list(COLOURS)))
         for _ in range(40):
             x, y, radius = _place(rng, noun, horizon, size)
@@ -102,7 +102,7 @@ def _arrange(rng: np.random.Generator, nouns: list[str], horizon: float, size: i
 
 
 @dataclass(frozen=True)
-class _Backdrop:
+class Backdrop:
     """What is behind the objects; `horizon` is the first row of the ground."""
 
     sky: str
@@ -110,14 +110,14 @@ class _Backdrop:
     horizon: float
 
 
-def _stage(rng: np.random.Generator, backdrop: _Backdrop, size: int) -> np.ndarray:
+def stage(rng: np.random.Generator, backdrop: Backdrop, size: int) -> np.ndarray:
     """The empty stage, (size, size, 3) float in 0..255: a sky gradient and a textured ground."""
     sky, ground, horizon = backdrop.sky, backdrop.ground, backdrop.horizon
     rows = np.arange(size)[:, None, None]
     top, bottom = (np.array(v, float) for v in SKIES[sky])
-    stage = np.broadcast_to(top + (bottom - top) * np.clip(rows / horizon, 0, 1), (size, size, 3)).copy()
+    drawn = np.broadcast_to(top + (bottom - top) * np.clip(rows / horizon, 0, 1), (size, size, 3)).copy()
     if sky == "night":
-        stage[rng.integers(0, int(horizon), 10), rng.integers(0, size, 10)] = 150
+        drawn[rng.integers(0, int(horizon), 10), rng.integers(0, size, 10)] = 150
     y, x = np.mgrid[0:size, 0:size]
     phase = rng.uniform(0, 2 * math.pi)
     grain = {
@@ -127,8 +127,8 @@ def _stage(rng: np.random.Generator, backdrop: _Backdrop, size: int) -> np.ndarr
         "sea": 20 * np.sin(0.9 * y + 1.4 * np.sin(0.35 * x + phase)),
     }[ground]
     below = rows[:, 0, 0] >= horizon
-    stage[below] = (np.array(GROUNDS[ground], float) + grain[..., None])[below]
-    return stage
+    drawn[below] = (np.array(GROUNDS[ground], float) + grain[..., None])[below]
+    return drawn
 
 
 def _texture(rng: np.random.Generator, image: np.ndarray, mask: np.ndarray) -> None:
@@ -144,11 +144,11 @@ def _texture(rng: np.random.Generator, image: np.ndarray, mask: np.ndarray) -> N
     image[mask] *= pattern[mask][:, None]
 
 
-def _indefinite(word: str) -> str:
+def indefinite(word: str) -> str:
     return f"an {word}" if word[0] in "aeiou" else f"a {word}"
 
 
-def _join(rng: np.random.Generator | None, phrases: list[str]) -> str:
+def join(rng: np.random.Generator | None, phrases: list[str]) -> str:
     if len(phrases) > 2 and (rng is None or rng.random() < 0.5):
         return ", ".join(phrases[:-1]) + " and " + phrases[-1]
     return " and ".join(phrases)
@@ -176,12 +176,12 @@ def _sentence(rng: np.random.Generator, objects: list[SceneObject], coloured: bo
     phrases = []
     for item in objects:
         named = f"{item.colour} {item.noun}" if coloured and rng.random() < 0.95 else item.noun
-        phrases.append(f"the {named}" if rng.random() < 0.1 else _indefinite(named))
+        phrases.append(f"the {named}" if rng.random() < 0.1 else indefinite(named))
     sky = f"{rng.choice(['a', 'the'])} {scene.sky} sky" if rng.random() < 0.8 else str(rng.choice(["the sky", "a sky"]))
     ground = str(rng.choice(["the ", ""])) + scene.ground
-    text = _join(rng, phrases)
+    text = join(rng, phrases)
     if len(phrases) > 1 and objects[-1].noun in IN_SKY and rng.random() < 0.4:
-        text = _join(rng, phrases[:-1]) + " under " + phrases[-1]
+        text = join(rng, phrases[:-1]) + " under " + phrases[-1]
     if rng.random() < 0.5:
         text += f" {rng.choice(['on', 'and'])} {ground}"
     if rng.random() < 0.4:
@@ -210,7 +210,7 @@ def make_scene(seed: int, *, nouns: tuple[str, ...] | None = None, size: int = S
         count = rng.choice([1, 2, 3, 4], p=[0.3, 0.35, 0.22, 0.13])
         chosen = list(nouns) if nouns else [str(n) for n in rng.choice(NOUNS, count, replace=False)]
         sky, ground = str(rng.choice(list(SKIES))), str(rng.choice(list(GROUNDS)))
-        backdrop = _Backdrop(sky, ground, rng.uniform(0.45, 0.66) * size)
+        backdrop = Backdrop(sky, ground, rng.uniform(0.45, 0.66) * size)
         placed = _arrange(rng, chosen, backdrop.horizon, size)
         if placed is None:
             continue
@@ -225,12 +225,12 @@ def _render(
     rng: np.random.Generator,
     seed: int,
     placed: list[SceneObject],
-    backdrop: _Backdrop,
+    backdrop: Backdrop,
     size: int,
 ) -> Scene:
-    stage = _stage(rng, backdrop, size)
+    empty = stage(rng, backdrop, size)
     canvas = Canvas(size)
-    enlarged = Image.fromarray(np.clip(stage, 0, 255).astype(np.uint8)).resize(
+    enlarged = Image.fromarray(np.clip(empty, 0, 255).astype(np.uint8)).resize(
         canvas.picture.size, Image.Resampling.NEAREST
     )
     canvas.picture.paste(enlarged)
@@ -244,8 +244,8 @@ def _render(
     for index in range(len(placed)):
         _texture(rng, image, labels == index)
     image += 2 * rng.standard_normal(image.shape)
-    phrases = [_indefinite(f"{o.colour} {o.noun}") for o in placed]
-    caption = f"{_join(None, phrases)} on the {backdrop.ground} under a {backdrop.sky} sky"
+    phrases = [indefinite(f"{o.colour} {o.noun}") for o in placed]
+    caption = f"{join(None, phrases)} on the {backdrop.ground} under a {backdrop.sky} sky"
     return Scene(
         seed=seed,
         image=np.clip(image, 0, 255).astype(np.uint8),

@@ -38,11 +38,15 @@ def build_scheduler() -> CogVideoXDDIMScheduler:
 def joint_block(
     block: nn.Module, video: Tensor, text: Tensor, temb: Tensor, bias: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """One block as diffusers computes it, text before video. `bias` is added to the logits of its attention."""
+    """One block as diffusers computes it, text before video. `bias` is added to the logits of the text's rows.
+
+    Text and video rows attend one after the other, so that nothing is added to the many logits of the video.
+    """
     attn, length = block.attn1, text.shape[1]
     seen, told, gate, text_gate = block.norm1(video, text, temb)
     query, key, value = heads_of(attn, torch.cat([told, seen], 1))
-    out = attn.to_out[0](attend(query, key, value, bias))
+    rows = [attend(query[:, :length], key, value, bias), attend(query[:, length:], key, value)]
+    out = attn.to_out[0](torch.cat(rows, 1))
     video, text = video + gate * out[:, length:], text + text_gate * out[:, :length]
     seen, told, gate, text_gate = block.norm2(video, text, temb)
     out = block.ff(torch.cat([told, seen], 1))
@@ -81,7 +85,7 @@ class FilmModel(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """The scheduler's velocity, shaped like `noisy` (batch, *LATENT); text states after the `mending` block.
 
-        `bias`: (batch, 1, text + video, text + video).
+        `bias`: (batch, 1, text, text + video).
         """
         model = self.transformer
         temb = model.time_embedding(model.time_proj(timestep))

@@ -27,7 +27,7 @@ from film_model import PATCHES, FilmModel, build_scheduler
 from mending import FILM_CONTENT, Corrupted, corrupt, mention_film
 from picture_model import HEAD, RUN, binding_loss, in_blocks, pretrain_text
 from steps import Figures, Pupil, optimizers, resume, train
-from text import padded
+from text import LENGTH, padded
 from train_neutral import add_mending_heads, mending_loss
 
 
@@ -88,7 +88,7 @@ def losses(model: FilmCaptionModel, alphas: Tensor, batch: Batch, args: argparse
     noisy = signal.sqrt() * batch.clean + (1 - signal).sqrt() * noise
     velocity = signal.sqrt() * noise - (1 - signal).sqrt() * batch.clean
     # Half of the corrupted captions are read without the padding behind them, as a lone word is by the concept stream.
-    hidden = batch.captions.attention_bias(torch.rand(mend) < 0.5, PATCHES)
+    hidden = batch.captions.attention_bias(torch.rand(mend) < 0.5, PATCHES)[:, :, :LENGTH]
     bias = torch.cat([hidden.new_zeros(paint, *hidden.shape[1:]), hidden])
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=cpu_dtype() == torch.bfloat16):
         text = model.t5(torch.cat([batch.painted_ids, batch.captions.tokens])).last_hidden_state

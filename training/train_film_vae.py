@@ -44,6 +44,8 @@ def main() -> None:
     torch.manual_seed(0)
     films = load_frames("train", args.films)
     model = build()
+    with torch.no_grad():  # a posterior as wide as the prior would drown the first pictures in noise
+        model.encoder.conv_out.conv.bias[model.config.latent_channels :] = -5.0
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f}M weights", flush=True)
     half = cpu_dtype() == torch.bfloat16
     solver = torch.optim.AdamW(model.parameters(), lr=args.rate, betas=(0.9, 0.99), weight_decay=1e-3)

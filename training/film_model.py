@@ -21,9 +21,9 @@ from flux_streams import attend, heads_of
 from picture_model import HEAD, add_binding_heads
 from text import FILM_WORDS, LENGTH, build_t5, build_t5_tokenizer
 
-LATENT = (FRAMES, 4, SIZE // 2, SIZE // 2)
-"""Frames, channels, rows and columns of a film's latents."""
-GRID = (FRAMES // 2, SIZE // 4, SIZE // 4)
+LATENT = (FRAMES + 1, 4, SIZE // 2, SIZE // 2)
+"""Frames, channels, rows and columns of a film's latents; the first frame stands twice, to make pairs of all."""
+GRID = (LATENT[0] // 2, SIZE // 4, SIZE // 4)
 """Patches along time, rows and columns."""
 PATCHES = math.prod(GRID)
 

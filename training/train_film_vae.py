@@ -1,4 +1,4 @@
-"""The autoencoder of the small video model: films of 8 frames of 48x48 pixels to as many latent frames of 24x24x4.
+"""The autoencoder of the small video model: films of 9 frames of 48x48 pixels to as many latent frames of 24x24x4.
 
 With two frames in one latent frame, all that moves became a blur: the transformer joins pairs of frames instead.
 

@@ -31,7 +31,7 @@ from conceptlens.bench.datasets.scenes import (
 
 SIZE = 48
 """Height and width of a frame in pixels."""
-FRAMES = 8
+FRAMES = 9
 """Frames of a film."""
 SIDEWAYS = {"ball": "rolls", "car": "drives", "boat": "sails"} | dict.fromkeys(IN_SKY, "drifts")
 """The verb of each noun that moves to the left or to the right; all others stand."""

@@ -142,7 +142,7 @@ def main() -> None:
     if going_on:
         start = resume(checkpoint, model, average, solvers)
         rng = np.random.default_rng(start)
-    alphas = build_scheduler().alphas_cumprod
+    alphas = build_scheduler().alphas_cumprod.float()
     shares = noise_shares(alphas)
 
     def loss_of(step: int) -> tuple[Tensor, Figures]:

@@ -14,11 +14,13 @@ from torch import Tensor
 
 from conceptlens.maps.films import RATE, can_write_mp4, write_gif, write_mp4
 from conceptlens.maps.image_maps import ConceptMaps
-from conceptlens.ops.grids import check_finite
+from conceptlens.maps.links import Link, Linking, MatchLink, OverlapLink
+from conceptlens.maps.tracks import Tracks, follow
+from conceptlens.ops.grids import Threshold, check_finite
 from conceptlens.values.errors import ConceptError, OutputError, RecipeError
 from conceptlens.values.files import check_file, into_folder, write_manifest
 from conceptlens.values.provenance import Provenance, RunInfo
-from conceptlens.values.recipe import Recipe
+from conceptlens.values.recipe import Recipe, check_choice
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class VideoMaps:
         background: concepts that were added because a softmax over a single concept says nothing.
         parts: (step, layer, concept, latent frame, rows, cols), when asked for with `keep=True`.
         run_info: how else the maps were made.
+        matches: where each cell of a latent frame is in the next ones (`conceptlens.ops.tracks`), where the image's
+            queries were recorded: with `refine="self-attention"` or `space="cross"`.
     """
 
     concepts: tuple[str, ...]
@@ -51,6 +55,7 @@ class VideoMaps:
     background: tuple[str, ...] = ()
     parts: Float[Tensor, "step layer concept frame rows cols"] | None = None
     run_info: RunInfo = field(default_factory=RunInfo)
+    matches: Float[Tensor, "gap frame cell cell"] | None = None
 
     def __post_init__(self) -> None:
         """Refuses maps that hold NaN or infinity (`ScoreError`)."""
@@ -111,6 +116,44 @@ class VideoMaps:
     def segmentation(self) -> Int[np.ndarray, "frame height width"]:
         """For each pixel of each frame the index, in `concepts`, of the concept with the highest score."""
         return np.stack([self.at(frame).segmentation() for frame in range(len(self))])
+
+    def tracks(
+        self,
+        *concepts: str,
+        threshold: Threshold | None = None,
+        smallest: float = 0.005,
+        link: str = "match",
+    ) -> Tracks:
+        """Instances of concepts, each followed through the film.
+
+        Args:
+            *concepts: some of those that have maps; all that were asked for when none is named.
+            threshold: of their masks; see `ConceptMaps.places`.
+            smallest: share of the frame below which a part of a mask is no instance.
+            link: "match" links instances of two frames by the model's own attention between these, so that they keep
+                their numbers where they cross, or are out of sight for up to three latent frames; "overlap" by where
+                their masks overlap or are nearest, which needs no matches.
+
+        Raises:
+            ConceptError: for a concept that has no map.
+            RecipeError: for a wrong setting, or maps without matches.
+        """
+        names = tuple(dict.fromkeys(concepts)) or self.asked
+        for name in names:
+            self[name]
+        return follow([self.at(frame) for frame in range(len(self))], names, self._link(link), threshold, smallest)
+
+    def _link(self, how: str) -> Link:
+        check_choice("link", how, Linking)
+        if how == "overlap" or self.scores.shape[1] == 1:
+            return OverlapLink()
+        if self.matches is None:
+            raise RecipeError(
+                "these maps hold no matches between frames: no image queries were recorded. Paint or read the film "
+                "with refine='self-attention' (a model whose text stream is written out), or use link='overlap'."
+            )
+        _, _, rows, cols = self.scores.shape
+        return MatchLink(self.matches, (rows, cols), [self.latent_frame(frame) for frame in range(len(self))])
 
     def provenance(self) -> dict[str, Any]:
         """Everything that is needed to make these maps again, as plain JSON values."""
@@ -184,6 +227,7 @@ class VideoMaps:
 def maps_of(picture: Image.Image | Sequence[Image.Image], **settings: Any) -> ConceptMaps | VideoMaps:
     """The maps of what a pipeline gave: a picture, or the frames of a video."""
     if isinstance(picture, Image.Image):
+        settings.pop("matches", None)  # between frames
         return ConceptMaps(image=picture.convert("RGB"), **settings)
     for name in ("record", "references"):  # a video has none
         settings.pop(name, None)

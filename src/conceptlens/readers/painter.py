@@ -99,8 +99,9 @@ class Painter:
         }
         references = reference_maps(order.pipeline.get("image"), [s[row] for s in painted.references], **shared)
         parts = None if painted.parts is None else painted.parts[:, :, row]
-        scores = painted.scores[row]
-        return maps_of(painted.images[row], scores=scores, parts=parts, record=record, references=references, **shared)
+        matches = None if painted.matches is None else painted.matches[row]
+        scored = {"scores": painted.scores[row], "parts": parts, "matches": matches}
+        return maps_of(painted.images[row], record=record, references=references, **scored, **shared)
 
     def _record(self, order: Order, painted: Generation) -> ImageRecord:
         return ImageRecord(

@@ -14,6 +14,7 @@ from conceptlens.families.base import ModelAdapter
 from conceptlens.guidance import Guidance, GuidedMaps, chosen_guidance
 from conceptlens.guidance.painting import GuidedPainter, check_guided
 from conceptlens.maps.image_maps import ConceptMaps
+from conceptlens.maps.video_maps import maps_of
 from conceptlens.readers.base import Asking, Reader, Verb
 from conceptlens.readers.choosing import open_reader
 from conceptlens.readers.embedding import ConceptEmbedder
@@ -312,8 +313,10 @@ class Session:
         keep: bool = False,
         batch: int = BATCH,
         **options: Any,
-    ) -> ConceptMaps | list[ConceptMaps]:
+    ) -> Any:
         """Maps of concepts in a recorded image, or each of several, without running the model; as if asked at first.
+
+        A recorded film gives `VideoMaps`, which type checkers do not know.
 
         Args:
             record: from `read`, or of a painted image (`generate` with `record=True`). A list of records that were
@@ -340,17 +343,19 @@ class Session:
         answers = self.reader.probe_all(records, (*asked, *added), Asking(recipe, asking, keep, check_batch(batch)))
         note_unknown(self.model_id, self.reader.defaults, asked)
         maps = [
-            ConceptMaps(
+            maps_of(
+                each.clip or each.image,
                 concepts=(*asked, *added),
                 scores=answer.scores,
                 spread=answer.spread,
-                image=each.image,
                 recipe=recipe,
                 model_id=self.model_id,
                 prompt=each.prompt,
                 seed=each.seed,
                 background=added,
+                record=None if each.clip is None else each,
                 parts=answer.parts,
+                matches=answer.matches,
                 run_info=replace(answer.info, pipeline=each.options, steps=each.steps or None),
             )
             for each, answer in zip(records, answers, strict=True)

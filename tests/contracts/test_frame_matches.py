@@ -67,5 +67,13 @@ def test_a_painted_film_has_tracks_where_queries_are_recorded(family: Family) ->
     with pytest.raises(cl.RecipeError, match="no matches between frames"):
         plain.tracks("house")
     still = painted(session, family, num_frames=1)
-    images = [still.at(0)] if isinstance(still, cl.VideoMaps) else []
-    assert all(len(still.tracks("house")) == len(maps.instances("house")) for maps in images)
+    assert len(still.tracks("house")) == len(still.at(0).instances("house"))
+
+
+@pytest.mark.parametrize("family", FILMS[:2], ids=lambda family: family.name)
+def test_a_record_has_the_matches_of_the_painting(family: Family) -> None:
+    session = cl.load(family.pipeline())
+    live = painted(session, family, refine="self-attention", record=True)
+    again = session.probe(live.record, ["sky", "sea"], refine=())
+    torch.testing.assert_close(again.matches, live.matches)
+    assert again.tracks("sea").labels().shape == live.tracks("sky").labels().shape

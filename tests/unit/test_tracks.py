@@ -187,7 +187,7 @@ def film(paths: Paths, **more: Any) -> cl.VideoMaps:
     ball = torch.stack([torch.from_numpy(sum(parts, np.zeros((SIZE, SIZE)))).float() for parts in parts_of(paths)])
     images = tuple(Image.new("RGB", (SIZE, SIZE), (40 * n, 90, 90)) for n in range(len(ball)))
     scores = torch.stack([0.8 * ball, 0.4 - 0.1 * ball])
-    return cl.VideoMaps(("ball", "grass"), scores, images, cl.Recipe(layers=(0,)), "tiny", **more)
+    return cl.VideoMaps(("ball", "grass"), scores, cl.Clip(images), cl.Recipe(layers=(0,)), "tiny", **more)
 
 
 def test_tracks_of_a_film() -> None:

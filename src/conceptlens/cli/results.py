@@ -67,7 +67,8 @@ def pictures_at(images: list[Path], out: Path) -> dict[Path, Path]:
     Raises:
         ImageError: for a picture alone that cannot be opened, a folder without pictures, or two results of one name.
     """
-    from conceptlens.maps.picture_files import PICTURES, open_image
+    from conceptlens.maps.picture_files import open_image
+    from conceptlens.values.pictures import PICTURES
 
     if len(images) == 1 and not images[0].is_dir():
         open_image(images[0])  # refused before a model is opened

@@ -13,14 +13,15 @@ from jaxtyping import Bool, Float, Int
 from PIL import Image, ImageDraw, ImageFont
 
 from conceptlens.maps.exports import encode_rle, polygons
-from conceptlens.maps.films import RATE, write_gif
+from conceptlens.maps.films import save_film, write_gif
 from conceptlens.maps.image_maps import ConceptMaps
 from conceptlens.maps.links import Link, linked
 from conceptlens.maps.pictures import palette
 from conceptlens.maps.positions import box_of, place_of
 from conceptlens.ops.grids import Threshold
-from conceptlens.values.errors import ConceptError, OutputError
-from conceptlens.values.files import check_file, into_folder, write_text
+from conceptlens.values.clips import Clip
+from conceptlens.values.errors import ConceptError
+from conceptlens.values.files import into_folder, write_text
 
 _SHOWN = 256
 """Pixels of the larger side up to which small frames are enlarged, so that numbers can be read."""
@@ -63,12 +64,12 @@ class Tracks:
     Attributes:
         tracks: by their numbers.
         concepts: those that were followed.
-        images: the frames, RGB.
+        clip: the film.
     """
 
     tracks: tuple[Track, ...]
     concepts: tuple[str, ...]
-    images: tuple[Image.Image, ...]
+    clip: Clip
 
     def __len__(self) -> int:
         return len(self.tracks)
@@ -85,12 +86,12 @@ class Tracks:
         raise ConceptError(f"no track {number}. This film has: {known}.")
 
     def __repr__(self) -> str:
-        return f"<Tracks of {', '.join(self.concepts)}: {len(self)} in {len(self.images)} frames>"
+        return f"<Tracks of {', '.join(self.concepts)}: {len(self)} in {len(self.clip)} frames>"
 
     def labels(self) -> Int[np.ndarray, "frame height width"]:
         """For each pixel of each frame the number of the track that is there; 0 for none."""
-        width, height = self.images[0].size
-        labels = np.zeros((len(self.images), height, width), np.int32)
+        width, height = self.clip.size
+        labels = np.zeros((len(self.clip), height, width), np.int32)
         for track in self.tracks:
             for frame, mask in zip(track.frames, track.masks, strict=True):
                 labels[frame][mask] = track.number
@@ -104,7 +105,7 @@ class Tracks:
         Args:
             file_names: of the frames; those that `save` writes when None.
         """
-        (width, height), length = self.images[0].size, len(self.images)
+        (width, height), length = self.clip.size, len(self.clip)
         size = {"width": width, "height": height, "length": length}
         names = [_file_name(frame) for frame in range(length)] if file_names is None else list(file_names)
         annotations = []
@@ -144,9 +145,9 @@ class Tracks:
 
     def outlined(self) -> list[Image.Image]:
         """The frames with the outline and the number of each track in its colour; small frames are enlarged."""
-        width, height = self.images[0].size
+        width, height = self.clip.size
         scale = max(1, _SHOWN // max(width, height))
-        sheets = [image.resize((width * scale, height * scale), Image.Resampling.NEAREST) for image in self.images]
+        sheets = [image.resize((width * scale, height * scale), Image.Resampling.NEAREST) for image in self.clip.frames]
         pens, font = [ImageDraw.Draw(sheet) for sheet in sheets], ImageFont.load_default(15)
         colours = palette(min(256, 1 + max((track.number for track in self.tracks), default=0))).tolist()
         for track in self.tracks:
@@ -162,21 +163,14 @@ class Tracks:
                 pens[frame].text(place, str(track.number), fill=colour, **ink)
         return sheets
 
-    def save_gif(self, file: str | Path, *, rate: int = RATE) -> Path:
-        """Writes the outlined frames as a GIF, `rate` of them a second.
+    def save_gif(self, file: str | Path, *, rate: float | int | None = None) -> Path:
+        """Writes the outlined frames as a GIF, `rate` of them a second; the film's own when None.
 
         Raises:
             OutputError: for another ending or an impossible rate, or when the file cannot be written.
         """
-        target = Path(file)
-        if target.suffix.lower() != ".gif":
-            raise OutputError(f"save_gif writes GIF files; got {target.name!r}. End the name in .gif.")
-        if rate < 1:
-            raise OutputError(f"a film shows at least 1 frame a second; got {rate}. Use {RATE}.")
-        check_file(target)
-        with into_folder(target.parent) as stage:
-            write_gif(self.outlined(), stage / target.name, rate)
-        return target
+        shown = self.clip.rate if rate is None else rate
+        return save_film(file, ".gif", lambda place: write_gif(self.outlined(), place, shown))
 
     def save(self, folder: str | Path) -> Path:
         """Writes `tracks.json` (YouTube-VIS, with its frames beside it), `tracks.txt` (MOTChallenge) and `tracks.gif`.
@@ -185,16 +179,21 @@ class Tracks:
             OutputError: when the folder cannot be written.
         """
         with into_folder(folder) as stage:
-            for frame, image in enumerate(self.images):
+            for frame, image in enumerate(self.clip.frames):
                 image.save(stage / _file_name(frame))
             write_text(stage / "tracks.json", json.dumps(self.coco()) + "\n")
             write_text(stage / "tracks.txt", self.mot())
-            write_gif(self.outlined(), stage / "tracks.gif")
+            write_gif(self.outlined(), stage / "tracks.gif", self.clip.rate)
         return Path(folder)
 
 
 def follow(
-    frames: Sequence[ConceptMaps], concepts: Sequence[str], link: Link, threshold: Threshold | None, smallest: float
+    frames: Sequence[ConceptMaps],
+    clip: Clip,
+    concepts: Sequence[str],
+    link: Link,
+    threshold: Threshold | None,
+    smallest: float,
 ) -> Tracks:
     """Instances of each concept (`ConceptMaps.instances`) in every frame, linked; instances of two are never one."""
     found = []
@@ -208,7 +207,7 @@ def follow(
         boxes = tuple(box_of(mask) for mask in masks.values())
         whole = np.stack(list(masks.values()))
         tracks.append(Track(number, concept, tuple(masks), whole, boxes, tuple(map(float, scores.values()))))
-    return Tracks(tuple(tracks), tuple(concepts), tuple(maps.image for maps in frames))
+    return Tracks(tuple(tracks), tuple(concepts), clip)
 
 
 def _pixels(maps: ConceptMaps, concept: str) -> Float[np.ndarray, "height width"]:

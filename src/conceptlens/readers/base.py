@@ -59,16 +59,18 @@ class Answer:
     """What a record says about some concepts.
 
     Attributes:
-        scores: float32 on the CPU.
+        scores: float32 on the CPU; the grid is (rows, cols), of a film (frames, rows, cols).
         info: the computation behind them.
         spread: their standard deviation over noise draws, where there are several.
         parts: with `keep`, the scores of each step and layer.
+        matches: between the latent frames of a film whose queries were recorded (`conceptlens.ops.tracks`).
     """
 
-    scores: Float[Tensor, "concept rows cols"]
+    scores: Float[Tensor, "concept ... cols"]
     info: RunInfo
-    spread: Float[Tensor, "concept rows cols"] | None = None
-    parts: Float[Tensor, "step layer concept rows cols"] | None = None
+    spread: Float[Tensor, "concept ... cols"] | None = None
+    parts: Float[Tensor, "step layer concept ... cols"] | None = None
+    matches: Float[Tensor, "gap frame cell cell"] | None = None
 
 
 class Reader(ABC, Generic[R]):

@@ -12,9 +12,10 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from conceptlens.maps.picture_files import check_size, open_image
+from conceptlens.maps.picture_files import open_image
 from conceptlens.values.errors import ImageError, RecipeError, shown
 from conceptlens.values.models import Pipeline
+from conceptlens.values.pictures import check_size
 from conceptlens.values.recipe import check_seed
 
 BATCH = 8

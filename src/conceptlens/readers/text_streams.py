@@ -128,7 +128,7 @@ class TextStreamReader(Reader[R]):
             self.layers_of(record)
             check_recorded(record, asking.recipe)
         answers: dict[int, Answer] = {}
-        for places in in_batches(records, self.shape_of, asking.batch):
+        for places in in_batches(records, lambda each: (self.shape_of(each), each.clip is None), asking.batch):
             chosen = [records[place] for place in places]
             answers |= zip(places, self._together(chosen, names, asking), strict=True)
         return [answers[place] for place in range(len(records))]
@@ -149,13 +149,21 @@ class TextStreamReader(Reader[R]):
         probe = self.begin(embedded, recipe, keep)
         with resident(self.pipeline):
             grid = replay(self.model.adapter, probe, records[0], self.joined(records), recipe, self.device)
-        grid = replace(grid, frames=None)  # of one picture, also where a video model has read it
+        if records[0].clip is None:  # a picture, also where a video model has read it
+            grid = replace(grid, frames=None)
         parts = stack_parts(probe.scores, grid).chunk(count, dim=2) if keep else [None] * count
         info = run_info(self.model, "generate" if records[0].steps else "read", embedded, started, count)
         draws = [moments(rows) for rows in on_grid(probe.scores.mean(), grid).chunk(count)]
+        matches = [None] * count if probe.matches is None else probe.matches.chunk(count)
         return [
-            Answer(own.mean, info, spread=own.spread, parts=None if part is None else part.mean(dim=2))
-            for own, part in zip(draws, parts, strict=True)
+            Answer(
+                own.mean,
+                info,
+                spread=own.spread,
+                parts=None if part is None else part.mean(dim=2),
+                matches=None if match is None else match.mean(dim=0),
+            )
+            for own, part, match in zip(draws, parts, matches, strict=True)
         ]
 
     def _embedded(self, record: ImageRecord, names: tuple[str, ...], recipe: Recipe) -> Concepts:

@@ -1,0 +1,43 @@
+"""Which films are read: of the test split as they come, and in turn with them two things of one noun that meet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from conceptlens.bench.datasets.moving import SIDEWAYS, Film, make_film
+from conceptlens.bench.datasets.scenes import SPLITS
+
+
+@dataclass(frozen=True)
+class FilmCase:
+    """One film.
+
+    Attributes:
+        number: its place in the run.
+        film: with its truth.
+        pair: whether it is of two things of one noun that meet.
+    """
+
+    number: int
+    film: Film
+    pair: bool
+
+    @property
+    def id(self) -> str:
+        return f"{self.number:05d}"
+
+    @property
+    def nouns(self) -> tuple[str, ...]:
+        """What its objects are, each once."""
+        return tuple(dict.fromkeys(item.noun for item in self.film.objects))
+
+
+def film_case(number: int) -> FilmCase:
+    """The film of a place in the run: even ones are of the test split, odd ones pairs that meet."""
+    seed = SPLITS["test"] + number
+    if number % 2 == 0:
+        return FilmCase(number, make_film(seed), pair=False)
+    noun = str(np.random.default_rng(seed).choice(list(SIDEWAYS)))
+    return FilmCase(number, make_film(seed, nouns=(noun, noun), crossing=True), pair=True)

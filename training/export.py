@@ -1,8 +1,9 @@
-"""The checkpoint of `train_dit.py` or `train_neutral.py` as an ordinary diffusers folder, with its defaults.
+"""The checkpoint of `train_dit.py`, `train_neutral.py` or `train_films.py` as an ordinary folder, with its defaults.
 
     python training/export.py --folder src/conceptlens/assets/demo
     python training/export.py --folder zoo/neutral --checkpoint training/runs/neutral.pt \\
         --vae src/conceptlens/assets/demo/vae
+    python training/export.py --folder zoo/film --checkpoint training/runs/film.pt --vae training/runs/film-vae
 
 The averaged weights are stored in float16: half the size, and the rounding is far below the noise of training.
 """
@@ -15,13 +16,18 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, FlowMatchEulerDiscreteScheduler, FluxPipeline
+from transformers import T5Tokenizer
 
-from conceptlens.bench.datasets.scenes import CONCEPTS, GROUNDS
+from conceptlens.bench.datasets.scenes import GROUNDS
+from film_model import GENERATE as GENERATE_FILMS
+from film_model import FilmModel
+from film_model import build_pipeline as film_pipeline
 from picture_model import RUN, PictureModel
 from sd3_model import SD3Model
 from sd3_model import build_pipeline as sd3_pipeline
-from text import LENGTH, WORDS
+from text import LENGTH
 
+Model = PictureModel | SD3Model | FilmModel
 GENERATE = {
     "height": 64,
     "width": 64,
@@ -31,12 +37,16 @@ GENERATE = {
 }
 
 
-def with_capitals(model: PictureModel | SD3Model) -> None:
+def known_words(tokenizer: T5Tokenizer) -> list[str]:
+    """The words that are one piece of a T5 tokenizer."""
+    return [piece[1:] for piece, _ in tokenizer_pieces(tokenizer) if piece.startswith("▁") and piece[1:].isalpha()]
+
+
+def with_capitals(model: Model) -> None:
     """Lets "House" mean "house": a second piece for each word, with the same vector."""
     tokenizer, table = model.t5_tokenizer, model.t5.get_input_embeddings()
-    words = [w for w in WORDS if w.isalpha()]
+    words, pieces = known_words(tokenizer), tokenizer_pieces(tokenizer)
     rows = [tokenizer.convert_tokens_to_ids(f"▁{word}") for word in words]
-    pieces = tokenizer_pieces(tokenizer)
     pieces += [(f"▁{word.capitalize()}", -2.0) for word in words]
     model.t5_tokenizer = type(tokenizer)(vocab=pieces, extra_ids=0, model_max_length=LENGTH)
     old = table.weight.data
@@ -44,22 +54,31 @@ def with_capitals(model: PictureModel | SD3Model) -> None:
     model.t5.get_input_embeddings().weight.data = torch.cat([old, old[rows]])
 
 
-def tokenizer_pieces(tokenizer) -> list[tuple[str, float]]:
+def tokenizer_pieces(tokenizer: T5Tokenizer) -> list[tuple[str, float]]:
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     return [(piece, score) for piece, score in state["model"]["vocab"]]
 
 
-def build_pipeline(checkpoint: Path, vae: Path, averaged: bool = True) -> DiffusionPipeline:
+def open_model(checkpoint: Path, averaged: bool = True) -> Model:
+    """The model of a checkpoint, without the heads of its training."""
     saved = torch.load(checkpoint, weights_only=False)
     args = saved["args"]
-    sd3 = args.get("family") == "sd3"
-    model = (
-        SD3Model(args["heads"], args["double"]) if sd3 else PictureModel(args["heads"], args["double"], args["single"])
-    )
+    if "films" in args:
+        model: Model = FilmModel(args["heads"], args["blocks"], args["mending"])
+    elif args.get("family") == "sd3":
+        model = SD3Model(args["heads"], args["double"])
+    else:
+        model = PictureModel(args["heads"], args["double"], args["single"])
     weights = saved["average" if averaged else "model"]
-    model.load_state_dict({name: weights[name] for name in model.state_dict()})  # without the heads of one training
+    model.load_state_dict({name: weights[name] for name in model.state_dict()})
+    return model
+
+
+def build_pipeline(model: Model, vae: Path) -> DiffusionPipeline:
     with_capitals(model)
-    if sd3:
+    if isinstance(model, FilmModel):
+        return film_pipeline(model, vae)
+    if isinstance(model, SD3Model):
         return sd3_pipeline(model, vae)
     pipeline = FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=False),
@@ -89,18 +108,21 @@ def main() -> None:
     parser.add_argument("--recipe", type=json.loads, default={}, help="fields of Recipe, as JSON")
     parser.add_argument("--raw", action="store_true", help="the last weights in place of the averaged ones")
     args = parser.parse_args()
-    pipeline = build_pipeline(args.checkpoint, args.vae, not args.raw)
+    model = open_model(args.checkpoint, not args.raw)
+    vocabulary = known_words(model.t5_tokenizer)
+    pipeline = build_pipeline(model, args.vae)
     pipeline.to(torch.float16).save_pretrained(args.folder)
     forget_origin(args.folder / "vae" / "config.json")
     guidance = "true_cfg_scale" if isinstance(pipeline, FluxPipeline) else "guidance_scale"
+    generate = GENERATE_FILMS if isinstance(model, FilmModel) else {**GENERATE, guidance: 3.0}
     defaults = {
-        "generate": {**GENERATE, guidance: 3.0},
+        "generate": generate,
         "recipe": args.recipe,
         "background": ["sky", *GROUNDS],
-        "vocabulary": list(WORDS),
+        "vocabulary": vocabulary,
     }
     (args.folder / "conceptlens.json").write_text(json.dumps(defaults, indent=2) + "\n")
-    print(f"saved {args.folder}; {len(CONCEPTS)} concepts")
+    print(f"saved {args.folder}; {len(vocabulary)} words")
 
 
 if __name__ == "__main__":

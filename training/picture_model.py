@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -11,14 +13,17 @@ import torch.nn.functional as F
 from diffusers import FluxTransformer2DModel
 from torch import Tensor, nn
 
-from conceptlens.bench.datasets.scenes import COLOURS, CONCEPTS, NOUNS, Scene, describe
-from text import LENGTH, build_clip, build_t5, build_t5_tokenizer, clip_tokenizer
+from conceptlens.bench.datasets.scenes import COLOURS, CONCEPTS, NOUNS, describe
+from text import build_clip, build_t5, build_t5_tokenizer, clip_tokenizer, padded
 
 RUN = Path(__file__).parent / "runs"
 ASSETS = Path(__file__).parents[1] / "src" / "conceptlens" / "assets"
 HEAD = 32
 """Dimensions per attention head."""
 COLOUR_NAMES = list(COLOURS)
+Rng = np.random.Generator
+T = TypeVar("T")
+"""A scene or a film."""
 
 
 class PictureModel(nn.Module):
@@ -46,8 +51,7 @@ class PictureModel(nn.Module):
 
     def tokens(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         """T5's and CLIP's token ids of each text, (texts, LENGTH) each."""
-        pad = {"padding": "max_length", "max_length": LENGTH, "truncation": True, "return_tensors": "pt"}
-        return self.t5_tokenizer(texts, **pad).input_ids, self.clip_tokenizer(texts, **pad).input_ids
+        return padded(self.t5_tokenizer, texts), padded(self.clip_tokenizer, texts)
 
 
 def add_binding_heads(model: nn.Module) -> None:
@@ -75,8 +79,13 @@ def binding_loss(model: nn.Module, tokens: Tensor, states: Tensor) -> tuple[Tens
     return loss, (said.argmax(-1) == colours[before][at_noun])[named].float().mean().item()
 
 
-def pretrain_text(model: nn.Module, scenes: list[Scene], steps: int, rng: np.random.Generator) -> None:
-    """T5 alone, from text alone: binds colours to nouns, and else stays close to what it was."""
+def pretrain_text(
+    model: nn.Module, scenes: Sequence[T], steps: int, rng: Rng, tell: Callable[[T, Rng], str] = describe
+) -> None:
+    """T5 alone, from text alone: binds colours to nouns, and else stays close to what it was.
+
+    `tell` makes captions of the scenes.
+    """
     before = copy.deepcopy(model.t5).requires_grad_(False)
     # Positions come into T5 by a small table alone, whose entries have a long way to go: twenty times the rate.
     table = model.t5.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight
@@ -87,9 +96,9 @@ def pretrain_text(model: nn.Module, scenes: list[Scene], steps: int, rng: np.ran
     for step in range(steps):
         for group in solver.param_groups:
             group["lr"] = 2e-3 * group["scale"] * min(1, (step + 1) / 50) * (1 - step / steps)
-        captions = [describe(scenes[i], rng) for i in rng.integers(len(scenes), size=48)]
+        captions = [tell(scenes[i], rng) for i in rng.integers(len(scenes), size=48)]
         captions += [bare_prompt(rng) for _ in range(16)]
-        tokens = model.tokens(captions)[0]
+        tokens = padded(model.t5_tokenizer, captions)
         states = model.t5(tokens).last_hidden_state
         bound, right = binding_loss(model, tokens, states)
         loss = bound + (states - before(tokens).last_hidden_state).square().mean()

@@ -14,7 +14,7 @@ from transformers import CLIPTextModelWithProjection
 from flux_streams import GRID, attend, heads_of, text_heads, text_residual
 from mending import MASK, Corrupted
 from picture_model import ASSETS, HEAD
-from text import LENGTH, WORDS, build_clip, build_t5, build_t5_tokenizer, clip_tokenizer
+from text import LENGTH, WORDS, build_clip, build_t5, build_t5_tokenizer, clip_tokenizer, padded
 
 CLIP_WIDTHS = (32, 48)
 T5_WIDTH = 96
@@ -72,8 +72,7 @@ class SD3Model(nn.Module):
 
     def tokens(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         """T5's and the CLIPs' token ids of each text, (texts, LENGTH) each."""
-        pad = {"padding": "max_length", "max_length": LENGTH, "truncation": True, "return_tensors": "pt"}
-        return self.t5_tokenizer(texts, **pad).input_ids, self.clip_tokenizer(texts, **pad).input_ids
+        return padded(self.t5_tokenizer, texts), padded(self.clip_tokenizer, texts)
 
     def clip_ids(self, t5_ids: Tensor) -> Tensor:
         """The CLIPs' ids of captions of known words, which stand one column further on than T5's."""

@@ -7,16 +7,19 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from torch import Tensor
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTokenizer,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
 )
 
+from conceptlens.bench.datasets.moving import MOTIONS
 from conceptlens.bench.datasets.scenes import COLOURS, CONCEPTS, SKIES
 
 LENGTH = 32
@@ -33,15 +36,22 @@ WORDS = tuple(
         )
     )
 )
+FILM_WORDS = tuple(dict.fromkeys((*WORDS, *MOTIONS)))
 
 
-def build_t5_tokenizer() -> T5Tokenizer:
+def build_t5_tokenizer(words: tuple[str, ...] = WORDS) -> T5Tokenizer:
     """Whole words of the vocabulary are one piece; any other word falls apart into characters."""
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -8.0)]
-    pieces += [(f"▁{word}", -2.0) for word in WORDS]
+    pieces += [(f"▁{word}", -2.0) for word in words]
     pieces += [(char, -8.0) for char in string.ascii_lowercase + string.digits + ".-'"]
     pieces += [(",", -2.0)]
     return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=LENGTH)
+
+
+def padded(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> Tensor:
+    """Token ids of each text, (texts, LENGTH)."""
+    encoded = tokenizer(texts, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt")
+    return encoded.input_ids
 
 
 def clip_tokenizer(folder: Path) -> CLIPTokenizer:

@@ -67,9 +67,9 @@ class SD3CaptionModel(SD3Model):
         add_binding_heads(self)
 
 
-def add_mending_heads(model: nn.Module, width: int) -> None:
+def add_mending_heads(model: nn.Module, width: int, words: int = len(CONTENT)) -> None:
     """Which word stands, or should stand, here; and which was left out before it."""
-    model.word = nn.Sequential(nn.Linear(width, 128), nn.GELU(), nn.Linear(128, len(CONTENT)))
+    model.word = nn.Sequential(nn.Linear(width, 128), nn.GELU(), nn.Linear(128, words))
     model.left_out = nn.Sequential(nn.Linear(width, 128), nn.GELU(), nn.Linear(128, len(TINTS)))
 
 

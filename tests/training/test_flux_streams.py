@@ -3,6 +3,7 @@
 import torch
 from einops import rearrange
 
+from film_model import LATENT, FilmModel
 from flux_streams import GRID, Streams
 from picture_model import ASSETS, PictureModel
 from sd3_model import SD3Model, build_pipeline
@@ -58,3 +59,13 @@ def test_text_of_stable_diffusion_3_is_that_of_the_pipeline() -> None:
     torch.testing.assert_close(pooled, vector)
     t5_ids, clip_ids = model.tokens([caption])
     assert torch.equal(model.clip_ids(t5_ids), clip_ids)
+
+
+@torch.no_grad()
+def test_velocity_of_cogvideox_equals_diffusers() -> None:
+    torch.manual_seed(0)
+    model = FilmModel(heads=2, blocks=3, mending=2).eval()
+    noisy, text, timestep = torch.randn(2, *LATENT), torch.randn(2, LENGTH, 96), torch.tensor([200, 700])
+    velocity, states = model.predict(noisy, timestep, text)
+    torch.testing.assert_close(velocity, model.transformer(noisy, text, timestep).sample, atol=1e-5, rtol=1e-4)
+    assert states.shape == (2, LENGTH, 64)

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from conceptlens.bench.datasets.moving import MOTIONS, films
 from conceptlens.bench.datasets.scenes import Scene, make_scene
-from mending import CONTENT, MASK, TINTS, corrupt, mention
-from text import build_t5_tokenizer
+from mending import CONTENT, FILM_CONTENT, KINDS, MASK, TINTS, corrupt, mention, mention_film
+from text import FILM_WORDS, build_t5_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +65,22 @@ def test_padding_is_hidden_from_words_of_the_chosen_rows(pictures: list[Scene]) 
     assert (bias[0, 0, 0] < 0).tolist() == [False] + [True] * 31 + [False] * 4
     assert not bias[0, 0, 32:].any()
     assert not bias[1].any()
+
+
+def test_captions_of_films_lose_words_that_say_how_things_move() -> None:
+    """Changed words are known by the film; those that move are masked or swapped for others of their kind."""
+    tokenizer, rng = build_t5_tokenizer(FILM_WORDS), np.random.default_rng(4)
+    shown = list(films("validation", 150))
+    corrupted = corrupt([mention_film(film, rng) for film in shown], shown, tokenizer, rng)
+    moved = corrupted.words >= FILM_CONTENT.index(MOTIONS[0])
+    assert (moved & corrupted.changed).sum() > 40
+    assert (moved & ~corrupted.changed).sum() > 10
+    for film, words in zip(shown, corrupted.words, strict=True):
+        true = {word for item in film.objects for word in (item.noun, item.colour, *item.motion.split())}
+        assert {FILM_CONTENT[w] for w in words.tolist() if w >= 0} <= true | {film.sky, *film.concepts}
+    swapped = corrupted.changed & moved & (corrupted.tokens != MASK)
+    said = tokenizer.convert_ids_to_tokens(corrupted.tokens[swapped].tolist())
+    assert swapped.any()
+    for word, true in zip(said, corrupted.words[swapped].tolist(), strict=True):
+        assert KINDS[word.strip("▁")] == KINDS[FILM_CONTENT[true]]
+        assert word.strip("▁") != FILM_CONTENT[true]

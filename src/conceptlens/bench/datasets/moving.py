@@ -149,7 +149,7 @@ def films(split: Literal["train", "validation", "test"], limit: int, offset: int
 
 
 def describe_film(film: Film, rng: np.random.Generator) -> str:
-    """A true caption at random: objects in any order, or some of them; colours, motions, ground and sky named or not."""
+    """A true caption at random: objects in any order or some of them; the rest is named or not."""
     draw = rng.random()
     if draw < 0.1:
         return ""
@@ -168,7 +168,7 @@ def describe_film(film: Film, rng: np.random.Generator) -> str:
 
 
 def phrase(item: MovingObject, *, coloured: bool = True, moving: bool = True) -> str:
-    """ "a red ball rolls left", without its colour or its motion where they are not wanted."""
+    """Such as "a red ball rolls left", without its colour or its motion where they are not wanted."""
     named = indefinite(f"{item.colour} {item.noun}" if coloured else item.noun)
     return f"{named} {item.motion}" if moving and item.motion else named
 

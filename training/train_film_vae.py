@@ -1,0 +1,81 @@
+"""The autoencoder of the small video model: films of 9 frames of 48x48 pixels to 5 latent frames of 24x24x8.
+
+    python training/train_film_vae.py
+
+Writes `training/runs/film-vae/` in diffusers' folder format. Mean absolute error, a little KL, and nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+from diffusers import AutoencoderKLCogVideoX
+
+from conceptlens.ops.precision import cpu_dtype
+from film_data import load_frames
+from scene_data import CACHE
+
+RUN = CACHE / "film-vae"
+
+
+def build() -> AutoencoderKLCogVideoX:
+    return AutoencoderKLCogVideoX(
+        down_block_types=("CogVideoXDownBlock3D",) * 2,
+        up_block_types=("CogVideoXUpBlock3D",) * 2,
+        block_out_channels=(16, 32),
+        latent_channels=8,
+        layers_per_block=1,
+        norm_num_groups=8,
+        temporal_compression_ratio=2,
+        sample_height=48,
+        sample_width=48,
+        scaling_factor=1.0,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--films", type=int, default=2000)
+    parser.add_argument("--rate", type=float, default=4e-3)
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    films = load_frames("train", args.films)
+    model = build()
+    with torch.no_grad():  # a posterior as wide as the prior would drown the first pictures in noise
+        model.encoder.conv_out.conv.bias[model.config.latent_channels :] = -5.0
+    print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f}M weights", flush=True)
+    half = cpu_dtype() == torch.bfloat16
+    solver = torch.optim.AdamW(model.parameters(), lr=args.rate, betas=(0.9, 0.99), weight_decay=1e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(solver, args.rate, args.steps, pct_start=0.05)
+    for step in range(args.steps):
+        pixels = as_input(films[torch.randint(len(films), (args.batch,))])
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+            posterior = model.encode(pixels).latent_dist
+            decoded = model.decode(posterior.sample()).sample
+        error = (decoded.float() - pixels).abs().mean()
+        kl = posterior.kl().mean() / posterior.mean[0].numel()
+        solver.zero_grad()
+        (error + 2e-3 * kl).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        solver.step()
+        schedule.step()
+        if step % 50 == 0 or step == args.steps - 1:
+            print(f"{step:6d}  |error| {error.item():.4f}  kl {kl.item():.3f}", flush=True)
+    model.eval()
+    with torch.no_grad():
+        latents = torch.cat([model.encode(as_input(chunk)).latent_dist.mean for chunk in films[:64].split(8)])
+    model.register_to_config(scaling_factor=1 / latents.std().item())
+    model.save_pretrained(RUN)
+    print(f"saved {RUN}: scale {model.config.scaling_factor:.3f}, mean {latents.mean().item():.3f}")
+
+
+def as_input(frames: torch.Tensor) -> torch.Tensor:
+    """(film, frame, height, width, 3) bytes as (film, 3, frame, height, width) in -1..1."""
+    return frames.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+
+
+if __name__ == "__main__":
+    main()

@@ -57,18 +57,18 @@ def ideal_matches(film: Film) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def pair() -> tuple[FilmCase, MatchLink]:
-    case = film_case(35)  # two cars drive through each other
+    case = film_case(3)  # two balls roll through each other
     return case, MatchLink(ideal_matches(case.film), (GRID, GRID), LATENT)
 
 
-def test_the_best_that_matches_can_do_keeps_two_cars_apart(pair: tuple[FilmCase, MatchLink]) -> None:
+def test_the_best_that_matches_can_do_keeps_two_balls_apart(pair: tuple[FilmCase, MatchLink]) -> None:
     case, link = pair
     truth = case.film.instances.astype(int) + 1
     matched = identities(true_tracks(case.film, case.nouns, link), truth)
     assert (matched.switches, matched.idf1 > 0.95) == (0, True)
     overlapped = identities(true_tracks(case.film, case.nouns, OverlapLink()), truth)
     assert overlapped.switches == 2
-    assert overlapped.idf1 < 0.7
+    assert overlapped.idf1 < 0.5
 
 
 def maps_of_truth(film: Film, matches: torch.Tensor | None = None) -> cl.VideoMaps:

@@ -161,6 +161,17 @@ def test_what_was_out_of_sight_goes_on_with_its_number() -> None:
     assert sorted(map(sorted, tracks)) == [[0], [5]]  # out of reach: another track
 
 
+def test_what_passes_behind_another_comes_out_under_its_number() -> None:
+    paths: Paths = [[(6, 6)] * 5, [(7, 0), (7, 3), (7, 6), (7, 10), (7, 12)]]
+    parts = parts_of(paths)
+    assert [len(here) for here in parts] == [2, 1, 1, 1, 2]
+    tracks = linked(parts, moved(paths, [0, 1, 2, 3, 4]), 0.0)
+    assert sorted((columns(track)[0], columns(track)[3], columns(track)[4]) for track in tracks) == [
+        (0, 10, 12),
+        (6, 6, 6),
+    ]
+
+
 def test_a_thing_that_comes_in_begins_a_track() -> None:
     paths = [[(2, 0), (2, 1), (2, 2)], [None, None, (10, 6)]]
     tracks = linked(parts_of(paths), moved(paths, [0, 1, 2]), 0.0)

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -29,9 +29,11 @@ class Link(ABC):
 
     Attributes:
         least: the gain below which they are never one.
+        divides: whether a part in which several end can be divided.
     """
 
     least: float
+    divides: ClassVar[bool] = False
 
     @abstractmethod
     def reaches(self, first: int, later: int) -> bool:
@@ -43,9 +45,9 @@ class Link(ABC):
     ) -> Float[np.ndarray, "mask part"]:
         """How well each mask of frame `first` fits each part of frame `later`."""
 
-    def divided(self, part: Mask, masks: Sequence[Mask], first: int, later: int) -> list[Mask] | None:
-        """One part of frame `later` cut into what belongs to each mask of frame `first`; None where nobody knows."""
-        return None
+    def divided(self, part: Mask, masks: Sequence[Mask], first: int, later: int) -> list[Mask]:
+        """One part of frame `later` cut into what belongs to each mask of frame `first`."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class MatchLink(Link):
     grid: tuple[int, int]
     latent: Sequence[int]
     least = math.log(LEAST_LIFT)
+    divides = True
 
     def reaches(self, first: int, later: int) -> bool:
         return self.latent[later] - self.latent[first] <= len(self.matches)
@@ -112,78 +115,89 @@ def _fit(mask: Mask, part: Mask) -> float:
     return max(0.0, 1e-3 * (1 - math.hypot(y - v, x - u) / (FARTHEST * math.hypot(*mask.shape))))
 
 
+@dataclass(eq=False)
+class _Instance:
+    """One instance as far as it is known.
+
+    Attributes:
+        masks: by frame.
+        size: its pixels when it was last seen by itself, or as it leaves the frame.
+        behind: what it went out of sight behind.
+    """
+
+    masks: dict[int, Mask]
+    size: int
+    behind: _Instance | None = None
+
+    @property
+    def last(self) -> int:
+        """The frame that showed it last."""
+        return max(self.masks)
+
+
 def linked(parts: Sequence[Sequence[Mask]], link: Link, smallest: float) -> list[dict[int, Mask]]:
     """Instances over all frames: for each the frames that show it, and its mask there.
 
-    Those seen last are linked first; what was out of sight takes what is left. A part in which two instances end that
-    were apart before, and which has room for both, is divided between them.
+    Those seen last are linked first; what was out of sight takes what is left. A part in which several end that were
+    apart before, and which has room for them, is divided between them.
 
     Args:
         parts: of each frame the masks of its instances.
         link: how they are compared.
         smallest: share of the frame below which a piece of a divided part is none.
     """
-    tracks: list[dict[int, Mask]] = []
+    known: list[_Instance] = []
     for frame, here in enumerate(parts):
-        free, taken = list(range(len(here))), {}
-        for last in range(frame - 1, -1, -1):
-            waiting = [n for n, track in enumerate(tracks) if max(track) == last]
-            if not link.reaches(last, frame) or not here:
-                break
-            if not waiting or (not free and last < frame - 1):
-                continue
-            masks = [tracks[n][last] for n in waiting]
-            gains = link.gains(masks, here, last, frame)
-            found = assigned(gains[:, free], link.least)
-            owners = {waiting[a]: free[b] for a, b in found}
-            taken |= owners
-            if last == frame - 1:
-                taken |= _sharing(waiting, masks, gains, owners, here, link.least)
-            free = [b for b in free if b not in taken.values()]
-        _take(tracks, taken, here, frame, link, smallest)
-        tracks += [{frame: here[b]} for b in free]
-    return tracks
+        reached = [one for one in known if link.reaches(one.last, frame)]
+        hiding = {id(one.behind) for one in reached if one.behind}
+        taken: dict[int, list[_Instance]] = {}
+        for last in sorted({one.last for one in reached}, reverse=True) if here else ():
+            _claim([one for one in reached if one.last == last], here, frame, link, taken)
+        for number, several in taken.items():
+            _give(here[number], several, frame, link, smallest, hiding)
+        known += [_Instance({frame: part}, int(part.sum())) for number, part in enumerate(here) if number not in taken]
+    return [one.masks for one in known]
 
 
-def _sharing(
-    waiting: Sequence[int],
-    masks: Sequence[Mask],
-    gains: Float[np.ndarray, "mask part"],
-    owners: dict[int, int],
-    here: Sequence[Mask],
-    least: float,
-) -> dict[int, int]:
-    """Tracks left over whose part went to another, and has room for them too: for more than half of what they were."""
-    room = {b: float(here[b].sum()) for b in owners.values()}
-    for n, b in owners.items():
-        room[b] -= masks[waiting.index(n)].sum()
-    shared = {}
-    for place, n in enumerate(waiting):
-        b = int(gains[place].argmax())
-        if n in owners or b not in room or gains[place, b] < least or room[b] < masks[place].sum() / 2:
-            continue
-        shared[n] = b
-        room[b] -= masks[place].sum()
-    return shared
-
-
-def _take(
-    tracks: list[dict[int, Mask]],
-    taken: dict[int, int],
+def _claim(
+    waiting: Sequence[_Instance],
     here: Sequence[Mask],
     frame: int,
     link: Link,
-    smallest: float,
+    taken: dict[int, list[_Instance]],
 ) -> None:
-    """Gives each track its part of a frame, or its piece of one."""
-    for b in sorted(set(taken.values())):
-        several = [n for n, part in taken.items() if part == b]
-        pieces = None
-        if len(several) > 1:
-            pieces = link.divided(here[b], [tracks[n][frame - 1] for n in several], frame - 1, frame)
-        if pieces is None:
-            tracks[several[0]][frame] = here[b]
+    """Adds to `taken` the parts that instances of one earlier frame go on with: free ones, then such that have room."""
+    last = waiting[0].last
+    gains = link.gains([one.masks[last] for one in waiting], here, last, frame)
+    free = [number for number in range(len(here)) if number not in taken]
+    found = {a: free[b] for a, b in assigned(gains[:, free], link.least)}
+    taken |= {number: [waiting[place]] for place, number in found.items()}
+    for place, one in enumerate(waiting):
+        best = int(gains[place].argmax())
+        if place in found or best not in taken or gains[place, best] < link.least or not link.divides:
             continue
-        for n, piece in zip(several, pieces, strict=True):
-            if piece.sum() >= smallest * piece.size and piece.any():
-                tracks[n][frame] = piece
+        room = here[best].sum() - sum(other.size for other in taken[best])
+        if room >= one.size / 2 and all(last in other.masks for other in taken[best]):
+            taken[best].append(one)
+        else:
+            one.behind = one.behind or taken[best][0]
+
+
+def _give(part: Mask, several: Sequence[_Instance], frame: int, link: Link, smallest: float, hiding: set[int]) -> None:
+    """Gives a part of a frame to an instance, or to several their pieces of it."""
+    if len(several) == 1:
+        (one,) = several
+        one.masks[frame], one.behind = part, None
+        one.size = one.size if id(one) in hiding else int(part.sum())
+        return
+    since = min(one.last for one in several)
+    pieces = link.divided(part, [one.masks[since] for one in several], since, frame)
+    for one, piece in zip(several, pieces, strict=True):
+        if piece.sum() >= max(1, smallest * piece.size):
+            one.masks[frame], one.behind = piece, None
+            if _at_the_border(piece):
+                one.size = min(one.size, int(piece.sum()))
+
+
+def _at_the_border(mask: Mask) -> bool:
+    return bool(mask[[0, -1]].any() or mask[:, [0, -1]].any())

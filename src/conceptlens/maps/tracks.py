@@ -159,8 +159,8 @@ class Tracks:
                 centre = place_of(mask).centroid
                 assert centre is not None
                 place = (centre[0] * scale, centre[1] * scale)
-                ink = {"font": font, "anchor": "mm", "stroke_width": 2, "stroke_fill": (0, 0, 0)}
-                pens[frame].text(place, str(track.number), fill=colour, **ink)
+                ink = {"font": font, "anchor": "mm", "stroke_width": 2, "stroke_fill": colour}
+                pens[frame].text(place, str(track.number), fill=(255, 255, 255), **ink)
         return sheets
 
     def save_gif(self, file: str | Path, *, rate: float | int | None = None) -> Path:

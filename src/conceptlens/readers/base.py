@@ -13,6 +13,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from conceptlens.readers.frames import FrameRoom
 from conceptlens.readers.loading import Defaults
 from conceptlens.readers.orders import Order, Painting, Request
 from conceptlens.readers.pictures import Reading
@@ -154,6 +155,19 @@ class Reader(ABC, Generic[R]):
         """What paints orders. Raises a `ModelError` where the model cannot."""
         self.require("generate")
         raise NotImplementedError
+
+    def frame_room(self, options: Mapping[str, Any]) -> FrameRoom | None:
+        """How many frames of a film this model reads; None where it reads pictures alone.
+
+        Args:
+            options: some of `read_options`; `num_frames` is how many are read at most.
+
+        Raises:
+            RecipeError: for `num_frames` where only pictures can be read, or for an impossible one.
+        """
+        if "num_frames" in options:
+            raise RecipeError(f"num_frames is of films, and {self.model_id} reads pictures. Leave it out.")
+        return None
 
     @abstractmethod
     def read(

@@ -44,6 +44,17 @@ def is_video(vae: Model) -> bool:
     return any(isinstance(module, nn.Conv3d) for module in vae.encoder.modules())
 
 
+def as_film(tensor: Float[Tensor, "batch channel ... cols"]) -> Float[Tensor, "batch channel frame rows cols"]:
+    """Films; pictures, which have no axis of frames, as films of one frame."""
+    return tensor if tensor.ndim == 5 else tensor[:, :, None]
+
+
+def film_mode(vae: Model, pixels: Float[Tensor, "batch 3 ... width"]) -> Float[Tensor, "batch channel ... cols"]:
+    """The mode of a video autoencoder, not yet scaled, with an axis of frames where the pixels have one."""
+    latents = vae.encode(as_film(pixels)).latent_dist.mode()
+    return latents if pixels.ndim == 5 else latents[:, :, 0]
+
+
 def clean_latents(
     vae: Model, pixels: Float[Tensor, "batch 3 height width"], *, shifted: bool
 ) -> Float[Tensor, "batch channel ..."]:

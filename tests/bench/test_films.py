@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,8 @@ from conceptlens.bench.datasets.moving import Film
 from conceptlens.bench.film_metrics import identities
 from conceptlens.bench.films.cases import FilmCase, film_case
 from conceptlens.bench.films.measuring import match_hits, segmentation_scores, true_tracks
-from conceptlens.bench.films.report import figures, tables
-from conceptlens.bench.films.runs import ALONE, METHODS, FilmsSpec, run
+from conceptlens.bench.films.report import figures, save, tables
+from conceptlens.bench.films.runs import ALONE, METHODS, FilmsError, FilmsSpec, run
 from conceptlens.maps.links import MatchLink, OverlapLink
 from conceptlens.session import Session
 from tiny_models import cogvideox_pipeline
@@ -97,8 +96,8 @@ def test_matches_hit_where_the_object_goes(pair: tuple[FilmCase, MatchLink]) -> 
     hits = match_hits(maps, case.film)
     assert hits["hits"] is not None
     assert hits["stays"] is not None
-    assert hits["hits"] > 0.85
-    assert hits["stays"] < 0.6
+    assert hits["hits"] > 0.7  # cells at an object's rim lead to others of which it has less than half
+    assert hits["stays"] < 0.4
     still = torch.eye(GRID**2).expand(3, 5, -1, -1).contiguous()
     maps = cl.VideoMaps(maps.concepts, maps.scores, maps.clip, None, "t", matches=still)
     assert match_hits(maps, case.film)["hits"] == hits["stays"]
@@ -147,16 +146,28 @@ def test_tables_of_a_run(made: tuple[Path, dict[str, Any], list[Any]]) -> None:
     gain = figures(rows)["gains"]["pairs that meet"]["idf1, true masks"].value
     one = rows[1]["tracks"]
     assert gain == pytest.approx(one["match, true masks"]["idf1"] - one["overlap, true masks"]["idf1"])
-    assert (out / "tracks-00001.png").exists()
+    save(header, rows, out)
+    text = (out / "films.md").read_text()
+    assert "![tracks-00001](tracks-00001.png)" in text
+    assert "pairs that meet: switches, maps" in text
+    assert all((out / name).stat().st_size for name in ("films.png", "methods.tex", "pairs.csv", "tracks-00001.png"))
+
+
+def test_a_model_that_takes_fewer_frames_is_held_to_the_truth_of_those() -> None:
+    case = film_case(3)
+    part = case.of_frames((0, 2, 4)).film
+    assert np.array_equal(part.labels, case.film.labels[[0, 2, 4]])
+    assert (len(part.frames), len(part.instances)) == (3, 3)
 
 
 def test_a_model_of_pictures_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(cl.ConceptlensError, match="video|film"):
+    with pytest.raises(FilmsError, match="films are read by video models; got demo, which reads pictures"):
         run(cl.load(), FilmsSpec(1), tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_command_refuses_a_model_of_pictures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert here(monkeypatch, "bench", "films", "--model", "demo", "--limit", "1", "--out", str(tmp_path)) == 2
-    assert re.search("film|video", capsys.readouterr().err)
+    assert "films are read by video models" in capsys.readouterr().err

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -35,6 +36,11 @@ class FilmCase:
     def nouns(self) -> tuple[str, ...]:
         """What its objects are, each once."""
         return tuple(dict.fromkeys(item.noun for item in self.film.objects))
+
+    def of_frames(self, numbers: Sequence[int]) -> FilmCase:
+        """The film of some of its frames: of those that a model takes."""
+        parts = {name: getattr(self.film, name)[list(numbers)] for name in ("frames", "labels", "instances")}
+        return replace(self, film=replace(self.film, **parts))
 
 
 def film_case(number: int) -> FilmCase:

@@ -90,11 +90,15 @@ def run(
         command: how to repeat it.
 
     Raises:
-        FilmsError: for a model that reads pictures only, or whose queries cannot be recorded.
+        FilmsError: for a model that reads pictures alone.
+        RecipeError: for one whose queries cannot be recorded.
         RunError: when `out` holds a run with other settings, or cannot be written.
     """
     check_folder(out)
     session.require("read")
+    if session.reader.frame_room({}) is None:
+        raise FilmsError(f"films are read by video models; got {session.model_id}, which reads pictures. Name another.")
+    session.recipe(space="cross")  # refused where there are no queries
     header = {"command": command, "versions": {name: package_version(name) for name in PACKAGES}}
     with RowFile(out, spec.settings(session), header) as file:
         cases = [film_case(number) for number in range(spec.limit)]
@@ -114,14 +118,16 @@ class _Measured:
         self._recipe = session.recipe()
 
     def row(self, case: FilmCase) -> dict[str, Any]:
-        """The figures of one film."""
-        started, film = time.perf_counter(), case.film
-        frames = tuple(Image.fromarray(frame) for frame in film.frames)
-        clip, seed = Clip(frames), image_seed(self._spec.seed, case.id)
-        record = self._read(clip, seed, self._recipe.noise)
+        """The figures of one film, of those frames that the model takes."""
+        started, seed = time.perf_counter(), image_seed(self._spec.seed, case.id)
+        record = self._read(Clip(tuple(map(Image.fromarray, case.film.frames))), seed, self._recipe.noise)
+        clip = record.clip
+        assert clip is not None
+        case = case.of_frames(clip.numbers)
+        film = case.film
         maps = self._asked(record, case, METHODS["output"])
         found = {name: self._asked(record, case, options).segmentation() for name, options in METHODS.items()}
-        found[ALONE] = self._alone(frames, case, seed)
+        found[ALONE] = self._alone(clip.frames, case, seed)
         methods = {name: segmentation_scores(labels, film) for name, labels in found.items()}
         if case.number < EXAMPLES:
             self._show(maps, case)
@@ -141,10 +147,8 @@ class _Measured:
     def _read(self, clip: Clip, seed: int, noise: float) -> ImageRecord:
         """A reading with all layers, and in a space that keeps the queries too."""
         layers = range(self._session.depth)
-        record = self._session.read(clip, seed=seed, noise=noise, space="cross", layers=layers, refine=())
-        if record.grid.frames is None or record.grid.frames < 2:
-            raise FilmsError(f"{self._session.model_id} reads pictures, no films. Name a video model with --model.")
-        return record
+        wanted = {"noise": noise, "space": "cross", "layers": layers, "refine": (), "num_frames": len(clip)}
+        return self._session.read(clip, seed=seed, **wanted)
 
     def _asked(self, record: ImageRecord, case: FilmCase, options: Mapping[str, Any]) -> VideoMaps:
         wanted = self._session.recipe(**options)

@@ -44,6 +44,7 @@ def save_latents(films: list[Film], vae: AutoencoderKLCogVideoX, path: Path) -> 
         frames = torch.from_numpy(np.stack([film.frames for film in films[first : first + 16]]))
         pixels = frames.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
         latents = vae.encode(pixels).latent_dist.mean * vae.config.scaling_factor
-        rows.append(latents.permute(0, 2, 1, 3, 4).half())
+        latents = latents.permute(0, 2, 1, 3, 4).half()
+        rows.append(torch.cat([latents[:, :1], latents], 1))  # where the pipeline puts a frame to make pairs of all
     torch.save(torch.cat(rows), path.with_suffix(".tmp"))
     path.with_suffix(".tmp").rename(path)

@@ -1,7 +1,8 @@
-"""CogVideoX's shape at a small size: one T5, text and video with shared weights, 9 frames in 5 latent ones."""
+"""CogVideoX 1.5's shape at a small size: one T5, text and video with shared weights, two frames in each patch."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -11,6 +12,8 @@ from diffusers import (
     CogVideoXPipeline,
     CogVideoXTransformer3DModel,
 )
+from diffusers.models.embeddings import apply_rotary_emb, get_3d_rotary_pos_embed
+from einops import rearrange
 from torch import Tensor, nn
 
 from conceptlens.bench.datasets.moving import FRAMES, SIZE
@@ -18,9 +21,11 @@ from flux_streams import attend, heads_of
 from picture_model import HEAD, add_binding_heads
 from text import FILM_WORDS, LENGTH, build_t5, build_t5_tokenizer
 
-LATENT = (5, 8, 24, 24)
-"""Frames, channels, rows and columns of a film's latents."""
-PATCHES = LATENT[0] * (LATENT[2] // 2) * (LATENT[3] // 2)
+LATENT = (FRAMES + 1, 4, SIZE // 2, SIZE // 2)
+"""Frames, channels, rows and columns of a film's latents; the first frame stands twice, to make pairs of all."""
+GRID = (LATENT[0] // 2, SIZE // 4, SIZE // 4)
+"""Patches along time, rows and columns."""
+PATCHES = math.prod(GRID)
 
 
 def build_scheduler() -> CogVideoXDDIMScheduler:
@@ -36,7 +41,12 @@ def build_scheduler() -> CogVideoXDDIMScheduler:
 
 
 def joint_block(
-    block: nn.Module, video: Tensor, text: Tensor, temb: Tensor, bias: Tensor | None = None
+    block: nn.Module,
+    video: Tensor,
+    text: Tensor,
+    temb: Tensor,
+    rope: tuple[Tensor, Tensor],
+    bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One block as diffusers computes it, text before video. `bias` is added to the logits of the text's rows.
 
@@ -45,6 +55,10 @@ def joint_block(
     attn, length = block.attn1, text.shape[1]
     seen, told, gate, text_gate = block.norm1(video, text, temb)
     query, key, value = heads_of(attn, torch.cat([told, seen], 1))
+    query, key = (
+        torch.cat([h[:, :length], apply_rotary_emb(h[:, length:], rope, sequence_dim=1).to(h.dtype)], 1)
+        for h in (query, key)
+    )
     rows = [attend(query[:, :length], key, value, bias), attend(query[:, length:], key, value)]
     out = attn.to_out[0](torch.cat(rows, 1))
     video, text = video + gate * out[:, length:], text + text_gate * out[:, :length]
@@ -73,10 +87,12 @@ class FilmModel(nn.Module):
             sample_height=LATENT[2],
             sample_frames=FRAMES,
             patch_size=2,
-            temporal_compression_ratio=2,
+            patch_size_t=2,
+            temporal_compression_ratio=1,
             max_text_seq_length=LENGTH,
-            spatial_interpolation_scale=1.0,
+            use_rotary_positional_embeddings=True,
         )
+        self.rope = get_3d_rotary_pos_embed(HEAD, None, GRID[1:], GRID[0], grid_type="slice", max_size=GRID[1:])
         self.mending, self.block = mending, joint_block
         add_binding_heads(self)
 
@@ -93,13 +109,12 @@ class FilmModel(nn.Module):
         text, video = both[:, :LENGTH].contiguous(), both[:, LENGTH:].contiguous()
         states = text
         for index, block in enumerate(model.transformer_blocks):
-            video, text = self.block(block, video, text, temb, bias)
+            video, text = self.block(block, video, text, temb, self.rope, bias)
             if index + 1 == self.mending:
                 states = text
         patches = model.proj_out(model.norm_out(model.norm_final(video), temb=temb))
-        frames, _, rows, cols = LATENT
-        patches = patches.reshape(len(noisy), frames, rows // 2, cols // 2, -1, 2, 2)
-        return patches.permute(0, 1, 4, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4), states
+        patches = patches.reshape(len(noisy), *GRID, LATENT[1], 2, 2, 2)  # the last three: time, row, column
+        return rearrange(patches, "b f r c d t p q -> b (f t) d (r p) (c q)"), states
 
 
 def build_pipeline(model: FilmModel, vae: Path) -> CogVideoXPipeline:

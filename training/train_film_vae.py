@@ -1,4 +1,6 @@
-"""The autoencoder of the small video model: films of 9 frames of 48x48 pixels to 5 latent frames of 24x24x8.
+"""The autoencoder of the small video model: films of 9 frames of 48x48 pixels to as many latent frames of 24x24x4.
+
+With two frames in one latent frame, all that moves became a blur: the transformer joins pairs of frames instead.
 
     python training/train_film_vae.py
 
@@ -24,10 +26,10 @@ def build() -> AutoencoderKLCogVideoX:
         down_block_types=("CogVideoXDownBlock3D",) * 2,
         up_block_types=("CogVideoXUpBlock3D",) * 2,
         block_out_channels=(16, 32),
-        latent_channels=8,
+        latent_channels=4,
         layers_per_block=1,
         norm_num_groups=8,
-        temporal_compression_ratio=2,
+        temporal_compression_ratio=1,
         sample_height=48,
         sample_width=48,
         scaling_factor=1.0,

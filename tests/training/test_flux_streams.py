@@ -67,5 +67,6 @@ def test_velocity_of_cogvideox_equals_diffusers() -> None:
     model = FilmModel(heads=2, blocks=3, mending=2).eval()
     noisy, text, timestep = torch.randn(2, *LATENT), torch.randn(2, LENGTH, 96), torch.tensor([200, 700])
     velocity, states = model.predict(noisy, timestep, text)
-    torch.testing.assert_close(velocity, model.transformer(noisy, text, timestep).sample, atol=1e-5, rtol=1e-4)
+    expected = model.transformer(noisy, text, timestep, image_rotary_emb=model.rope).sample
+    torch.testing.assert_close(velocity, expected, atol=1e-5, rtol=1e-4)
     assert states.shape == (2, LENGTH, 64)

@@ -7,7 +7,7 @@ from functools import cache
 
 import torch
 
-_SIDE, _TURNS = 128, 3
+_SIDE, _TURNS = 128, 10
 
 
 @cache
@@ -15,7 +15,7 @@ def cpu_dtype() -> torch.dtype:
     """bfloat16 where this processor multiplies matrices faster in it than in float32, else float32.
 
     A processor without bfloat16 arithmetic can be a hundred times slower in it. The trial takes about
-    ten milliseconds there, and less elsewhere.
+    thirty milliseconds there, and less elsewhere; its many turns are for processors with other work to do.
     """
     return min((torch.float32, torch.bfloat16), key=_seconds)
 

@@ -60,11 +60,12 @@ def frame_matches(
     matches = query.new_zeros(len(query), apart, frames, *2 * (len(inside),), dtype=precise)
     for first in range(frames):
         for gap in range(1, min(apart, frames - 1 - first) + 1):
+            total = query.new_zeros(len(query), patches, patches, dtype=precise)
             for head in range(query.shape[1]):  # one at a time: the attention between large frames is large
                 asked = query[:, head, first * patches : (first + 1) * patches].to(precise)
                 there = key[:, head, (first + gap) * patches : (first + gap + 1) * patches].to(precise)
-                seen = (asked @ there.transpose(1, 2) / math.sqrt(query.shape[-1])).softmax(dim=-1)
-                matches[:, gap - 1, first] += (looking @ seen @ inside.T) / query.shape[1]
+                total += (asked @ there.transpose(1, 2) / math.sqrt(query.shape[-1])).softmax(dim=-1)
+            matches[:, gap - 1, first] = looking @ total @ inside.T / query.shape[1]
     return matches
 
 

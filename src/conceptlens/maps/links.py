@@ -18,7 +18,7 @@ from conceptlens.ops.tracks import REACH, assigned, cells_of, low_pass, on_patch
 
 Mask = Bool[np.ndarray, "height width"]
 Linking = Literal["match", "overlap"]
-LEAST_LIFT = 1.5
+LEAST_LIFT = 1.2
 """How much more of an instance's match must end in another than in any area of that size."""
 FARTHEST = 0.25
 """Share of the frame's diagonal that centres may move from one frame to the next, by overlap alone."""

@@ -98,6 +98,11 @@ def test_a_track_that_is_lost_and_comes_back_as_itself_is_none() -> None:
     assert made.idf1 == pytest.approx(2 * 7 / 15)
 
 
+def test_of_two_tracks_that_are_as_near_the_last_one_is_held() -> None:
+    made = identities(lane("22", "12", "12"), lane("11", "11", "11"))
+    assert (made.switches, made.matched) == (0, 1)
+
+
 def test_a_track_is_at_an_object_from_an_overlap_of_half() -> None:
     truth = lane("11..")
     assert identities(lane("1..."), truth).matched == 1

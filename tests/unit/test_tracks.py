@@ -172,6 +172,13 @@ def test_what_passes_behind_another_comes_out_under_its_number() -> None:
     ]
 
 
+def test_what_leaves_the_frame_beside_another_is_followed_to_the_last_column() -> None:
+    paths: Paths = [[(6, left) for left in (3, 6, 8, 10, 11)], [(6, left) for left in (8, 10, 12, 14, 15)]]
+    tracks = linked(parts_of(paths), moved(paths, [0, 1, 2, 3, 4]), 0.0)
+    assert [sorted(track) for track in tracks] == [[0, 1, 2, 3, 4]] * 2
+    assert sorted(int(track[4].sum()) for track in tracks) == [4, 16]
+
+
 def test_a_thing_that_comes_in_begins_a_track() -> None:
     paths = [[(2, 0), (2, 1), (2, 2)], [None, None, (10, 6)]]
     tracks = linked(parts_of(paths), moved(paths, [0, 1, 2]), 0.0)

@@ -122,12 +122,10 @@ class _Instance:
     Attributes:
         masks: by frame.
         size: its pixels when it was last seen by itself, or as it leaves the frame.
-        behind: what it went out of sight behind.
     """
 
     masks: dict[int, Mask]
     size: int
-    behind: _Instance | None = None
 
     @property
     def last(self) -> int:
@@ -149,12 +147,11 @@ def linked(parts: Sequence[Sequence[Mask]], link: Link, smallest: float) -> list
     known: list[_Instance] = []
     for frame, here in enumerate(parts):
         reached = [one for one in known if link.reaches(one.last, frame)]
-        hiding = {id(one.behind) for one in reached if one.behind}
         taken: dict[int, list[_Instance]] = {}
         for last in sorted({one.last for one in reached}, reverse=True) if here else ():
             _claim([one for one in reached if one.last == last], here, frame, link, taken)
         for number, several in taken.items():
-            _give(here[number], several, frame, link, smallest, hiding)
+            _give(here[number], several, frame, link, smallest)
         known += [_Instance({frame: part}, int(part.sum())) for number, part in enumerate(here) if number not in taken]
     return [one.masks for one in known]
 
@@ -179,22 +176,19 @@ def _claim(
         room = here[best].sum() - sum(other.size for other in taken[best])
         if room >= one.size / 2 and all(last in other.masks for other in taken[best]):
             taken[best].append(one)
-        else:
-            one.behind = one.behind or taken[best][0]
 
 
-def _give(part: Mask, several: Sequence[_Instance], frame: int, link: Link, smallest: float, hiding: set[int]) -> None:
+def _give(part: Mask, several: Sequence[_Instance], frame: int, link: Link, smallest: float) -> None:
     """Gives a part of a frame to an instance, or to several their pieces of it."""
     if len(several) == 1:
         (one,) = several
-        one.masks[frame], one.behind = part, None
-        one.size = one.size if id(one) in hiding else int(part.sum())
+        one.masks[frame], one.size = part, int(part.sum())
         return
     since = min(one.last for one in several)
     pieces = link.divided(part, [one.masks[since] for one in several], since, frame)
     for one, piece in zip(several, pieces, strict=True):
         if piece.sum() >= max(1, smallest * piece.size):
-            one.masks[frame], one.behind = piece, None
+            one.masks[frame] = piece
             if _at_the_border(piece):
                 one.size = min(one.size, int(piece.sum()))
 

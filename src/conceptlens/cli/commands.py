@@ -274,7 +274,6 @@ def rerun(
     device: Device = None,
 ) -> None:
     """Repeat a saved result (FILE: a maps.json, or its folder) and say how far the new maps are from the saved ones."""
-    from conceptlens.maps.video_maps import VideoMaps
     from conceptlens.rerun import difference
     from conceptlens.rerun import rerun as repeat
 
@@ -282,6 +281,8 @@ def rerun(
         check_request({}, out=out)
     maps = repeat(file, device=device)
     if out is not None:
+        from conceptlens.maps.video_maps import VideoMaps
+
         maps.save(out)
         film = isinstance(maps, VideoMaps)
         beside = "every frame, timeline.png" if film else "heat maps, masks"

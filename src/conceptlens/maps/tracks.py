@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from PIL import Image, ImageDraw, ImageFont
 
 from conceptlens.maps.exports import encode_rle, polygons
 from conceptlens.maps.films import save_film, write_gif
 from conceptlens.maps.image_maps import ConceptMaps
-from conceptlens.maps.links import Link, linked
+from conceptlens.maps.links import Link, Mask, linked
 from conceptlens.maps.pictures import palette
 from conceptlens.maps.positions import box_of, place_of
 from conceptlens.ops.grids import Threshold
@@ -196,22 +196,32 @@ def follow(
     smallest: float,
 ) -> Tracks:
     """Instances of each concept (`ConceptMaps.instances`) in every frame, linked; instances of two are never one."""
-    found = []
+    found: list[tuple[str, dict[int, Mask], dict[int, float]]] = []
     for concept in concepts:
         parts = [maps.instances(concept, threshold, smallest=smallest) for maps in frames]
-        found += [(concept, masks) for masks in linked(parts, link, smallest)]
+        instances = linked(parts, link, smallest)
+        found += [(concept, *both) for both in zip(instances, _scores(frames, concept, instances), strict=True)]
     found.sort(key=lambda track: min(track[1]))
     tracks = []
-    for number, (concept, masks) in enumerate(found, 1):
-        scores = {frame: _pixels(frames[frame], concept)[mask].mean() for frame, mask in masks.items()}
-        boxes = tuple(box_of(mask) for mask in masks.values())
-        whole = np.stack(list(masks.values()))
-        tracks.append(Track(number, concept, tuple(masks), whole, boxes, tuple(map(float, scores.values()))))
+    for number, (concept, masks, scores) in enumerate(found, 1):
+        seen = sorted(masks)
+        boxes = tuple(box_of(masks[frame]) for frame in seen)
+        whole = np.stack([masks[frame] for frame in seen])
+        tracks.append(Track(number, concept, tuple(seen), whole, boxes, tuple(scores[frame] for frame in seen)))
     return Tracks(tuple(tracks), tuple(concepts), clip)
 
 
-def _pixels(maps: ConceptMaps, concept: str) -> Float[np.ndarray, "height width"]:
-    return maps.pixels()[maps.concepts.index(concept)].numpy()
+def _scores(
+    frames: Sequence[ConceptMaps], concept: str, instances: Sequence[dict[int, Mask]]
+) -> list[dict[int, float]]:
+    """The mean score of a concept inside each mask of each instance."""
+    means: list[dict[int, float]] = [{} for _ in instances]
+    for frame, maps in enumerate(frames):
+        pixels = maps.pixels()[maps.concepts.index(concept)].numpy()
+        for mean, masks in zip(means, instances, strict=True):
+            if frame in masks:
+                mean[frame] = float(pixels[masks[frame]].mean())
+    return means
 
 
 def _file_name(frame: int) -> str:

@@ -12,6 +12,7 @@ from diffusers import AutoencoderKLCogVideoX
 
 from conceptlens.bench.datasets.moving import Film, make_film
 from conceptlens.bench.datasets.scenes import SPLITS
+from conceptlens.ops.precision import cpu_dtype
 from scene_data import CACHE
 
 
@@ -43,7 +44,8 @@ def save_latents(films: list[Film], vae: AutoencoderKLCogVideoX, path: Path) -> 
     for first in range(0, len(films), 16):
         frames = torch.from_numpy(np.stack([film.frames for film in films[first : first + 16]]))
         pixels = frames.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
-        latents = vae.encode(pixels).latent_dist.mean * vae.config.scaling_factor
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=cpu_dtype() == torch.bfloat16):
+            latents = vae.encode(pixels).latent_dist.mean.float() * vae.config.scaling_factor
         latents = latents.permute(0, 2, 1, 3, 4).half()
         rows.append(torch.cat([latents[:, :1], latents], 1))  # where the pipeline puts a frame to make pairs of all
     torch.save(torch.cat(rows), path.with_suffix(".tmp"))

@@ -1,0 +1,72 @@
+"""Which recipe suits a video model? Noise level, layers and space, by mean IoU on validation films.
+
+    python training/tune_films.py --folder zoo/film --limit 20
+
+The softmax is per layer, so one reading with all layers kept scores every set of consecutive layers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+import conceptlens as cl
+from conceptlens.bench.datasets.moving import films
+from conceptlens.bench.films.measuring import segmentation_scores
+from conceptlens.session import Session
+from tune import RESULTS, SPACES, append
+
+
+def table(session: Session, limit: int, noises: list[float]) -> list[dict[str, Any]]:
+    """One row per space, noise level and set of consecutive layers: mean IoU over the films, best first."""
+    layers = range(session.depth)
+    found: dict[tuple[str, bool, float, int, int], list[float]] = defaultdict(list)
+    for film in films("validation", limit):
+        clip = cl.Clip(tuple(Image.fromarray(frame) for frame in film.frames))
+        for noise in noises:
+            record = session.read(clip, seed=film.seed, noise=noise, layers=layers, space="cross")
+            for space in SPACES:
+                for softmax in (True, False):
+                    options = {"space": space, "softmax": softmax, "background": False, "keep": True}
+                    maps = session.probe(record, film.concepts, **options)
+                    for first in layers:
+                        for last in layers[first:]:
+                            scores = maps.parts[0, first : last + 1].mean(0)
+                            labels = replace(maps, scores=scores).segmentation()
+                            key = (space, softmax, noise, first, last)
+                            found[key].append(segmentation_scores(labels, film)["miou"])
+    rows = [
+        {"space": space, "softmax": softmax, "noise": noise, "layers": [first, last], "miou": round(np.mean(ious), 4)}
+        for (space, softmax, noise, first, last), ious in found.items()
+    ]
+    return sorted(rows, key=lambda row: -row["miou"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", required=True)
+    parser.add_argument("--limit", type=int, default=20)
+    parser.add_argument("--noises", type=float, nargs="+", default=[0.1, 0.25, 0.4, 0.55])
+    parser.add_argument("--log", help="append the best rows to this file of training/results, with --note")
+    parser.add_argument("--note", type=json.loads, default={}, help='JSON: {"steps": 2000}')
+    args = parser.parse_args()
+    rows = table(cl.load(Path(args.folder), device="cpu"), args.limit, args.noises)
+    shown = []
+    for space in SPACES:
+        for softmax in (True, False):
+            shown += [row for row in rows if (row["space"], row["softmax"]) == (space, softmax)][:4]
+    for row in shown:
+        print(json.dumps(row))
+    if args.log:
+        append(RESULTS / f"{args.log}.json", {**args.note, "split": "validation", "films": args.limit, "best": shown})
+
+
+if __name__ == "__main__":
+    main()

@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from conceptlens.maps.image_maps import ConceptMaps
     from conceptlens.maps.video_maps import VideoMaps
     from conceptlens.session import Session, load
+    from conceptlens.values.clips import Clip
     from conceptlens.values.recipe import Recipe
     from conceptlens.values.records import ImageRecord
 
 
 _LATER = {
+    "Clip": "values.clips",
     "ConceptMaps": "maps.image_maps",
     "DenseFeatures": "features.extractor",
     "Diagnosis": "diagnosis",
@@ -62,6 +64,7 @@ def __getattr__(name: str) -> object:
 
 
 __all__ = [
+    "Clip",
     "ConceptError",
     "ConceptMaps",
     "ConceptlensError",

@@ -14,6 +14,7 @@ from conceptlens.families.base import ModelAdapter
 from conceptlens.guidance import Guidance, GuidedMaps, chosen_guidance
 from conceptlens.guidance.painting import GuidedPainter, check_guided
 from conceptlens.maps.image_maps import ConceptMaps
+from conceptlens.maps.video_maps import maps_of
 from conceptlens.readers.base import Asking, Reader, Verb
 from conceptlens.readers.choosing import open_reader
 from conceptlens.readers.embedding import ConceptEmbedder
@@ -22,6 +23,7 @@ from conceptlens.readers.orders import Background, Request, note_unknown, with_b
 from conceptlens.readers.pictures import BATCH, Source, check_batch, is_several, readings_of
 from conceptlens.readers.replay import records_of
 from conceptlens.readers.text_streams import TextStreamReader
+from conceptlens.values.clips import Clip
 from conceptlens.values.errors import RecipeError
 from conceptlens.values.models import Pipeline
 from conceptlens.values.recipe import RECIPE_FIELDS, Recipe
@@ -220,7 +222,7 @@ class Session:
     @overload
     def read(
         self,
-        image: str | Path | Image.Image,
+        image: str | Path | Image.Image | Clip,
         *,
         prompt: str = "",
         seed: int = 0,
@@ -257,17 +259,19 @@ class Session:
         Args:
             image: a path, a picture of any size and aspect, or a tensor (3, height, width) with values in 0..1. Wide or
                 tall images keep their aspect; the sides are rounded to the model's multiple, and maps come back in the
-                image's own size. A list of these, or a tensor (batch, 3, height, width), gives a list of records.
+                image's own size. A video model reads films too: a `conceptlens.Clip`, or the path of a moving GIF, an
+                MP4 or a WebM. A list of these, or a tensor (batch, 3, height, width), gives a list of records.
             prompt: what to tell the model about the image; empty is fine. One for all images, or a list.
             seed: of the noise; of each image's, so that its record does not depend on the others. One, or a list.
             preset: "paper" for the settings of the official code, "sharp" for refined maps.
             batch: how many images go through a model with a text stream at once; those of one size and prompt can.
             **options: fields of `Recipe`: `noise=` (0 clean to 1 pure noise), `samples=` (noise draws, averaged),
                 `layers=`, `space=`, ...; and `guidance_scale=` (0 if not given, as in the official code) or
-                `max_sequence_length=` of models that take them.
+                `max_sequence_length=` of models that take them; of films `num_frames=`, how many are read at most.
 
         Raises:
-            ImageError: for an image that cannot be read, or none.
+            ImageError: for an image or film that cannot be read, or none.
+            ModelError: for a film, of a model that reads pictures alone.
             RecipeError: for impossible settings.
         """
         self.require("read")
@@ -276,7 +280,7 @@ class Session:
         call, settings = _parted(options, self.reader.read_options)
         recipe = self.recipe(preset, **settings)
         check_text(prompt, "prompt")
-        readings = readings_of(image, prompt, seed)
+        readings = readings_of(image, prompt, seed, self.reader.frame_room(call))
         records = self.reader.read_all(readings, recipe, call, check_batch(batch))
         return records if is_several(image) else records[0]
 
@@ -312,8 +316,10 @@ class Session:
         keep: bool = False,
         batch: int = BATCH,
         **options: Any,
-    ) -> ConceptMaps | list[ConceptMaps]:
+    ) -> Any:
         """Maps of concepts in a recorded image, or each of several, without running the model; as if asked at first.
+
+        A recorded film gives `VideoMaps`, which type checkers do not know.
 
         Args:
             record: from `read`, or of a painted image (`generate` with `record=True`). A list of records that were
@@ -340,17 +346,19 @@ class Session:
         answers = self.reader.probe_all(records, (*asked, *added), Asking(recipe, asking, keep, check_batch(batch)))
         note_unknown(self.model_id, self.reader.defaults, asked)
         maps = [
-            ConceptMaps(
+            maps_of(
+                each.clip or each.image,
                 concepts=(*asked, *added),
                 scores=answer.scores,
                 spread=answer.spread,
-                image=each.image,
                 recipe=recipe,
                 model_id=self.model_id,
                 prompt=each.prompt,
                 seed=each.seed,
                 background=added,
+                record=None if each.clip is None else each,
                 parts=answer.parts,
+                matches=answer.matches,
                 run_info=replace(answer.info, pipeline=each.options, steps=each.steps or None),
             )
             for each, answer in zip(records, answers, strict=True)

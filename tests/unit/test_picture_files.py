@@ -11,8 +11,9 @@ import pytest
 from PIL import Image, features
 
 from conceptlens.bench.datasets.base import open_picture
-from conceptlens.maps.picture_files import MIN_SIDE, PICTURES, open_image
+from conceptlens.maps.picture_files import open_image
 from conceptlens.values.errors import ImageError
+from conceptlens.values.pictures import MIN_SIDE, PICTURES
 
 RAMP = np.tile(np.linspace(0, 1, 96), (64, 1))
 

@@ -11,6 +11,7 @@ import typer
 from conceptlens.cli.checks import check_method, check_request
 from conceptlens.cli.faithful import faithful
 from conceptlens.cli.fidelity import fidelity
+from conceptlens.cli.films import films
 from conceptlens.cli.options import (
     Batch,
     Device,
@@ -197,6 +198,7 @@ def report_(
 
 bench.command()(fidelity)
 bench.command()(faithful)
+bench.command()(films)
 bench.command("table")(table_)
 
 

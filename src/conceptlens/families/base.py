@@ -205,13 +205,17 @@ class ModelAdapter(ABC, Generic[R]):
         return self.text_length(pipeline, options)
 
     def encode(
-        self, pipeline: Pipeline, pixels: Float[Tensor, "batch 3 height width"]
-    ) -> Float[Tensor, "batch channel rows cols"]:
+        self, pipeline: Pipeline, pixels: Float[Tensor, "batch 3 ... width"]
+    ) -> Float[Tensor, "batch channel ... cols"]:
         """Clean latents as the transformer was trained on them: the autoencoder's mode, shifted and scaled.
 
         Args:
             pipeline: whose `vae` is used.
-            pixels: in -1..1, on the device and in the dtype of the autoencoder.
+            pixels: in -1..1, on the device and in the dtype of the autoencoder: pictures, (batch, 3, height, width), or
+                where there is a `frame_step` films, (batch, 3, frame, height, width).
+
+        Returns:
+            (batch, channel, rows, cols), or (batch, channel, frame, rows, cols) of films.
         """
         vae = pipeline.vae
         latents = vae.encode(pixels).latent_dist.mode()
@@ -229,16 +233,28 @@ class ModelAdapter(ABC, Generic[R]):
     def side_multiple(self, pipeline: Pipeline) -> int:
         """Image sides must be a multiple of this many pixels."""
 
+    def frame_step(self, pipeline: Pipeline) -> int | None:
+        """Frames of a film that share one row of the patch grid in time, behind the first frame, which stands alone.
+
+        None where the family reads pictures alone; else its `encode` and `prepare` take films as well.
+        """
+        return None
+
+    def native_frames(self, pipeline: Pipeline) -> int:
+        """Frames of a film as long as the pipeline, or else the model, makes it unless told otherwise."""
+        usual = inspect.signature(pipeline.__call__).parameters["num_frames"].default
+        return usual or self.transformer.config.sample_frames
+
     @abstractmethod
     def prepare(
         self,
         pipeline: Pipeline,
-        latents: Float[Tensor, "batch channel rows cols"],
+        latents: Float[Tensor, "batch channel ... cols"],
         prompt: str,
         sigma: float,
         options: Mapping[str, Any],
     ) -> dict[str, Any]:
-        """Arguments of one transformer call on noised `latents`, as the pipeline itself would make them."""
+        """Arguments of one transformer call on noised `latents` of `encode`, as the pipeline itself would make them."""
 
 
 class DiTAdapter(ModelAdapter[StreamLayer]):

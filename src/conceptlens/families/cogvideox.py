@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from conceptlens.families import register
 from conceptlens.families.base import Concepts, DiTAdapter, Projection
 from conceptlens.families.groups import SHARED
+from conceptlens.families.kinds.latents import as_film, film_mode
 from conceptlens.families.kinds.rows import pool_tokens, repeat_rows, rotate_pairs, take
 from conceptlens.families.kinds.shared_weights import image_rows, shared_heads, shared_taps
 from conceptlens.families.kinds.text_side import gated_residuals, project_shared
@@ -24,7 +25,7 @@ from conceptlens.values.records import CallRecord, TokenGrid
 
 @register
 class CogVideoXAdapter(DiTAdapter):
-    """A picture is read as a video of one frame; its noise level counts along the training timesteps."""
+    """Noise counts along training timesteps. Films of 1.5, with two latent frames a patch, are padded in front."""
 
     name = "CogVideoX"
     classes = ("CogVideoXTransformer3DModel",)
@@ -104,7 +105,7 @@ class CogVideoXAdapter(DiTAdapter):
         return pipeline.encode_prompt(text, do_classifier_free_guidance=False, max_sequence_length=length)[0]
 
     def encode(self, pipeline: Pipeline, pixels: Tensor) -> Tensor:
-        return pipeline.vae.encode(pixels[:, :, None]).latent_dist.mode()[:, :, 0] * pipeline.vae.config.scaling_factor
+        return film_mode(pipeline.vae, pixels) * pipeline.vae.config.scaling_factor
 
     def add_noise(self, pipeline: Pipeline, clean: Tensor, noise: Tensor, sigma: float) -> Tensor:
         return pipeline.scheduler.add_noise(clean, noise, self._timestep(pipeline, sigma, clean))
@@ -116,6 +117,9 @@ class CogVideoXAdapter(DiTAdapter):
     def side_multiple(self, pipeline: Pipeline) -> int:
         return pipeline.vae_scale_factor_spatial * self.transformer.config.patch_size
 
+    def frame_step(self, pipeline: Pipeline) -> int:
+        return pipeline.vae_scale_factor_temporal * (self.transformer.config.patch_size_t or 1)
+
     def native_area(self, pipeline: Pipeline) -> int:
         config = self.transformer.config
         return config.sample_height * config.sample_width * pipeline.vae_scale_factor_spatial**2
@@ -123,16 +127,18 @@ class CogVideoXAdapter(DiTAdapter):
     def prepare(
         self, pipeline: Pipeline, latents: Tensor, prompt: str, sigma: float, options: Mapping[str, Any]
     ) -> dict[str, Any]:
-        batch, _, rows, cols = latents.shape
+        depth, factor = self.transformer.config.patch_size_t or 1, pipeline.vae_scale_factor_spatial
+        film = as_film(latents).transpose(1, 2)
+        film = torch.cat([film[:, :1].expand(-1, depth - 1, -1, -1, -1), film], dim=1)
+        batch, frames, _, rows, cols = film.shape
         embeds = self._text(pipeline, prompt, self.text_length(pipeline, options))
-        frames, factor = self.transformer.config.patch_size_t or 1, pipeline.vae_scale_factor_spatial
         rotation = None
         if self.transformer.config.use_rotary_positional_embeddings:
             rotation = pipeline._prepare_rotary_positional_embeddings(
                 rows * factor, cols * factor, frames, latents.device
             )
         return {
-            "hidden_states": latents[:, None].expand(-1, frames, -1, -1, -1),
+            "hidden_states": film,
             "encoder_hidden_states": embeds.expand(batch, -1, -1),
             "timestep": self._timestep(pipeline, sigma, latents),
             "image_rotary_emb": rotation,

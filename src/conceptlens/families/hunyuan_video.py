@@ -14,6 +14,7 @@ from conceptlens.families import register
 from conceptlens.families.base import Concepts, Projection
 from conceptlens.families.groups import DUAL
 from conceptlens.families.kinds.dual_stream import DualStreamAdapter
+from conceptlens.families.kinds.latents import as_film, film_mode
 from conceptlens.families.kinds.layouts import FLUX_SINGLE, AllBlocks, Unpacked
 from conceptlens.families.kinds.rows import pool_tokens, repeat_rows, take
 from conceptlens.families.kinds.text_side import project_text
@@ -93,10 +94,13 @@ class HunyuanVideoAdapter(DualStreamAdapter):
         return Concepts(names, torch.stack(tokens), pooled, pieces=tuple(o.pieces for o in own))
 
     def encode(self, pipeline: Pipeline, pixels: Tensor) -> Tensor:
-        return pipeline.vae.encode(pixels[:, :, None]).latent_dist.mode()[:, :, 0] * pipeline.vae.config.scaling_factor
+        return film_mode(pipeline.vae, pixels) * pipeline.vae.config.scaling_factor
 
     def side_multiple(self, pipeline: Pipeline) -> int:
         return pipeline.vae_scale_factor_spatial * self.transformer.config.patch_size
+
+    def frame_step(self, pipeline: Pipeline) -> int:
+        return pipeline.vae_scale_factor_temporal * self.transformer.config.patch_size_t
 
     def native_area(self, pipeline: Pipeline) -> int:
         return 720 * 1280
@@ -107,7 +111,7 @@ class HunyuanVideoAdapter(DualStreamAdapter):
         batch, dtype = len(latents), latents.dtype
         embeds, pooled, mask = pipeline.encode_prompt(prompt, max_sequence_length=self.text_length(pipeline, options))
         return {
-            "hidden_states": latents[:, :, None],
+            "hidden_states": as_film(latents),
             "timestep": latents.new_full((batch,), sigma * 1000, dtype=torch.float32),
             "encoder_hidden_states": embeds.to(dtype).expand(batch, -1, -1),
             "encoder_attention_mask": mask.to(dtype).expand(batch, -1),

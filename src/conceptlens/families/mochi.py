@@ -12,6 +12,7 @@ from conceptlens.families import register
 from conceptlens.families.base import Concepts, Projection
 from conceptlens.families.groups import DUAL
 from conceptlens.families.kinds.dual_stream import DualStreamAdapter
+from conceptlens.families.kinds.latents import as_film, film_mode
 from conceptlens.families.kinds.rows import repeat_rows, take
 from conceptlens.families.kinds.text_side import project_text
 from conceptlens.families.kinds.tokens import embed_alone
@@ -86,14 +87,18 @@ class MochiAdapter(DualStreamAdapter):
 
     def encode(self, pipeline: Pipeline, pixels: Tensor) -> Tensor:
         config = pipeline.vae.config
-        latents = pipeline.vae.encode(pixels[:, :, None]).latent_dist.mode()[:, :, 0]
+        latents = film_mode(pipeline.vae, pixels)
         if config.latents_mean is None or config.latents_std is None:
             return latents * config.scaling_factor
-        mean, std = (latents.new_tensor(values)[:, None, None] for values in (config.latents_mean, config.latents_std))
+        channels = (-1, *(1,) * (latents.ndim - 2))
+        mean, std = (latents.new_tensor(part).view(channels) for part in (config.latents_mean, config.latents_std))
         return (latents - mean) * config.scaling_factor / std
 
     def side_multiple(self, pipeline: Pipeline) -> int:
         return pipeline.vae_spatial_scale_factor * self.transformer.config.patch_size
+
+    def frame_step(self, pipeline: Pipeline) -> int:
+        return pipeline.vae_temporal_scale_factor
 
     def native_area(self, pipeline: Pipeline) -> int:
         return pipeline.default_height * pipeline.default_width
@@ -105,7 +110,7 @@ class MochiAdapter(DualStreamAdapter):
         length = self.text_length(pipeline, options)
         embeds, mask, *_ = pipeline.encode_prompt(prompt, do_classifier_free_guidance=False, max_sequence_length=length)
         return {
-            "hidden_states": latents[:, :, None],
+            "hidden_states": as_film(latents),
             "timestep": latents.new_full((batch,), (1 - sigma) * 1000),
             "encoder_hidden_states": embeds.expand(batch, -1, -1),
             "encoder_attention_mask": mask.expand(batch, -1),

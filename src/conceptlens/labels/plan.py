@@ -11,8 +11,8 @@ from typing import Any
 
 from conceptlens.bench.fidelity.prompts import read_prompts
 from conceptlens.labels.gates import Gates
-from conceptlens.maps.picture_files import PICTURES
 from conceptlens.values.errors import ConceptlensError, RecipeError, one_line
+from conceptlens.values.pictures import PICTURES
 from conceptlens.values.recipe import RECIPE_FIELDS, check_preset, check_seed
 from conceptlens.values.words import check_concepts, content_words
 

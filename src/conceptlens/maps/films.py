@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from fractions import Fraction
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from conceptlens.values.errors import LibraryError, OutputError
-
-RATE = 8
-"""Frames per second by default; the usual rate of the video models."""
+from conceptlens.values.clips import RATE, check_rate
+from conceptlens.values.errors import LibraryError, OutputError, RecipeError
+from conceptlens.values.files import check_file, into_folder
+from conceptlens.values.film_files import evenly
 
 
 def can_write_mp4() -> bool:
@@ -25,13 +28,46 @@ def can_write_mp4() -> bool:
     return True
 
 
-def write_gif(frames: Sequence[Image.Image], file: Path, rate: int = RATE) -> None:
-    """Frames of one size as a GIF that repeats, `rate` of them a second."""
-    shown = round(1000 / rate)  # milliseconds
-    frames[0].save(file, save_all=True, append_images=frames[1:], duration=shown, loop=0)
+def write_gif(frames: Sequence[Image.Image], file: Path | io.BytesIO, rate: float | int = RATE) -> None:
+    """Frames of one size as a GIF that repeats, `rate` of them a second, at most 100.
+
+    Raises:
+        OutputError: for an impossible rate.
+        OSError: when the file cannot be written.
+    """
+    _check_rate(rate)
+    shown = max(10, round(1000 / rate))  # milliseconds; a GIF counts in hundredths of a second
+    frames[0].save(file, format="GIF", save_all=True, append_images=frames[1:], duration=shown, loop=0)
 
 
-def write_mp4(frames: Sequence[Image.Image], file: Path, rate: int = RATE) -> None:
+def save_film(file: str | Path, ending: str, write: Callable[[Path], None]) -> Path:
+    """Writes a film with `write`, into a file that must end in `ending`; its folder is made.
+
+    Raises:
+        OutputError: for another ending, or when the file cannot be written.
+    """
+    target = Path(file)
+    if target.suffix.lower() != ending:
+        kind = ending.removeprefix(".")
+        raise OutputError(f"save_{kind} writes {kind.upper()} files; got {target.name!r}. End the name in {ending}.")
+    check_file(target)
+    with into_folder(target.parent) as stage:
+        write(stage / target.name)
+    return target
+
+
+def film_url(frames: Sequence[Image.Image], rate: float | int, *, side: int = 480, most: int = 24) -> str:
+    """A GIF as a data URL, small enough for a page: its longer side at most `side` pixels, at most `most` frames."""
+    chosen = evenly(len(frames), most)
+    small = [frames[place].convert("RGB") for place in chosen]
+    for frame in small:
+        frame.thumbnail((side, side))
+    buffer = io.BytesIO()
+    write_gif(small, buffer, rate * len(chosen) / len(frames))
+    return f"data:image/gif;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+
+
+def write_mp4(frames: Sequence[Image.Image], file: Path, rate: float | int = RATE) -> None:
     """Frames of one size as H.264 in an MP4, with the pixel format that browsers play.
 
     That format stores colours for two by two pixels, so an odd side gets its last row or column once more.
@@ -39,28 +75,34 @@ def write_mp4(frames: Sequence[Image.Image], file: Path, rate: int = RATE) -> No
     Args:
         frames: RGB, all of one size in pixels.
         file: where to write; the caller keeps a half-written file out of sight.
-        rate: frames per second, at least 1.
+        rate: frames per second.
 
     Raises:
         LibraryError: when the extra is not installed.
-        OutputError: for a rate below 1.
+        OutputError: for an impossible rate.
         OSError: when the file cannot be written.
     """
-    if rate < 1:
-        raise OutputError(f"a film shows at least 1 frame a second; got {rate}. Use {RATE}.")
+    _check_rate(rate)
     try:
         import av
     except ImportError as error:
         raise LibraryError("MP4 files need av: pip install 'conceptlens[video]'. Or use the GIF.") from error
     width, height = frames[0].size
     with av.open(str(file), "w", format="mp4", options={"movflags": "faststart"}) as container:
-        stream = container.add_stream("libx264", rate, {"crf": "18"})
+        stream = container.add_stream("libx264", Fraction(rate).limit_denominator(1001), {"crf": "18"})
         stream.width, stream.height = width + width % 2, height + height % 2
         stream.pix_fmt = "yuv420p"
         for frame in frames:
             pixels = np.pad(np.asarray(frame.convert("RGB")), ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
+
+
+def _check_rate(rate: float | int) -> None:
+    try:
+        check_rate(rate)
+    except RecipeError as error:
+        raise OutputError(str(error)) from error
 
 
 @cache

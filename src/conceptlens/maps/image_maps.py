@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,15 +15,16 @@ from PIL import Image
 from torch import Tensor
 
 from conceptlens.maps.exports import ABSTAINED, coco, cut_out, detections, palette_image
-from conceptlens.maps.pages import card, page, table
+from conceptlens.maps.pages import card, page, picture_url, table
 from conceptlens.maps.pictures import contact_sheet, heat_colours, palette, tint
 from conceptlens.maps.positions import Place, Relation, place_of, relate
+from conceptlens.maps.scored_maps import ScoredMaps
 from conceptlens.ops.doubt import doubt
 from conceptlens.ops.edges import follow_edges
-from conceptlens.ops.grids import Threshold, check_finite, resize, threshold_level, unit_range
+from conceptlens.ops.grids import Threshold, resize, threshold_level, unit_range
 from conceptlens.ops.joint_bilateral import joint_bilateral
 from conceptlens.ops.parts import connected_parts
-from conceptlens.values.errors import ConceptError, RecipeError
+from conceptlens.values.errors import RecipeError
 from conceptlens.values.files import into_folder, write_manifest, write_text
 from conceptlens.values.provenance import Provenance, RunInfo
 from conceptlens.values.recipe import Recipe
@@ -31,7 +32,7 @@ from conceptlens.values.records import ImageRecord
 
 
 @dataclass(frozen=True, repr=False)
-class ConceptMaps:
+class ConceptMaps(ScoredMaps):
     """Saliency maps of concepts in one image.
 
     Attributes:
@@ -73,30 +74,6 @@ class ConceptMaps:
     edges: bool = False
     abstain: float = 0.0
     references: tuple[ConceptMaps, ...] = ()
-
-    def __post_init__(self) -> None:
-        """Refuses maps that hold NaN or infinity (`ScoreError`): what readers and methods give ends up here."""
-        check_finite(self.scores)
-
-    @property
-    def asked(self) -> tuple[str, ...]:
-        """The concepts that were asked for, without those of `background`."""
-        return self.concepts[: len(self.concepts) - len(self.background)]
-
-    @property
-    def details(self) -> Mapping[str, Any]:
-        """`run_info` as plain JSON values, without what does not apply: `maps.details["tokens"]`."""
-        return self.run_info.to_dict()
-
-    def __getitem__(self, concept: str) -> Float[Tensor, "rows cols"]:
-        """The scores of one concept on the token grid.
-
-        Raises:
-            ConceptError: for a concept that has no map.
-        """
-        if concept not in self.concepts:
-            raise ConceptError(f"no map of {concept!r}. These maps are of: {', '.join(self.concepts)}.")
-        return self.scores[self.concepts.index(concept)]
 
     def pixels(self, mode: str = "bilinear") -> Float[Tensor, "concept height width"]:
         """Scores at the resolution of the image; "bilinear", which the recipe may refine, or "nearest"."""
@@ -223,18 +200,9 @@ class ConceptMaps:
         winners = self._winners
         return {name: winners == self.concepts.index(name) for name in names}
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.asked)
-
-    def __contains__(self, concept: object) -> bool:
-        return concept in self.concepts
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} of {', '.join(self.asked)} · {self.describe()}>"
-
     def _repr_html_(self) -> str:
         alt = f"Maps of {', '.join(self.asked)}"
-        return card(self.overlay(), alt, self._table(), self.describe())
+        return card(picture_url(self.overlay()), alt, self._table(), self.describe())
 
     def report(self) -> str:
         """A web page in one file: pictures, a table and the settings that made them."""

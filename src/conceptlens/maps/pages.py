@@ -62,10 +62,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f'<table style="border-collapse:collapse">{"".join(lines)}</table>'
 
 
-def card(overlay: Image.Image, alt: str, rows: str, line: str) -> str:
-    """What a notebook shows: the contact sheet, the table `rows` and one line on how it was made."""
+def card(url: str, alt: str, rows: str, line: str) -> str:
+    """What a notebook shows: a picture at a (data) URL, the table `rows` and one line on how it was made."""
     return (
-        f'<div style="{_CARD}"><img alt="{escape(alt)}" src="{picture_url(overlay)}" style="max-width:100%">'
+        f'<div style="{_CARD}"><img alt="{escape(alt)}" src="{url}" style="max-width:100%">'
         f"{rows}<small>{escape(line)}</small></div>"
     )
 

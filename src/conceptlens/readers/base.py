@@ -13,6 +13,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from conceptlens.readers.frames import FrameRoom
 from conceptlens.readers.loading import Defaults
 from conceptlens.readers.orders import Order, Painting, Request
 from conceptlens.readers.pictures import Reading
@@ -59,16 +60,18 @@ class Answer:
     """What a record says about some concepts.
 
     Attributes:
-        scores: float32 on the CPU.
+        scores: float32 on the CPU; the grid is (rows, cols), of a film (frames, rows, cols).
         info: the computation behind them.
         spread: their standard deviation over noise draws, where there are several.
         parts: with `keep`, the scores of each step and layer.
+        matches: between the latent frames of a film whose queries were recorded (`conceptlens.ops.tracks`).
     """
 
-    scores: Float[Tensor, "concept rows cols"]
+    scores: Float[Tensor, "concept ... cols"]
     info: RunInfo
-    spread: Float[Tensor, "concept rows cols"] | None = None
-    parts: Float[Tensor, "step layer concept rows cols"] | None = None
+    spread: Float[Tensor, "concept ... cols"] | None = None
+    parts: Float[Tensor, "step layer concept ... cols"] | None = None
+    matches: Float[Tensor, "gap frame cell cell"] | None = None
 
 
 class Reader(ABC, Generic[R]):
@@ -152,6 +155,19 @@ class Reader(ABC, Generic[R]):
         """What paints orders. Raises a `ModelError` where the model cannot."""
         self.require("generate")
         raise NotImplementedError
+
+    def frame_room(self, options: Mapping[str, Any]) -> FrameRoom | None:
+        """How many frames of a film this model reads; None where it reads pictures alone.
+
+        Args:
+            options: some of `read_options`; `num_frames` is how many are read at most.
+
+        Raises:
+            RecipeError: for `num_frames` where only pictures can be read, or for an impossible one.
+        """
+        if "num_frames" in options:
+            raise RecipeError(f"num_frames is of films, and {self.model_id} reads pictures. Leave it out.")
+        return None
 
     @abstractmethod
     def read(

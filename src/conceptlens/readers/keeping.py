@@ -60,10 +60,8 @@ class Keeping:
 
         Raises:
             BudgetError: when they would take more than the budget.
-            RecipeError: for a video, or several pictures at once.
+            RecipeError: for several pictures at once.
         """
-        if first[0].call.grid.frames is not None:
-            raise RecipeError("record=True keeps a still picture, this model paints videos. Drop record=True.")
         if len(next(iter(first[0].tensors.values()))) > 1:
             raise RecipeError("record=True keeps one picture at a time. Paint them one by one.")
         each = sum(layer.nbytes for layer in first)

@@ -10,7 +10,7 @@ from typing import Any
 
 from conceptlens.families.base import Concepts
 from conceptlens.maps.image_maps import ConceptMaps, reference_maps
-from conceptlens.maps.video_maps import VideoMaps, maps_of
+from conceptlens.maps.video_maps import VideoMaps, clip_of, maps_of
 from conceptlens.readers.embedding import ConceptEmbedder
 from conceptlens.readers.loading import LoadedModel
 from conceptlens.readers.orders import Order, note_unknown
@@ -99,20 +99,23 @@ class Painter:
         }
         references = reference_maps(order.pipeline.get("image"), [s[row] for s in painted.references], **shared)
         parts = None if painted.parts is None else painted.parts[:, :, row]
-        scores = painted.scores[row]
-        return maps_of(painted.images[row], scores=scores, parts=parts, record=record, references=references, **shared)
+        matches = None if painted.matches is None else painted.matches[row]
+        scored = {"scores": painted.scores[row], "parts": parts, "matches": matches}
+        return maps_of(painted.images[row], record=record, references=references, **scored, **shared)
 
     def _record(self, order: Order, painted: Generation) -> ImageRecord:
+        clip = clip_of(painted.images[0])
         return ImageRecord(
             painted.layers,
             painted.layers[0].call.grid,
-            painted.images[0].convert("RGB"),
+            painted.images[0].convert("RGB") if clip is None else clip.frames[0],
             order.prompts[0],
             self._model.model_id,
             painted.recipe,
             _seed(order),
             painted.steps,
             plain_values(order.pipeline),
+            clip,
         )
 
 

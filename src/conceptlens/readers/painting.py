@@ -38,6 +38,7 @@ class Generation:
         references: scores of the reference images, each on its grid.
         layers: with `keeping`, the records of all wanted steps, in order.
         recipe: that of the scores; its steps are fewer than those asked for where a record had to be cut to its budget.
+        matches: of films whose queries were recorded, see `Probe.matches`.
     """
 
     images: list[Any]
@@ -47,6 +48,7 @@ class Generation:
     layers: tuple[LayerRecord, ...]
     recipe: Recipe
     references: tuple[Float[Tensor, "batch concept _rows _cols"], ...] = ()
+    matches: Float[Tensor, "batch gap frame cell cell"] | None = None
 
 
 def generate(
@@ -159,6 +161,7 @@ def _generation(
         layers=layers,
         recipe=recipe,
         references=tuple(references),
+        matches=probe.matches,
     )
 
 

@@ -12,15 +12,19 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from conceptlens.maps.picture_files import check_size, open_image
-from conceptlens.values.errors import ImageError, RecipeError, shown
+from conceptlens.maps.picture_files import open_image
+from conceptlens.readers.frames import FrameRoom
+from conceptlens.values.clips import Clip
+from conceptlens.values.errors import ImageError, ModelError, RecipeError, shown
+from conceptlens.values.film_files import FILMS, is_film
 from conceptlens.values.models import Pipeline
+from conceptlens.values.pictures import check_size
 from conceptlens.values.recipe import check_seed
 
 BATCH = 8
 """How many pictures go through a model at once unless told otherwise."""
-Source = str | Path | Image.Image | Tensor
-"""One picture: a path, a PIL picture, or a tensor (3, height, width) with values in 0..1."""
+Source = str | Path | Image.Image | Tensor | Clip
+"""A picture: a path, a PIL picture, or a tensor (3, height, width) with values in 0..1. A film: a path, or a clip."""
 T = TypeVar("T")
 
 
@@ -33,17 +37,22 @@ class Reading:
         prompt: what the model is told about it.
         seed: of the noise.
         values: the picture as it came, where it came as a tensor: in 0..1, on any device, with more than 8 bits.
+        clip: the film, whose first frame `image` is; None of a picture.
     """
 
     image: Image.Image
     prompt: str
     seed: int
     values: Float[Tensor, "1 3 height width"] | None = None
+    clip: Clip | None = None
 
-    def pixels(self, pipeline: Pipeline, size: tuple[int, int]) -> Float[Tensor, "1 3 height width"]:
-        """What the autoencoder takes, in -1..1, at a (width, height)."""
+    def pixels(self, pipeline: Pipeline, size: tuple[int, int]) -> Float[Tensor, "1 3 ... width"]:
+        """What the autoencoder takes, in -1..1, at a (width, height): (1, 3, height, width), of a film with frames."""
         width, height = size
         processor = getattr(pipeline, "image_processor", None) or pipeline.video_processor
+        if self.clip is not None:
+            frames = processor.preprocess(list(self.clip.frames), height=height, width=width)
+            return frames.transpose(0, 1)[None]
         if self.values is None:
             return processor.preprocess(self.image, height=height, width=width)
         return processor.preprocess(resized(self.values, size), height=height, width=width)
@@ -64,16 +73,20 @@ def is_several(source: object) -> bool:
     return isinstance(source, (list, tuple)) or (isinstance(source, Tensor) and source.ndim == 4)
 
 
-def readings_of(source: object, prompt: str | Sequence[str], seed: int | Sequence[int]) -> list[Reading]:
-    """Pictures to read, each with its prompt and its seed.
+def readings_of(
+    source: object, prompt: str | Sequence[str], seed: int | Sequence[int], room: FrameRoom | None = None
+) -> list[Reading]:
+    """Pictures and films to read, each with its prompt and its seed.
 
     Args:
         source: one picture or several (`is_several`).
         prompt: of all of them, or one for each.
         seed: likewise.
+        room: how many frames of a film can be read; None where only pictures can.
 
     Raises:
-        ImageError: for a picture that cannot be read, or none.
+        ImageError: for a picture or film that cannot be read, or none.
+        ModelError: for a film where only pictures can be read.
         RecipeError: for another number of prompts or seeds than of pictures.
     """
     sources = list(source) if is_several(source) else [source]  # type: ignore[call-overload]
@@ -84,7 +97,28 @@ def readings_of(source: object, prompt: str | Sequence[str], seed: int | Sequenc
         raise ImageError("there are no pictures in this list or tensor. Give at least one.")
     prompts = one_each(prompt, len(sources), "prompt")
     seeds = [check_seed(each) for each in one_each(seed, len(sources), "seed")]
-    return [_reading(*each) for each in zip(sources, prompts, seeds, strict=True)]
+    return [_reading(*each, room) for each in zip(sources, prompts, seeds, strict=True)]
+
+
+def opened(source: str | Path | Image.Image | Clip, room: FrameRoom | None) -> Image.Image | Clip:
+    """A picture, or those frames of a film that can be read; without `room` the first frame of a moving picture.
+
+    Raises:
+        ImageError: for what cannot be read.
+        ModelError: for a film where only pictures can be read.
+    """
+    path = Path(source) if isinstance(source, (str, Path)) else None
+    if room is None:
+        if isinstance(source, Clip) or (path is not None and path.suffix.lower() in FILMS):
+            what = repr(source) if isinstance(source, Clip) else f"the film {path}"
+            raise ModelError(
+                f"this model reads pictures, not films; got {what}. Give it a frame (clip.frames[0]), or open a video "
+                "model (docs/films.md)."
+            )
+        return open_image(source)
+    if isinstance(source, Clip):
+        return room.fitted(source)
+    return open_image(source) if path is None or not is_film(path) else room.open(path)
 
 
 def one_each(value: T | Sequence[T], count: int, name: str) -> list[T]:
@@ -117,9 +151,12 @@ def in_batches(items: Sequence[T], key: Callable[[T], Hashable], most: int) -> I
             yield places[first : first + most]
 
 
-def _reading(source: object, prompt: str, seed: int) -> Reading:
+def _reading(source: object, prompt: str, seed: int, room: FrameRoom | None) -> Reading:
     if not isinstance(source, Tensor):
-        return Reading(open_image(source), prompt, seed)  # type: ignore[arg-type]
+        picture = opened(source, room)  # type: ignore[arg-type]
+        if isinstance(picture, Clip):
+            return Reading(picture.frames[0], prompt, seed, clip=picture)
+        return Reading(picture, prompt, seed)
     bytes_ = (source.detach().float() * 255).round().to(torch.uint8).movedim(0, -1).cpu().numpy()
     return Reading(Image.fromarray(bytes_), prompt, seed, source.detach()[None])
 

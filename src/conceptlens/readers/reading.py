@@ -45,11 +45,11 @@ def reading_size(model: LoadedModel, size: tuple[int, int]) -> tuple[int, int]:
 
 def encode_pictures(
     pipeline: Pipeline, adapter: ModelAdapter, readings: Sequence[Reading], size: tuple[int, int], samples: int
-) -> tuple[Float[Tensor, "batch channel rows cols"], Float[Tensor, "batch channel rows cols"]]:
+) -> tuple[Float[Tensor, "batch channel ... cols"], Float[Tensor, "batch channel ... cols"]]:
     """Clean latents and noise in the transformer's dtype, `samples` rows for each picture, one picture after another.
 
-    Each picture's seed draws its noise on the CPU, so that it is the same on every device and in every batch; the VAE
-    gives its mode, not a sample.
+    Each picture's seed draws its noise on the CPU, so that it is the same on every device and in every batch; of a film
+    it draws that of all latent frames at once. The VAE gives its mode, not a sample.
     """
     device, vae = execution_device(pipeline), pipeline.vae
     pixels = [reading.pixels(pipeline, size).to(device=device, dtype=vae.dtype) for reading in readings]
@@ -72,7 +72,7 @@ def read(
 
     Args:
         model: that reads.
-        readings: pictures of one working size and with one prompt.
+        readings: pictures, or films of equally many frames, of one working size and with one prompt.
         recipe: with concrete layers.
         options: keywords of the pipeline's call.
 

@@ -24,6 +24,7 @@ from conceptlens.ops.spaces import (
     scores_of,
     vector_similarity,
 )
+from conceptlens.ops.tracks import frame_matches
 from conceptlens.values.models import Module
 from conceptlens.values.recipe import Recipe
 from conceptlens.values.records import CallRecord, R, StreamLayer, TokenGrid
@@ -84,12 +85,24 @@ class Probe(ABC, Generic[R]):
         scores: of the concepts, reference images included.
         grid: of the output image; None before the first wanted block.
         references: the grids of the reference images.
+        matched: of a film whose queries are recorded, matches between its frames, (gap, frame, cell) as one axis.
     """
 
     def __init__(self, scores: ScoreAccumulator) -> None:
         self.scores = scores
+        self.matched = ScoreAccumulator()
         self.grid: TokenGrid | None = None
         self.references: tuple[TokenGrid, ...] = ()
+
+    @property
+    def matches(self) -> Float[Tensor, "batch gap frame cell cell"] | None:
+        """The mean of the matches between frames (`conceptlens.ops.tracks`), float32 on the CPU; None without any."""
+        if not self.matched.count:
+            return None
+        assert self.grid is not None
+        assert self.grid.frames is not None
+        mean = self.matched.mean().float().cpu()
+        return mean.unflatten(1, (-1, self.grid.frames, mean.shape[-1]))
 
     @abstractmethod
     def __call__(self, block: Module, record: R) -> None:
@@ -161,6 +174,10 @@ class ConceptProbe(Probe[StreamLayer]):
             scores = score(self._adapter, self._recipe, vectors, record, self._extra).chunk(len(parts))
             for part, own in zip(parts, scores, strict=True):
                 self.scores.add(part.call.step, record.layer, own)
+            if record.query is not None and (record.call.grid.frames or 1) > 1:
+                matches = match_frames(self._adapter, record).flatten(1, 3).chunk(len(parts))
+                for part, own in zip(parts, matches, strict=True):
+                    self.matched.add(part.call.step, record.layer, own)
 
 
 def joined_layers(adapter: DiTAdapter, several: Sequence[Sequence[StreamLayer]]) -> Iterator[StreamLayer]:
@@ -202,6 +219,13 @@ def score(
     if "self-attention" in recipe.refine:
         scores = propagate(scores, adapter.rotate(record.part("query"), record.call), record.key)
     return scores
+
+
+def match_frames(adapter: DiTAdapter, record: StreamLayer) -> Float[Tensor, "batch gap frame cell cell"]:
+    """Where each cell of a film's frames is in the next ones, by one block; its queries must be recorded."""
+    grid = record.call.grid
+    query, key = (part[:, :, : grid.tokens] for part in (adapter.rotate(record.part("query"), record.call), record.key))
+    return frame_matches(query, key, (grid.frames or 1, grid.rows, grid.cols))
 
 
 def cross_sides(

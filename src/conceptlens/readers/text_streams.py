@@ -18,6 +18,7 @@ from conceptlens.ops.accumulate import moments
 from conceptlens.readers.base import Answer, Asking, Reader, Vectors, Verb
 from conceptlens.readers.call_settings import check_call
 from conceptlens.readers.embedding import ConceptEmbedder
+from conceptlens.readers.frames import FrameRoom
 from conceptlens.readers.loading import LoadedModel, resident
 from conceptlens.readers.orders import Order, Request
 from conceptlens.readers.painter import Painter, run_info
@@ -40,7 +41,7 @@ class TextStreamReader(Reader[R]):
     """What both ways have in common: a pipeline with its adapter, whose hooks hand out one block after another."""
 
     can: ClassVar[frozenset[Verb]] = _SKILLS
-    read_options: ClassVar[frozenset[str]] = frozenset({"guidance_scale", "max_sequence_length"})
+    read_options: ClassVar[frozenset[str]] = frozenset({"guidance_scale", "max_sequence_length", "num_frames"})
 
     def __init__(self, model: LoadedModel) -> None:
         super().__init__(model.pipeline, model.model_id, model.defaults)
@@ -83,6 +84,14 @@ class TextStreamReader(Reader[R]):
     def painter(self) -> Painter:
         return Painter(self.model, self.embed, self.begin)
 
+    def frame_room(self, options: Mapping[str, Any]) -> FrameRoom | None:
+        step = self.model.adapter.frame_step(self.pipeline)
+        if step is None:
+            return super().frame_room(options)
+        check_call(self.pipeline, options)
+        most = {**self.defaults.generate, **options}.get("num_frames")
+        return FrameRoom(step, most or self.model.adapter.native_frames(self.pipeline))
+
     def read(
         self, image: Image.Image, prompt: str, recipe: Recipe, seed: int, options: Mapping[str, Any]
     ) -> ImageRecord:
@@ -91,7 +100,7 @@ class TextStreamReader(Reader[R]):
     def read_all(
         self, readings: Sequence[Reading], recipe: Recipe, options: Mapping[str, Any], batch: int
     ) -> list[ImageRecord]:
-        """See `Reader.read_all`; pictures of one working size and with one prompt share a forward."""
+        """See `Reader.read_all`; pictures, or films, of one size and with one prompt share a forward."""
         check_call(self.pipeline, options)
         call = {**self.defaults.generate, **options}
         batch = 1 if self.model.adapter.one_picture else batch
@@ -101,11 +110,11 @@ class TextStreamReader(Reader[R]):
                 chosen = [readings[place] for place in places]
                 for place, each, layers in zip(places, chosen, read(self.model, chosen, recipe, call), strict=True):
                     grid, made_of = layers[0].call.grid, (each.image, each.prompt, self.model_id, recipe, each.seed)
-                    records[place] = ImageRecord(layers, grid, *made_of, options=options)
+                    records[place] = ImageRecord(layers, grid, *made_of, options=options, clip=each.clip)
         return [records[place] for place in range(len(readings))]
 
     def _bucket(self, each: Reading) -> Hashable:
-        return reading_size(self.model, each.image.size), each.prompt
+        return reading_size(self.model, each.image.size), each.prompt, None if each.clip is None else len(each.clip)
 
     @contextmanager
     def texts_held(self) -> Iterator[None]:
@@ -128,7 +137,7 @@ class TextStreamReader(Reader[R]):
             self.layers_of(record)
             check_recorded(record, asking.recipe)
         answers: dict[int, Answer] = {}
-        for places in in_batches(records, self.shape_of, asking.batch):
+        for places in in_batches(records, lambda each: (self.shape_of(each), each.clip is None), asking.batch):
             chosen = [records[place] for place in places]
             answers |= zip(places, self._together(chosen, names, asking), strict=True)
         return [answers[place] for place in range(len(records))]
@@ -149,13 +158,21 @@ class TextStreamReader(Reader[R]):
         probe = self.begin(embedded, recipe, keep)
         with resident(self.pipeline):
             grid = replay(self.model.adapter, probe, records[0], self.joined(records), recipe, self.device)
-        grid = replace(grid, frames=None)  # of one picture, also where a video model has read it
+        if records[0].clip is None:  # a picture, also where a video model has read it
+            grid = replace(grid, frames=None)
         parts = stack_parts(probe.scores, grid).chunk(count, dim=2) if keep else [None] * count
         info = run_info(self.model, "generate" if records[0].steps else "read", embedded, started, count)
         draws = [moments(rows) for rows in on_grid(probe.scores.mean(), grid).chunk(count)]
+        matches = [None] * count if probe.matches is None else probe.matches.chunk(count)
         return [
-            Answer(own.mean, info, spread=own.spread, parts=None if part is None else part.mean(dim=2))
-            for own, part in zip(draws, parts, strict=True)
+            Answer(
+                own.mean,
+                info,
+                spread=own.spread,
+                parts=None if part is None else part.mean(dim=2),
+                matches=None if match is None else match.mean(dim=0),
+            )
+            for own, part, match in zip(draws, parts, matches, strict=True)
         ]
 
     def _embedded(self, record: ImageRecord, names: tuple[str, ...], recipe: Recipe) -> Concepts:

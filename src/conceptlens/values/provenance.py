@@ -93,7 +93,9 @@ class Provenance:
         abstain: see `edges`.
         presence: see `edges`.
         run: the computation.
-        frames: pictures of a video; None for a picture.
+        frames: pictures of a film; None for a picture.
+        rate: of them per second; None for a picture.
+        frame_numbers: which frames of the given film these are, from 0; None for all of them, or the first ones.
     """
 
     model: str
@@ -108,6 +110,8 @@ class Provenance:
     presence: Mapping[str, float | None] | None = None
     run: RunInfo = field(default_factory=RunInfo)
     frames: int | None = None
+    rate: float | None = None
+    frame_numbers: Sequence[int] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, as they stand in a maps.json."""
@@ -124,6 +128,8 @@ class Provenance:
             **({} if self.presence is None else {"presence": dict(self.presence)}),
             **self.run.to_dict(),
             **({} if self.frames is None else {"frames": self.frames}),
+            **({} if self.rate is None else {"rate": self.rate}),
+            **({} if self.frame_numbers is None else {"frame_numbers": list(self.frame_numbers)}),
         }
 
     @classmethod
@@ -152,6 +158,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "model": (str,), "task": (str,), "prompt": (str,), "concepts": (list,), "background": (list, _NONE),
     "recipe": _TABLE, "seed": _COUNT, "guidance": _TABLE, "batch": _COUNT, "single_stream": (bool, _NONE),
     "edges": (bool,), "abstain": (int, float), "presence": _TABLE, "grid": (list,), "frames": _COUNT,
+    "rate": _NUMBER, "frame_numbers": (list, _NONE),
     "method": _TEXT, "family": _TEXT, "caveat": _TEXT, "settings": _TABLE, "tokens": _TABLE, "text_length": _COUNT,
     "dtype": _TEXT, "device": _TEXT, "seconds": _NUMBER, "versions": _TABLE, "steps": _COUNT,
     "losses": (list, _NONE), "attribution": _TEXT, "timestep": _NUMBER, "kept": (list, _NONE),
@@ -197,6 +204,8 @@ def _from_json(told: Mapping[str, Any]) -> Provenance:
         presence=told.get("presence"),
         run=RunInfo(**info),
         frames=told.get("frames"),
+        rate=told.get("rate"),
+        frame_numbers=told.get("frame_numbers"),
     )
 
 

@@ -18,7 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from conceptlens.values.errors import ImageError, one_line
+from conceptlens.values.clips import Clip
+from conceptlens.values.errors import ConceptlensError, ImageError, one_line
 from conceptlens.values.files import check_file, into_folder
 from conceptlens.values.recipe import MOST_STEPS, Recipe, check_counts, check_seed
 from conceptlens.values.records import (
@@ -47,6 +48,8 @@ def save_record(record: ImageRecord, path: str | Path) -> Path:
     check_file(path)
     target = Path(path)
     tensors: dict[str, Tensor] = {"image": _encode(record.image)}
+    if record.clip is not None:
+        tensors |= {f"frame.{n}": _encode(frame) for n, frame in enumerate(record.clip.frames[1:], 1)}
     first, *further = record.recorded_steps
     for layer in record.layers:
         front = "" if layer.call.step == first else f"{layer.call.step}/"
@@ -68,6 +71,8 @@ def save_record(record: ImageRecord, path: str | Path) -> Path:
         "steps": record.steps,
         "options": {k: v for k, v in record.options.items() if isinstance(v, (str, int, float, bool, type(None)))},
     }
+    if record.clip is not None:
+        header["clip"] = {"rate": record.clip.rate, "numbers": list(record.clip.numbers)}
     text = json.dumps(header)
     metadata = {"format": FORMAT, "header": text, "checksum": _checksum(text, tensors)}
     with into_folder(target.parent) as stage:
@@ -142,14 +147,28 @@ def _record(header: Mapping[str, Any], tensors: dict[str, Tensor]) -> ImageRecor
         of_step = {name.removeprefix(front): t for name, t in tensors.items() if name.startswith(front)}
         arguments = {name[5:]: tensor for name, tensor in of_step.items() if name.startswith("call.")}
         layers += _layers(of_step, CallRecord(step, grid, arguments, of_call), scales)
-    image = Image.open(io.BytesIO(tensors["image"].cpu().numpy().tobytes()), formats=["PNG"]).convert("RGB")
+    image = _decode(tensors["image"])
+    clip = _clip(header["clip"], image, tensors, grid) if "clip" in header else None
     recipe, options = Recipe().override(header["recipe"]), header.get("options", {})
     _check_sizes("options", options)
     check_counts(options)
     if not isinstance(header["prompt"], str) or not isinstance(header["model"], str):
         raise ValueError("its prompt or its model is no text")
     seed = None if header["seed"] is None else check_seed(header["seed"])
-    return ImageRecord(layers, grid, image, header["prompt"], header["model"], recipe, seed, steps, options)
+    return ImageRecord(layers, grid, image, header["prompt"], header["model"], recipe, seed, steps, options, clip)
+
+
+def _clip(header: Mapping[str, Any], first: Image.Image, tensors: Mapping[str, Tensor], grid: TokenGrid) -> Clip:
+    """The film of a record. Raises a ValueError, or what its parts raise, for anything that cannot be one."""
+    numbers = tuple(header["numbers"])
+    for number in numbers:
+        _check_whole("frame", number, 0, _LARGEST)
+    if grid.frames is None or len(numbers) < grid.frames:
+        raise ValueError(f"it has {len(numbers)} frames for {grid.frames or 'no'} latent ones")
+    try:
+        return Clip((first, *(_decode(tensors[f"frame.{n}"]) for n in range(1, len(numbers)))), header["rate"], numbers)
+    except ConceptlensError as error:
+        raise ValueError(str(error)) from error
 
 
 def _check_whole(name: str, value: object, low: int, high: int) -> None:
@@ -211,6 +230,10 @@ def _check_parts(number: int, parts: Mapping[str, Tensor], kind: type[LayerRecor
         raise ValueError(f"layer {number} has a {foreign[0]}, which a {kind.__name__} has not")
     if len({len(tensor) for tensor in parts.values()}) > 1:
         raise ValueError(f"the parts of layer {number} have batches of different sizes")
+
+
+def _decode(tensor: Tensor) -> Image.Image:
+    return Image.open(io.BytesIO(tensor.cpu().numpy().tobytes()), formats=["PNG"]).convert("RGB")
 
 
 def _encode(image: Image.Image) -> Tensor:

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from conceptlens.values.clips import Clip
 from conceptlens.values.recipe import Recipe
 
 
@@ -183,13 +184,14 @@ class ImageRecord:
             image that was read; the batch axis holds the noise draws) or of one denoising step after another (an image
             that was painted).
         grid: the patch grid; of a U-Net the grid of the latents, which deeper layers halve.
-        image: the picture that was read or painted, in its own size.
+        image: the picture that was read or painted, in its own size; of a film its first frame.
         prompt: the prompt that accompanied it.
         model_id: the model that read or painted it.
         recipe: the settings; `layers`, `steps` and `space` bound what can be probed.
         seed: the seed of the noise; None if the caller brought a generator.
         steps: how many denoising steps painted the image; 0 for one that was read.
         options: keywords of the pipeline that the embedding of concepts may depend on, and that it takes to repeat it.
+        clip: the film that was read or painted, all frames of it; None of a picture.
     """
 
     layers: tuple[LayerRecord, ...]
@@ -201,6 +203,7 @@ class ImageRecord:
     seed: int | None
     steps: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
+    clip: Clip | None = None
 
     @property
     def nbytes(self) -> int:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from conceptlens.maps.exports import encode_rle
 from conceptlens.maps.image_maps import ConceptMaps
+from conceptlens.maps.picture_files import open_image
 from conceptlens.presence import calibrated_reading, presence
 from conceptlens.session import Session
 from conceptlens.values.errors import ConceptlensError
@@ -54,7 +55,7 @@ class Pictures:
             prompt: what to tell the model about the picture; usually nothing.
         """
         with self._lock:
-            record = self._session.read(path, prompt=prompt)
+            record = self._session.read(open_image(path), prompt=prompt)
             self._count += 1
             name = f"picture-{self._count}"
             self._records[name] = record

@@ -11,8 +11,9 @@ from typing import Any
 from PIL import Image, features
 from starlette.requests import Request
 
-from conceptlens.maps.picture_files import DAMAGED, open_image
+from conceptlens.maps.picture_files import open_image
 from conceptlens.values.errors import one_line
+from conceptlens.values.pictures import DAMAGED
 from conceptlens.web.errors import RequestError
 from conceptlens.web.flight import Share, body_of
 from conceptlens.web.limits import Limits

@@ -22,7 +22,7 @@ from conceptlens.maps.image_maps import ConceptMaps
 from conceptlens.presence import calibrated_reading
 from conceptlens.readers.keeping import spread
 from conceptlens.session import Session
-from conceptlens.values.errors import BudgetError, ConceptlensError
+from conceptlens.values.errors import BudgetError, ConceptlensError, ModelError
 from conceptlens.values.models import Pipeline
 from conceptlens.values.words import content_words
 from conceptlens.web.errors import RequestError, status_of
@@ -211,7 +211,15 @@ class Wish:
 
 
 def paint(session: Session, job: Job, limits: Limits, wish: Wish) -> Picture:
-    """Paints a prompt and records evenly spread steps of it; reads the picture back where not one of them fits."""
+    """Paints a prompt and records evenly spread steps of it; reads the picture back where not one of them fits.
+
+    Raises:
+        ModelError: for a model that paints films.
+    """
+    if "num_frames" in inspect.signature(session.pipeline.__call__).parameters:
+        raise ModelError(
+            f"{session.model_id} paints films, this page shows pictures. Use conceptlens generate, or drop a picture."
+        )
     count = wish.steps or default_steps(session)
     wanted = min(count, limits.recorded_steps)
     while wanted:

@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Integer
 from PIL import Image
 
-from conceptlens.maps.picture_files import DAMAGED, as_rgb, upright
 from conceptlens.values.errors import ConceptlensError, one_line
+from conceptlens.values.pictures import DAMAGED, as_rgb, upright
 
 Task = Literal["single", "multi"]
 VOID = -1

@@ -22,8 +22,8 @@ from conceptlens.bench.datasets.base import (
     present_in,
     require,
 )
-from conceptlens.maps.picture_files import DAMAGED
 from conceptlens.values.errors import one_line
+from conceptlens.values.pictures import DAMAGED
 
 
 @register

@@ -21,7 +21,7 @@ from conceptlens.bench.datasets.base import (
     present_in,
     require,
 )
-from conceptlens.maps.picture_files import PICTURES
+from conceptlens.values.pictures import PICTURES
 
 
 def _pairs(images: Path, masks: Path) -> dict[str, tuple[Path, Path]]:

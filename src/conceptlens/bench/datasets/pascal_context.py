@@ -20,8 +20,8 @@ from conceptlens.bench.datasets.base import (
     present_in,
     require,
 )
-from conceptlens.maps.picture_files import DAMAGED
 from conceptlens.values.errors import one_line
+from conceptlens.values.pictures import DAMAGED
 
 SPELLED = {
     "diningtable": "dining table",

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from conceptlens.maps.picture_files import PICTURES
 from conceptlens.values.errors import ConceptlensError, one_line
+from conceptlens.values.pictures import PICTURES
 
 
 class FidelityError(ConceptlensError, ValueError):

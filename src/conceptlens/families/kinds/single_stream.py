@@ -66,6 +66,12 @@ class SingleStreamAdapter(ReentryAdapter):
     ) -> int | None:
         return self._family.concept_length(pipeline, options, stated)
 
+    def frame_step(self, pipeline: Pipeline) -> int | None:
+        return self._family.frame_step(pipeline)
+
+    def native_frames(self, pipeline: Pipeline) -> int:
+        return self._family.native_frames(pipeline)
+
     def native_area(self, pipeline: Pipeline) -> int:
         return self._family.native_area(pipeline)
 

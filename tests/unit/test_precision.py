@@ -18,16 +18,22 @@ def _forgotten() -> Iterator[None]:
     precision.cpu_dtype.cache_clear()
 
 
-@pytest.mark.parametrize(("slow", "fast"), [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)])
-def test_the_faster_format_is_taken(monkeypatch: pytest.MonkeyPatch, slow: torch.dtype, fast: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("slow", "taken"), [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16), (None, torch.bfloat16)]
+)
+def test_a_slow_format_is_not_taken(
+    monkeypatch: pytest.MonkeyPatch, slow: torch.dtype | None, taken: torch.dtype
+) -> None:
+    """Also not by chance: both take a millisecond at least, so that only the slow one is far behind."""
     product, seen = torch.mm, []
 
     def slowed(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
         seen.append(one.dtype)
-        time.sleep(0.02 if one.dtype == slow else 0)
+        time.sleep(0.02 if one.dtype == slow else 0.001)
         return product(one, other)
 
     monkeypatch.setattr(torch, "mm", slowed)
-    assert precision.cpu_dtype() == fast
-    assert precision.cpu_dtype() == fast
-    assert len(seen) == 2 * 3  # asked once
+    assert precision.cpu_dtype() == taken
+    turns = len(seen)
+    assert precision.cpu_dtype() == taken
+    assert len(seen) == turns  # asked once

@@ -12,10 +12,17 @@ from PIL import Image
 
 import conceptlens as cl
 from command_line import here
-from conceptlens.bench.datasets.moving import Film
+from conceptlens.bench.datasets.moving import Film, make_film
 from conceptlens.bench.film_metrics import identities
 from conceptlens.bench.films.cases import FilmCase, film_case
-from conceptlens.bench.films.measuring import match_hits, segmentation_scores, true_tracks
+from conceptlens.bench.films.measuring import (
+    match_hits,
+    motion_scores,
+    motion_words,
+    object_scores,
+    segmentation_scores,
+    true_tracks,
+)
 from conceptlens.bench.films.report import figures, save, tables
 from conceptlens.bench.films.runs import ALONE, METHODS, FilmsError, FilmsSpec, run
 from conceptlens.maps.links import MatchLink, OverlapLink
@@ -89,6 +96,30 @@ def test_scores_of_the_truth_are_one() -> None:
     assert scores["miou"] == pytest.approx(share / np.mean(shown), abs=0.01)
 
 
+def test_objects_of_the_truth_are_found_and_said_how_they_behave() -> None:
+    film = make_film(8, nouns=("house", "ball"))
+    ball = next(n for n, item in enumerate(film.objects) if item.noun == "ball")
+    scores = {row["noun"]: row for row in object_scores(film.labels.astype(int), film)}
+    assert {row["j"] for row in scores.values()} == {1.0}
+    assert scores["house"]["speed"] == 0
+    assert scores["ball"]["speed"] == pytest.approx(film.objects[ball].speed, abs=1e-3)
+    assert scores["ball"]["meets"] == film.crosses
+    twins = make_film(3, nouns=("ball", "ball"))
+    assert object_scores(twins.labels.astype(int), twins) == []
+
+
+def test_words_of_motion_are_held_against_what_moves_so() -> None:
+    film = next(film for film in map(make_film, range(200)) if "left" in motion_words(film) and film.crosses)
+    which = motion_words(film)["left"]
+    assert all("left" in film.objects[n].motion for n in which)
+    there = torch.from_numpy(np.isin(film.instances, which))[None].float()
+    clip = cl.Clip(tuple(Image.fromarray(frame) for frame in film.frames))
+    maps = cl.VideoMaps(("left",), there, clip, None, "truth")
+    assert motion_scores(maps, film, which) == {"everywhere": 1.0, "among objects": 1.0}
+    away = cl.VideoMaps(("left",), 1 - there, clip, None, "truth")
+    assert motion_scores(away, film, which) == {"everywhere": 0.0, "among objects": 0.0}
+
+
 def test_matches_hit_where_the_object_goes(pair: tuple[FilmCase, MatchLink]) -> None:
     case, link = pair
     maps = maps_of_truth(case.film, link.matches)
@@ -138,7 +169,10 @@ def test_a_run_goes_on_where_it_stopped(
 def test_tables_of_a_run(made: tuple[Path, dict[str, Any], list[Any]]) -> None:
     out, header, rows = made
     found = tables(header, rows)
-    assert set(found) == {"methods", "tracks", "pairs", "layers", "noises"}
+    assert set(found) >= {"methods", "margins", "objects", "tracks", "pairs", "layers", "noises"}
+    margin = figures(rows)["margins"]["cross attention"]["miou"].value
+    differences = [row["methods"]["output"]["miou"] - row["methods"]["cross attention"]["miou"] for row in rows]
+    assert margin == pytest.approx(np.mean(differences))
     assert found["methods"].body[0][0] == "output"
     assert "2 films of the test split, 1 of them" in " ".join(found["methods"].notes)
     jf = figures(rows)["methods"]["output"]["jf"].value

@@ -14,8 +14,8 @@ _SIDE, _TURNS = 128, 10
 def cpu_dtype() -> torch.dtype:
     """bfloat16, but float32 where this processor multiplies matrices three times faster in that, or more.
 
-    A processor without bfloat16 arithmetic can be a hundred times slower in it; on others the two are close together, and
-    noise does not decide between them. The trial takes about thirty milliseconds there, and less elsewhere.
+    A processor without bfloat16 arithmetic can be a hundred times slower in it; on others the two are close together,
+    and noise does not decide between them. The trial takes about thirty milliseconds there, and less elsewhere.
     """
     return torch.float32 if _seconds(torch.bfloat16) > 3 * _seconds(torch.float32) else torch.bfloat16
 

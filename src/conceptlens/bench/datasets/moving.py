@@ -96,15 +96,15 @@ class Film:
     ground: str
     caption: str
 
+    def meet(self, one: int, other: int) -> bool:
+        """Whether two of the objects, by their places in `objects`, overlap in some frame."""
+        a, b = self.objects[one], self.objects[other]
+        return any(math.dist(p, q) < 0.8 * (a.radius + b.radius) for p, q in zip(a.path, b.path, strict=True))
+
     @property
     def crosses(self) -> bool:
-        """Whether two objects overlap in some frame."""
-        return any(
-            math.dist(a.path[frame], b.path[frame]) < 0.8 * (a.radius + b.radius)
-            for index, a in enumerate(self.objects)
-            for b in self.objects[:index]
-            for frame in range(len(self.frames))
-        )
+        """Whether any two objects overlap in some frame."""
+        return any(self.meet(one, other) for one in range(len(self.objects)) for other in range(one))
 
 
 def make_film(

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Integer
 
-from conceptlens.bench.datasets.moving import Film
+from conceptlens.bench.datasets.moving import MOTIONS, Film
 from conceptlens.bench.film_metrics import boundary, identities, of_frames, region
+from conceptlens.bench.metrics import roc_auc
 from conceptlens.maps.links import Link, Mask, MatchLink, OverlapLink, linked
 from conceptlens.maps.video_maps import VideoMaps
 from conceptlens.ops.parts import connected_parts
@@ -31,6 +32,46 @@ def segmentation_scores(found: Labels, film: Film) -> dict[str, float | None]:
     miou = np.nanmean(np.nanmean(of_frames(region, found, film.labels, every), axis=0))
     j, f = (float(np.nanmean(of_frames(metric, found, film.labels, things))) for metric in (region, boundary))
     return {"miou": round(float(miou), 4), "j": round(j, 4), "f": round(f, 4), "jf": round((j + f) / 2, 4)}
+
+
+def object_scores(found: Labels, film: Film) -> list[dict[str, Any]]:
+    """J of each object whose noun is drawn once, the mean over the frames that show it, with how it behaves.
+
+    `speed` in pixels per frame; `meets` another object, `leaves`: is partly out of the frame, in some frame.
+    """
+    nouns, rows = [item.noun for item in film.objects], []
+    size = film.labels.shape[1]
+    for index, item in enumerate(film.objects):
+        if nouns.count(item.noun) > 1:
+            continue
+        number = film.concepts.index(item.noun)
+        shown = [frame for frame, truth in enumerate(film.instances) if (truth == index).any()]
+        ious = [region(found[frame] == number, film.instances[frame] == index) for frame in shown]
+        inside = all(item.radius <= x <= size - item.radius for x, _ in item.path)
+        meets = any(film.meet(index, other) for other in range(len(film.objects)) if other != index)
+        behaves = {"speed": round(item.speed, 3), "meets": meets, "leaves": not inside}
+        rows.append({"noun": item.noun, "j": round(float(np.mean(ious)), 4), **behaves})
+    return rows
+
+
+def motion_words(film: Film) -> dict[str, list[int]]:
+    """Words that say how things move, where some objects of a film move so and others do not: those that do."""
+    words = {word: [n for n, item in enumerate(film.objects) if word in item.motion.split()] for word in MOTIONS}
+    return {word: which for word, which in words.items() if 0 < len(which) < len(film.objects)}
+
+
+def motion_scores(maps: VideoMaps, film: Film, which: Sequence[int]) -> dict[str, float]:
+    """ROC-AUC of a word's scores for the objects that move so: over all pixels, and among pixels of objects alone.
+
+    The maps are of that word alone, raw. 0.5 is chance.
+    """
+    scores = np.stack([maps.at(frame).pixels()[0].numpy() for frame in range(len(maps))])
+    there = np.isin(film.instances, which)
+    things = film.instances >= 0
+    return {
+        "everywhere": round(roc_auc(scores, there), 4),
+        "among objects": round(roc_auc(scores[things], there[things]), 4),
+    }
 
 
 def tracking_scores(maps: VideoMaps, film: Film, nouns: Sequence[str]) -> dict[str, dict[str, Any]]:

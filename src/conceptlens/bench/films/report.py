@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,62 @@ Rows = Sequence[Mapping[str, Any]]
 Figures = dict[str, dict[str, Estimate]]
 _SEGMENTED = {"miou": "mIoU", "j": "J", "f": "F", "jf": "J&F"}
 _TRACKED = {"switches": "identity switches", "idf1": "IDF1", "matched": "frames matched"}
+_MOVED = {"everywhere": "over all pixels", "among objects": "among objects"}
+_BEHAVIOURS: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {
+    "stands, meets none": lambda thing: not thing["speed"] and not thing["meets"],
+    "moves up to 3 pixels a frame": lambda thing: 0 < thing["speed"] <= 3,
+    "moves faster": lambda thing: thing["speed"] > 3,
+    "meets another": lambda thing: thing["meets"],
+    "partly out of the frame": lambda thing: thing["leaves"],
+}
 _SWEPT = {"miou": "mIoU", "hits": "matches on the object", "stays": "standing still"}
+
+_SEGMENTS = "mIoU of all concepts; J (region) and F (boundary, within 0.8% of the diagonal) of the objects."
+_LINKS = (
+    "Linked by the model's matches or by overlap alone; a track is at an object from an IoU of 0.5 on. True masks are "
+    "those of the nouns, in which things of one noun are one where they touch."
+)
+_TABLES = {
+    "methods": ("Where is each concept?", "maps", _SEGMENTED, f"{_SEGMENTS} Means over frames."),
+    "margins": ("Output space, less", "maps", _SEGMENTED, f"{_SEGMENTS} Differences film by film."),
+    "objects": (
+        "Which objects are lost?",
+        "object (how many)",
+        {"j": "J"},
+        "Output space with softmax; objects of a noun that is drawn once. Intervals over objects.",
+    ),
+    "motions": (
+        "Words of motion",
+        "word (films)",
+        _MOVED,
+        "ROC-AUC of a word's raw scores for the objects that move so, in films where others do not; 0.5 is chance.",
+    ),
+    "tracks": ("Which is which? All films", "linked by", _TRACKED, _LINKS),
+    "pairs": ("Which is which? Pairs that meet", "linked by", _TRACKED, _LINKS),
+    "layers": (
+        "Layers",
+        "layer",
+        _SWEPT,
+        "Each layer by itself. Matches on the object: how often a cell of an object leads to a cell of it in the next "
+        "latent frame. Standing still: the same of the cell's own place.",
+    ),
+    "noises": ("Noise", "noise", _SWEPT, "Read at each noise level."),
+}
 
 
 def figures(rows: Rows) -> dict[str, Figures]:
     """Means over films with 95% bootstrap intervals, by part of the report, by its rows, by figure.
 
     "methods", "tracks" of all films and "pairs" of those of two things of one noun that meet, "layers" and "noises".
-    "gains" are the differences of tracks by match less those by overlap, film by film.
+    "margins" are those of the output space over the other methods, film by film, "gains" the differences of tracks by
+    match less those by overlap. "objects" are by how they behave, "motions" by the word that says how they move.
     """
     pairs = [row for row in rows if row["pair"]]
     return {
         "methods": _means([row["methods"] for row in rows]),
+        "margins": _margins(rows),
+        "objects": _behaviours(rows),
+        "motions": _motions(rows),
         "tracks": _means([row["tracks"] for row in rows]),
         "pairs": _means([row["tracks"] for row in pairs]),
         "gains": {"all films": _gain(rows), "pairs that meet": _gain(pairs)},
@@ -38,6 +82,32 @@ def _means(each: Sequence[Mapping[str, Mapping[str, float | None]]]) -> Figures:
     return {
         name: {figure: Estimate.of_mean([_number(one[name][figure]) for one in each]) for figure in each[0][name]}
         for name in (each[0] if each else ())
+    }
+
+
+def _margins(rows: Rows) -> Figures:
+    others = [name for name in rows[0]["methods"] if name != "output"] if rows else []
+    return {
+        other: {
+            figure: Estimate.of_mean([row["methods"]["output"][figure] - row["methods"][other][figure] for row in rows])
+            for figure in _SEGMENTED
+        }
+        for other in others
+    }
+
+
+def _behaviours(rows: Rows) -> Figures:
+    things = [thing for row in rows for thing in row["objects"]]
+    found = {name: [thing["j"] for thing in things if behaves(thing)] for name, behaves in _BEHAVIOURS.items()}
+    return {f"{name} ({len(ious)})": {"j": Estimate.of_mean(ious)} for name, ious in found.items() if ious}
+
+
+def _motions(rows: Rows) -> Figures:
+    words = sorted({word for row in rows for word in row["motions"]})
+    found = {word: [row["motions"][word] for row in rows if word in row["motions"]] for word in words}
+    return {
+        f"{word} ({len(scores)})": {figure: Estimate.of_mean([one[figure] for one in scores]) for figure in _MOVED}
+        for word, scores in found.items()
     }
 
 
@@ -64,30 +134,12 @@ def tables(header: Mapping[str, Any], rows: Rows) -> dict[str, Table]:
         f"{settings['model']} without a prompt. 95% bootstrap intervals over films.",
         f"`{header['command']}`",
     )
-    about = (
-        "mIoU of all concepts; J (region) and F (boundary, within 0.8% of the diagonal) of the objects. Means over "
-        "frames.",
-        "Linked by the model's matches or by overlap alone; a track is at an object from an IoU of 0.5 on. True masks "
-        "are those of the nouns, in which things of one noun are one where they touch.",
-        "Each layer by itself. Matches on the object: how often a cell of an object leads to a cell of it in the next "
-        "latent frame. Standing still: the same of the cell's own place.",
-        "Read at each noise level.",
-    )
-    made = {
-        "methods": _table("Where is each concept?", "maps", _SEGMENTED, found["methods"], (about[0], *notes)),
-        "tracks": _table("Which is which? All films", "linked by", _TRACKED, found["tracks"], (about[1], *notes)),
-        "pairs": _table("Which is which? Pairs that meet", "linked by", _TRACKED, found["pairs"], (about[1], *notes)),
-    }
-    if found["layers"]:
-        made["layers"] = _table("Layers", "layer", _SWEPT, found["layers"], (about[2], *notes))
-    if found["noises"]:
-        made["noises"] = _table("Noise", "noise", _SWEPT, found["noises"], (about[3], *notes))
+    made = {}
+    for name, (title, first, heads, about) in _TABLES.items():
+        if found[name]:
+            body = tuple((row, *(str(columns[head]) for head in heads)) for row, columns in found[name].items())
+            made[name] = Table(title, (first, *heads.values()), body, (about, *notes))
     return made
-
-
-def _table(title: str, first: str, heads: Mapping[str, str], found: Figures, notes: tuple[str, ...]) -> Table:
-    body = tuple((name, *(str(columns[figure]) for figure in heads)) for name, columns in found.items())
-    return Table(title, (first, *heads.values()), body, notes)
 
 
 def page(header: Mapping[str, Any], rows: Rows, out: Path) -> str:

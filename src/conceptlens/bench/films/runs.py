@@ -13,7 +13,14 @@ from PIL import Image
 
 from conceptlens._version import package_version
 from conceptlens.bench.films.cases import FilmCase, film_case
-from conceptlens.bench.films.measuring import match_hits, segmentation_scores, tracking_scores
+from conceptlens.bench.films.measuring import (
+    match_hits,
+    motion_scores,
+    motion_words,
+    object_scores,
+    segmentation_scores,
+    tracking_scores,
+)
 from conceptlens.bench.rows import RowFile, check_folder
 from conceptlens.bench.runs import Track
 from conceptlens.bench.scorer import image_seed
@@ -138,6 +145,8 @@ class _Measured:
             "pair": case.pair,
             "scores": {"iou": methods["output"]["miou"]},
             "methods": methods,
+            "objects": object_scores(found["output"], film),
+            "motions": dict(self._motions(record, case)),
             "tracks": tracking_scores(maps, film, case.nouns),
             "layers": dict(self._layers(record, case)),
             "noises": dict(self._noises(clip, case, seed)),
@@ -150,17 +159,25 @@ class _Measured:
         wanted = {"noise": noise, "space": "cross", "layers": layers, "refine": (), "num_frames": len(clip)}
         return self._session.read(clip, seed=seed, **wanted)
 
-    def _asked(self, record: ImageRecord, case: FilmCase, options: Mapping[str, Any]) -> VideoMaps:
+    def _asked(
+        self, record: ImageRecord, case: FilmCase, options: Mapping[str, Any], concepts: Sequence[str] = ()
+    ) -> VideoMaps:
+        """Maps of the film's concepts, or of others."""
         wanted = self._session.recipe(**options)
         differing = [name for name in RECIPE_FIELDS if getattr(wanted, name) != getattr(record.recipe, name)]
         changed = {name: getattr(wanted, name) for name in differing if name not in ("noise", "preset")}
-        maps: Any = self._session.probe(record, case.film.concepts, background=False, **changed)
+        maps: Any = self._session.probe(record, concepts or case.film.concepts, background=False, **changed)
         return maps
 
     def _alone(self, frames: Sequence[Image.Image], case: FilmCase, seed: int) -> np.ndarray:
         records = self._session.read(list(frames), seed=seed, batch=len(frames))
         maps = self._session.probe(records, case.film.concepts, background=False, batch=len(frames))
         return np.stack([one.segmentation() for one in maps])
+
+    def _motions(self, record: ImageRecord, case: FilmCase) -> Iterator[tuple[str, dict[str, float]]]:
+        for word, which in motion_words(case.film).items():
+            maps = self._asked(record, case, METHODS["output, raw"], concepts=(word,))
+            yield word, motion_scores(maps, case.film, which)
 
     def _layers(self, record: ImageRecord, case: FilmCase) -> Iterator[tuple[str, dict[str, Any]]]:
         for layer in range(self._session.depth) if self._spec.layers else ():

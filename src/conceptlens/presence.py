@@ -29,6 +29,7 @@ from jaxtyping import Bool, Float
 from PIL import Image
 
 from conceptlens.maps.image_maps import ConceptMaps
+from conceptlens.readers.replay import check_picture
 from conceptlens.session import Session
 from conceptlens.values.errors import ConceptError
 from conceptlens.values.records import ImageRecord
@@ -125,7 +126,9 @@ def presence(
 
     Raises:
         ConceptError: for an unusable list, or fewer than five null concepts.
+        RecipeError: for the record of a film.
     """
+    check_picture(record, "chances of presence")
     asked = check_concepts(concepts)
     others = _null_concepts(session, nulls, asked)
     names = tuple(dict.fromkeys((*asked, *others)))

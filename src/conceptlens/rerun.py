@@ -12,13 +12,16 @@ from conceptlens.values.provenance import Provenance, RerunError
 
 if TYPE_CHECKING:
     from conceptlens.maps.image_maps import ConceptMaps
+    from conceptlens.maps.video_maps import VideoMaps
     from conceptlens.session import Session
+    from conceptlens.values.clips import Clip
 
 
 def rerun(file: str | Path, *, session: Session | None = None, device: str | None = None) -> ConceptMaps:
-    """Repeats a result that `ConceptMaps.save` wrote: paints the prompt again, or reads the picture beside the file.
+    """Repeats a result that `save` wrote: paints the prompt again, or reads the picture, or film, beside the file.
 
     Equal versions on an equal device give equal bits; `difference` tells how far the new maps are from the saved ones.
+    Of a film they are `VideoMaps`.
 
     Args:
         file: a `maps.json`, or the folder that holds it.
@@ -52,7 +55,8 @@ def rerun(file: str | Path, *, session: Session | None = None, device: str | Non
             settings = {name: value for name, value in run.guidance.items() if name != "method"}
             options["guide"] = guidance_named(run.guidance["method"], settings)
         return session.generate(saved.prompt, saved.concepts, seed=seed, **options)
-    record = session.read(path.parent / "image.png", prompt=saved.prompt, seed=seed, **options)
+    source = path.parent / "image.png" if saved.frames is None else _film_beside(path, saved)
+    record = session.read(source, prompt=saved.prompt, seed=seed, **options)
     return session.probe(record, saved.concepts, background=background)
 
 
@@ -65,12 +69,26 @@ def _repeatable_seed(path: Path, saved: Provenance) -> int:
         raise RerunError(f"{path} has no seed: a generator or latents of the caller's own were used. Use seed=.")
     if run.batch:
         raise RerunError(f"{path} is one of a batch of {run.batch} pictures. Paint its prompt alone, then save.")
-    if run.task != "generate" and not (path.parent / "image.png").exists():
-        raise RerunError(f"no image.png beside {path}, which was read. Keep the files of a result together.")
+    image = "image.png" if saved.frames is None else "frame-000.png"
+    if run.task != "generate" and not (path.parent / image).exists():
+        raise RerunError(f"no {image} beside {path}, which was read. Keep the files of a result together.")
     return saved.seed
 
 
-def difference(maps: ConceptMaps, file: str | Path) -> float:
+def _film_beside(path: Path, saved: Provenance) -> Clip:
+    """The film that was read. Raises a `RerunError` where frames are missing."""
+    from conceptlens.maps.picture_files import open_image
+    from conceptlens.values.clips import Clip
+
+    files = sorted(path.parent.glob("frame-*.png"))
+    if len(files) != saved.frames or saved.rate is None:
+        raise RerunError(
+            f"{len(files)} of {saved.frames} frames are beside {path}. Keep the files of a result together."
+        )
+    return Clip(tuple(map(open_image, files)), saved.rate, tuple(saved.frame_numbers or ()))
+
+
+def difference(maps: ConceptMaps | VideoMaps, file: str | Path) -> float:
     """The largest absolute difference between the scores of `maps` and those saved beside a `maps.json`.
 
     Raises:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.util
+import io
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -15,8 +18,9 @@ from PIL import Image
 
 import conceptlens as cl
 from conceptlens.maps import films
+from conceptlens.maps.pictures import palette
 from conceptlens.maps.video_maps import maps_of
-from conceptlens.values.errors import LibraryError, OutputError
+from conceptlens.values.errors import LibraryError, OutputError, ScoreError
 
 
 def video(frames: int = 9, latent: int = 3) -> cl.VideoMaps:
@@ -57,17 +61,92 @@ def test_a_frame_opens_as_the_maps_of_a_picture() -> None:
     assert np.array_equal(winners[5], frame.segmentation())
 
 
+def test_masks_are_those_of_the_frames() -> None:
+    made = video()
+    masks = made.masks("car")
+    assert (masks.shape, masks.dtype) == ((9, 8, 16), bool)
+    assert np.array_equal(masks[5], made.at(5).mask("car", "argmax"))
+    assert np.array_equal(made.masks("car", 0.5)[8], made.at(8).mask("car", 0.5))
+    assert masks[0, :, 0].all()
+    assert not masks[0, :, 8:].any()
+    with pytest.raises(cl.ConceptError, match="no map of 'boat'"):
+        made.masks("boat")
+
+
+def test_a_timeline_says_how_much_of_each_frame_a_word_has() -> None:
+    """The car fills latent frame 0, half of frame 1, and is not in frame 2."""
+    scores = torch.zeros(2, 3, 2, 4)
+    scores[0, 0], scores[0, 1, :, :2], scores[0, 2] = 0.9, 0.8, 0.25
+    scores[1] = 1 - scores[0]
+    clip = cl.Clip(tuple(Image.new("RGB", (16, 8)) for _ in range(5)), 10)
+    made = maps_of(clip, concepts=("car", "sky"), scores=scores, recipe=cl.Recipe(layers=(0,)), model_id="tiny")
+    assert isinstance(made, cl.VideoMaps)
+    line = made.timeline()
+    assert line.concepts == ("car", "sky")
+    np.testing.assert_allclose(line.share[0], [1, 0.5, 0.5, 0, 0], atol=0.07)  # between the patches scores are blended
+    np.testing.assert_allclose(line.share.sum(axis=0), 1)
+    np.testing.assert_allclose(line.share[0], made.masks("car").mean(axis=(1, 2)))
+    np.testing.assert_allclose(line.peak, [[0.9, 0.8, 0.8, 0.25, 0.25], [0.1, 1, 1, 0.75, 0.75]], rtol=1e-6)
+    np.testing.assert_allclose(line.seconds, [0, 0.1, 0.2, 0.3, 0.4])
+    told = line.to_dict()
+    assert told["concepts"]["sky"]["peak"] == [0.1, 1.0, 1.0, 0.75, 0.75]
+    chart = np.asarray(line.chart())
+    red, blue = ((chart == colour).all(axis=-1)[:176] for colour in palette(2))
+    left, right = slice(50, 60), slice(600, 620)
+    assert red[:, left].any(axis=1).argmax() < blue[:, left].any(axis=1).argmax()  # the car is above, then below
+    assert red[:, right].any(axis=1).argmax() > blue[:, right].any(axis=1).argmax()
+
+
+def test_what_maps_of_films_and_of_pictures_share_is_one_thing() -> None:
+    made = video()
+    assert list(made) == list(made.at(0)) == ["car", "sky"]
+    assert "car" in made
+    assert repr(made).startswith("<VideoMaps of car, sky · 9 frames in 3 latent ones")
+    broken = torch.full((1, 1, 2, 2), float("nan"))
+    with pytest.raises(ScoreError):
+        cl.VideoMaps(("car",), broken, made.clip, None, "tiny")
+    assert "__post_init__" not in vars(cl.VideoMaps)
+    assert "__getitem__" not in vars(cl.ConceptMaps)
+
+
+def test_a_notebook_plays_the_overlay() -> None:
+    shown = video(49, 13)._repr_html_()
+    data = re.search(r'src="data:image/gif;base64,([^"]+)"', shown)
+    assert data is not None
+    with Image.open(io.BytesIO(base64.b64decode(data[1]))) as moving:
+        assert moving.format == "GIF"
+        assert moving.n_frames <= 24  # pyright: ignore[reportAttributeAccessIssue] - of moving pictures
+        assert max(moving.size) <= 480
+    assert "share of the film" in shown
+
+
+def test_a_gif_shows_the_overlays_at_the_rate_of_the_film(tmp_path: Path) -> None:
+    made = video()
+    assert made.save_gif(tmp_path / "new" / "car.gif") == tmp_path / "new" / "car.gif"
+    with Image.open(tmp_path / "new" / "car.gif") as moving:
+        assert moving.size == made.at(0).overlay().size
+        assert moving.info["duration"] == 120  # of 125 milliseconds, in hundredths of a second
+    made.save_gif(tmp_path / "car.gif", rate=2)
+    with Image.open(tmp_path / "car.gif") as moving:
+        assert moving.info["duration"] == 500
+    with pytest.raises(OutputError, match=r"save_gif writes GIF files; got 'car\.mp4'\. End the name in \.gif"):
+        made.save_gif(tmp_path / "car.mp4")
+
+
 def test_what_is_saved_says_what_it_is(tmp_path: Path) -> None:
     made = video(3, 3)
     made.save(tmp_path)
     told = json.loads((tmp_path / "maps.json").read_text())
-    assert told["frames"] == 3
+    assert (told["frames"], told["rate"]) == (3, 8.0)
     assert told["grid"] == [3, 2, 4]
     assert sorted(told["files"]) == sorted(path.name for path in tmp_path.iterdir())
     assert np.array_equal(np.load(tmp_path / "maps.npz")["scores"], made.scores.numpy())
     with Image.open(tmp_path / "overlay.gif") as moving:
         assert moving.size == made.at(0).overlay().size
     assert "3 frames in 3 latent ones" in made.describe()
+    assert json.loads((tmp_path / "timeline.json").read_text()) == made.timeline().to_dict()
+    with Image.open(tmp_path / "timeline.png") as chart:
+        assert chart.tobytes() == made.timeline().chart().tobytes()
 
 
 def frames_of(file: Path) -> list[np.ndarray]:

@@ -52,6 +52,7 @@ from conceptlens.cli.results import (
     judged,
     open_method,
     open_session,
+    opens,
     pictures_at,
     reads,
     refined,
@@ -153,7 +154,7 @@ def generate(
 
 @app.command()
 def read(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Pictures, or folders of pictures.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Pictures, or folders of them; films.")],
     concept: Concepts,
     out: Out = Path("out"),
     model: Model = None,
@@ -178,7 +179,10 @@ def read(
     single_stream: SingleStream = False,
     json_: Json = False,
 ) -> None:
-    """Map concepts in existing pictures: one into the folder of results, each of several into a folder within it."""
+    """Map concepts in existing pictures: one into the folder of results, each of several into a folder within it.
+
+    A video model reads films too: a moving GIF, an MP4 or a WebM.
+    """
     options = recipe_options(space, raw, layers, isolate, refine) | given(noise=noise, samples=samples) | settings(set_)
     if method is not None:
         if record is not None or space is not None:
@@ -191,18 +195,20 @@ def read(
     if record is not None and len(pictures) > 1:
         raise RecipeError(f"--record keeps one picture; got {len(pictures)}. Read them one by one.")
     if method is not None:
+        from conceptlens.maps.picture_files import open_image
+
         opened = open_method(method, model, device, options)
-        mapped, held = explains(opened, concept, prompt, seed), opened.texts_held()
+        mapped, held, opening = explains(opened, concept, prompt, seed), opened.texts_held(), open_image
     else:
         session = open_session(model, device, offload, single_stream, quiet=json_)
         mapped = reads(session, concept, record, prompt=prompt, seed=seed, preset=preset, **options)
-        held = session.reader.texts_held()
+        held, opening = session.reader.texts_held(), opens(session, options)
 
     def results(several: list[Any]) -> list[Any]:
         return [refined(maps, edges, abstain) for maps in mapped(several)]
 
     with held:
-        finish_all(pictures, results, json_, batch)
+        finish_all(pictures, opening, results, json_, batch)
 
 
 @app.command()
@@ -275,8 +281,12 @@ def rerun(
         check_request({}, out=out)
     maps = repeat(file, device=device)
     if out is not None:
+        from conceptlens.maps.video_maps import VideoMaps
+
         maps.save(out)
-        say(f"{out / 'overlay.png'}, with heat maps, masks and maps.json beside it")
+        film = isinstance(maps, VideoMaps)
+        beside = "every frame, timeline.png" if film else "heat maps, masks"
+        say(f"{out / ('overlay.gif' if film else 'overlay.png')}, with {beside} and maps.json beside it")
     say(f"largest difference to the saved scores: {difference(maps, file):.3g}")
     say(maps.describe())
 

@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from conceptlens.maps.video_maps import VideoMaps
     from conceptlens.methods.base import SaliencyMethod
     from conceptlens.session import Session
+    from conceptlens.values.clips import Clip
     from conceptlens.values.records import ImageRecord
 
     Result = ConceptMaps | VideoMaps
-    Mapped = Callable[[list[Image]], list[Result]]
+    Mapped = Callable[[list[Image | Clip]], list[Result]]
+    Opened = Callable[[Path], Image | Clip]
 
 
 def open_method(name: str, model: str | None, device: str | None, options: dict[str, Any]) -> SaliencyMethod:
@@ -37,16 +39,25 @@ def explains(method: SaliencyMethod, concepts: list[str], prompt: str, seed: int
     """Maps of pictures by a method."""
     from conceptlens.methods.base import Question
 
-    def mapped(pictures: list[Image]) -> list[Result]:
+    def mapped(pictures: list[Any]) -> list[Result]:
         return [*method.explain_all([Question(picture, tuple(concepts), prompt, seed) for picture in pictures])]
 
     return mapped
 
 
-def reads(session: Session, concepts: list[str], file: Path | None, **options: Any) -> Mapped:
-    """Maps of pictures by a session; the record of a single one goes to `file` where that is given."""
+def opens(session: Session, options: Mapping[str, Any]) -> Opened:
+    """What opens a file as the session reads it: as a picture, or as a film where the model reads films."""
+    from conceptlens.readers.pictures import opened
 
-    def mapped(pictures: list[Image]) -> list[Result]:
+    names = session.reader.read_options
+    room = session.reader.frame_room({name: value for name, value in options.items() if name in names})
+    return lambda path: opened(path, room)
+
+
+def reads(session: Session, concepts: list[str], file: Path | None, **options: Any) -> Mapped:
+    """Maps of pictures and films by a session; the record of a single one goes to `file` where that is given."""
+
+    def mapped(pictures: list[Image | Clip]) -> list[Result]:
         at_once = len(pictures)
         seen = session.read(pictures, batch=at_once, **options)
         found = zip(session.probe(seen, concepts, batch=at_once), seen, strict=True)
@@ -66,12 +77,15 @@ def pictures_at(images: list[Path], out: Path) -> dict[Path, Path]:
 
     Raises:
         ImageError: for a picture alone that cannot be opened, a folder without pictures, or two results of one name.
+        LibraryError: for a film alone that needs a package which is not installed.
     """
     from conceptlens.maps.picture_files import open_image
+    from conceptlens.values.film_files import FILMS, check_film
     from conceptlens.values.pictures import PICTURES
 
     if len(images) == 1 and not images[0].is_dir():
-        open_image(images[0])  # refused before a model is opened
+        refuse = check_film if images[0].suffix.lower() in FILMS else open_image
+        refuse(images[0])  # before a model is opened
         return {images[0]: out}
     places: dict[Path, Path] = {}
     for image in images:
@@ -89,11 +103,12 @@ def pictures_at(images: list[Path], out: Path) -> dict[Path, Path]:
     return {path: out / folder for path, folder in folders.items()}
 
 
-def finish_all(pictures: dict[Path, Path], mapped: Mapped, json_: bool, batch: int = 1) -> None:
+def finish_all(pictures: dict[Path, Path], opened: Opened, mapped: Mapped, json_: bool, batch: int = 1) -> None:
     """Maps, saves and shows each picture; one that cannot be opened among several is named and left out.
 
     Args:
         pictures: the folder of each one's result.
+        opened: what opens one of them.
         mapped: maps of some of them.
         json_: show one machine-readable line for each.
         batch: how many are mapped at once.
@@ -103,20 +118,18 @@ def finish_all(pictures: dict[Path, Path], mapped: Mapped, json_: bool, batch: i
     """
     from rich.progress import track
 
-    from conceptlens.maps.picture_files import open_image
-
     if len(pictures) == 1:
         ((path, folder),) = pictures.items()
-        finish(mapped([open_image(path)])[0], folder, json_)
+        finish(mapped([opened(path)])[0], folder, json_)
         return
     bad: list[ImageError] = []
-    waiting: list[tuple[Image, Path]] = []
+    waiting: list[tuple[Image | Clip, Path]] = []
     last = list(pictures)[-1]
     for path, folder in track(
         pictures.items(), "reading", console=console(), transient=True, disable=not console().is_terminal
     ):
         try:
-            waiting.append((open_image(path), folder))
+            waiting.append((opened(path), folder))
         except ImageError as error:
             bad.append(error)
             note(f"left out: {error}")
@@ -177,10 +190,8 @@ def finish(maps: Result | list[Result], out: Path, json_: bool, *, brief: bool =
         say(json.dumps({"out": str(out), **maps.provenance(), "peak": peaks}))
         return
     if isinstance(maps, VideoMaps):
-        say(f"{out / 'overlay.gif'}, with every frame and maps.json beside it")
-        say(maps.describe())
+        _show_film(maps, out, brief)
         return
-
     if brief:
         shares = ", ".join(f"{name} {place.area:.0%}" for name, place in maps.places().items())
         say(f"{out / 'overlay.png'}  {shares}")
@@ -194,6 +205,20 @@ def finish(maps: Result | list[Result], out: Path, json_: bool, *, brief: bool =
     say(f"{out / 'overlay.png'}, with heat maps, masks, report.html and maps.json beside it")
     if maps.run_info.caveat is not None:
         note(maps.run_info.caveat)
+    say(maps.describe())
+
+
+def _show_film(maps: VideoMaps, out: Path, brief: bool) -> None:
+    """Says what a saved film's maps show; `brief`ly in one line."""
+    shares = dict(zip(maps.concepts, maps.timeline().share.mean(axis=1), strict=True))
+    if brief:
+        say(f"{out / 'overlay.gif'}  {', '.join(f'{name} {shares[name]:.0%}' for name in maps.asked)}")
+        return
+    shown = table("concept", "share of the film", "peak score")
+    for name in maps.asked:
+        shown.add_row(name, f"{shares[name]:.0%}", f"{float(maps[name].max()):.3f}")
+    show(shown)
+    say(f"{out / 'overlay.gif'}, with every frame, timeline.png and maps.json beside it")
     say(maps.describe())
 
 

@@ -56,5 +56,8 @@ class HunyuanVideo15Adapter(ByPipeline, DualStreamAdapter):
         normed, *modulation = block.norm1_context(hidden, emb=conditioning)
         return project_text(block.attn, normed, modulation, fused=False)
 
+    def frame_step(self, pipeline: Pipeline) -> int:
+        return pipeline.vae_scale_factor_temporal
+
     def native_area(self, pipeline: Pipeline) -> int:
         return pipeline.target_size**2

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from conceptlens.maps.positions import Place, Relation
 from conceptlens.presence import Presence, presence
+from conceptlens.readers.replay import check_picture
 from conceptlens.session import Session
 from conceptlens.values.errors import ConceptError
 from conceptlens.values.records import ImageRecord
@@ -97,10 +98,11 @@ def features(session: Session, record: ImageRecord, concepts: Sequence[str], **o
 
     Raises:
         ConceptError: for an unusable list of concepts.
-        RecipeError: for settings that need more than was recorded.
+        RecipeError: for settings that need more than was recorded, or the record of a film.
         ModelError: for a record of another model, or a model whose concepts have no vectors.
     """
     session.require("vectors")
+    check_picture(record, "features")
     maps = session.probe(record, concepts, background=False, **options)
     recipe = maps.recipe
     assert recipe is not None

@@ -10,7 +10,6 @@ from fractions import Fraction
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from PIL import Image
@@ -28,7 +27,7 @@ def can_write_mp4() -> bool:
     return True
 
 
-def write_gif(frames: Sequence[Image.Image], file: Path | IO[bytes], rate: float | int = RATE) -> None:
+def write_gif(frames: Sequence[Image.Image], file: Path | io.BytesIO, rate: float | int = RATE) -> None:
     """Frames of one size as a GIF that repeats, `rate` of them a second, at most 100.
 
     Raises:

@@ -29,6 +29,14 @@ def check_origin(record: object, model_id: str) -> None:
         )
 
 
+def check_picture(record: ImageRecord, what: str) -> None:
+    """Raises a `RecipeError` for the record of a film, where only pictures can be asked for `what`."""
+    if record.clip is not None:
+        raise RecipeError(
+            f"{what} are asked of pictures; got the record of {record.clip!r}. Read one of its frames (clip.frames[0])."
+        )
+
+
 def records_of(record: object, model_id: str) -> list[ImageRecord]:
     """One record, or those of a list, of this model and with one recipe.
 

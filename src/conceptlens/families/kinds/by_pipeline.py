@@ -12,7 +12,7 @@ from torch import Tensor
 
 from conceptlens.families.base import Concepts, ModelAdapter
 from conceptlens.families.kinds.first_call import concepts_of, prompt_call
-from conceptlens.families.kinds.latents import clean_latents, is_flow, noised, timestep_of
+from conceptlens.families.kinds.latents import as_film, clean_latents, is_flow, noised, timestep_of
 from conceptlens.families.kinds.layouts import Layout
 from conceptlens.families.kinds.reentry import ReentryAdapter
 from conceptlens.values.models import Pipeline
@@ -29,7 +29,7 @@ class ByPipeline(ModelAdapter):
 
     def encode(self, pipeline: Pipeline, pixels: Tensor) -> Tensor:
         latents = clean_latents(pipeline.vae, pixels, shifted=True)
-        return latents[:, :, 0] if latents.ndim == 5 else latents
+        return latents[:, :, 0] if latents.ndim > pixels.ndim else latents
 
     def add_noise(self, pipeline: Pipeline, clean: Tensor, noise: Tensor, sigma: float) -> Tensor:
         scheduler = pipeline.scheduler
@@ -44,14 +44,15 @@ class ByPipeline(ModelAdapter):
     def prepare(
         self, pipeline: Pipeline, latents: Tensor, prompt: str, sigma: float, options: Mapping[str, Any]
     ) -> dict[str, Any]:
-        batch, channels, rows, cols = latents.shape
+        batch, channels, *frames, rows, cols = latents.shape
         patch, side = self.layout.patch_side(pipeline.transformer.config), self.side_multiple(pipeline)
         if hasattr(pipeline, "_pack_latents"):
             latents = pipeline._pack_latents(latents, batch, channels, rows, cols)
         known = inspect.signature(pipeline.__call__).parameters
         several = "num_images_per_prompt" if "num_images_per_prompt" in known else "num_videos_per_prompt"
         size = {"height": rows // patch * side, "width": cols // patch * side}
-        video = {"num_frames": 1, "latents": latents[:, :, None]} if "num_frames" in known else {}
+        count = 1 + (frames[0] - 1) * (self.frame_step(pipeline) or 1) if frames else 1
+        video = {"num_frames": count, "latents": as_film(latents)} if "num_frames" in known else {}
         with one_noise_level(pipeline, sigma):
             call = prompt_call(pipeline, prompt, {**options, several: batch, **size, "latents": latents, **video})
         return self._prompts_rows(call.arguments, batch)

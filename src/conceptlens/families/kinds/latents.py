@@ -56,16 +56,16 @@ def film_mode(vae: Model, pixels: Float[Tensor, "batch 3 ... width"]) -> Float[T
 
 
 def clean_latents(
-    vae: Model, pixels: Float[Tensor, "batch 3 height width"], *, shifted: bool
+    vae: Model, pixels: Float[Tensor, "batch 3 ... width"], *, shifted: bool
 ) -> Float[Tensor, "batch channel ..."]:
     """The autoencoder's mode in the transformer's units; (batch, channel, 1, rows, cols) for a video model.
 
     Args:
         vae: the autoencoder.
-        pixels: in -1..1, on its device and in its dtype.
+        pixels: in -1..1, on its device and in its dtype; of films with an axis of frames behind the channels.
         shifted: whether the pipeline subtracts the autoencoder's `shift_factor`.
     """
-    encoded = vae.encode(pixels[:, :, None] if is_video(vae) else pixels)
+    encoded = vae.encode(as_film(pixels) if is_video(vae) else pixels)
     latents = encoded.latent if hasattr(encoded, "latent") else encoded.latent_dist.mode()
     return normalized(vae, latents, shifted=shifted)
 

@@ -104,7 +104,7 @@ def _film(maps: VideoMaps) -> tuple[dict[str, Any], Arrays]:
     frame's latent frame, `timeline` when each word is there (`Timeline.to_dict`); `shares` are of the whole film.
     """
     height, width = _shown_size(maps.clip.size, len(maps))
-    areas = [_nearest(maps.at(frame).segmentation(), height, width) for frame in range(len(maps))]
+    areas = [_nearest(frame, height, width) for frame in maps.segmentation()]
     doubtful = np.stack([doubt(resize(scores, height, width)).numpy() for scores in maps.scores.unbind(1)])
     line = maps.timeline()
     content = {

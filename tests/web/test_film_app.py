@@ -26,7 +26,7 @@ from conceptlens.web.wire import unpack
 
 DESCRIBED = json.loads((files("conceptlens") / "web" / "static" / "openapi.json").read_text())
 WORDS = ["house", "tree", "sky"]
-FILM_LIMITS = replace(LIMITS, frames=40, film_pixels=60_000)
+FILM_LIMITS = replace(LIMITS, pictures=20, frames=40, film_pixels=60_000)
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +119,17 @@ def test_a_painted_film_is_that_of_the_live_run(tab: Tab, session: Session) -> N
     assert [f.tobytes() for f in frames_of(tab, done["picture"], FRAMES)] == [f.tobytes() for f in live.images]
     _, arrays = unpack(tab.post("/api/maps", picture=done["picture"], concepts=WORDS).content)
     assert np.array_equal(arrays["scores"], live.scores.numpy().astype(np.float16).astype(np.float32))
+
+
+def test_as_many_frames_are_painted_as_are_wanted(tab: Tab, session: Session, demo: Session) -> None:
+    done = tab.finish(tab.post("/api/paint", prompt="a house", seed=5, steps=1, frames=17))
+    live: Any = session.generate("a house", WORDS, seed=5, num_inference_steps=1, num_frames=17)
+    assert [f.tobytes() for f in frames_of(tab, done["picture"], 17)] == [f.tobytes() for f in live.images]
+    assert done["frames"] == 17
+    with TestClient(create_app(demo, limits=FILM_LIMITS), base_url=HOME) as client:
+        answer = Tab(client).post("/api/paint", prompt="a house", frames=5)
+        assert answer.status_code == 422
+        assert answer.json()["error"] == "frames is of films, and this model paints pictures. Leave it out."
 
 
 def test_where_no_step_fits_the_painted_film_is_read_back(session: Session) -> None:

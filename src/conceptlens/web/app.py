@@ -160,13 +160,13 @@ class Page:
 
     async def paint(self, request: Request) -> Response:
         tab = self._tab(request)
-        fields = await self._fields(request, {"prompt", "seed", "steps", "guide", "strength", "wait"})
+        fields = await self._fields(request, {"prompt", "seed", "steps", "frames", "guide", "strength", "wait"})
         prompt, wait = fields.text("prompt", self.limits.prompt), fields.switch("wait")
         seed, steps = fields.whole("seed", 0, 2**31 - 1), fields.whole("steps", 1, self.limits.steps)
         if not prompt.strip():
             raise RequestError(422, f"the prompt is empty. Say what to paint, for example: {SUGGESTED}.")
         drawn = secrets.randbelow(2**31) if seed is None else seed
-        wish = jobs.Wish(prompt, drawn, steps, *self._guide(fields))
+        wish = jobs.Wish(prompt, drawn, steps, *self._guide(fields), self._frames(fields))
         name = self.jobs.start(tab, lambda job: jobs.paint(self.session, job, self.limits, wish))
         return await self._started(request, tab, name, prompt, wait)
 
@@ -196,6 +196,13 @@ class Page:
         if not fitting:
             raise RequestError(422, "this model cannot be painted with guidance. Leave guide out.")
         return fields.choice("guide", tuple(fitting)), strength
+
+    def _frames(self, fields: Fields) -> int | None:
+        """How many frames are painted."""
+        frames = fields.whole("frames", 1, self.limits.frames)
+        if frames is not None and not jobs.is_of_films(self.session):
+            raise RequestError(422, "frames is of films, and this model paints pictures. Leave it out.")
+        return frames
 
     async def read(self, request: Request) -> Response:
         """A picture or film as the body; in the query, what it shows (`prompt`), and whether to `wait`."""

@@ -202,6 +202,7 @@ class Wish:
         steps: None for the model's usual number.
         guide: a name of `guides`; None for the plain picture.
         strength: of the guidance, as a multiple of its usual step size.
+        frames: of a film; None for the model's usual number, and for a picture.
     """
 
     prompt: str
@@ -209,6 +210,7 @@ class Wish:
     steps: int | None = None
     guide: str | None = None
     strength: float = 1.0
+    frames: int | None = None
 
     @property
     def manner(self) -> str:
@@ -253,6 +255,8 @@ def _painted(
         return tensors
 
     options: dict[str, Any] = {"num_inference_steps": count, "seed": wish.seed, "background": False, **recording}
+    if wish.frames is not None:
+        options["num_frames"] = wish.frames
     if wish.guide is not None:
         usual = guidance_named(wish.guide)
         options["guide"] = replace(usual, alpha=usual.alpha * wish.strength)

@@ -95,7 +95,7 @@ function onAdd(event) {
 function listenToForms() {
   at("paint").addEventListener("submit", (event) => {
     event.preventDefault();
-    bring.paint({ prompt: at("prompt").value, seed: number("seed"), steps: number("steps"), ...(at("guide").checked ? guided() : {}) });
+    bring.paint({ prompt: at("prompt").value, seed: number("seed"), steps: number("steps"), ...(number("frames") === null ? {} : { frames: number("frames") }), ...(at("guide").checked ? guided() : {}) });
   });
   at("prompt").addEventListener("input", () => {
     const [length, most] = [at("prompt").value.length, state.about.limits.prompt];
@@ -132,8 +132,10 @@ function listenToPicture() {
   });
 }
 
-function introduceFilms({ mp4 }) {
+function introduceFilms({ frames, mp4 }) {
   if (mp4) at("file").accept += ",video/mp4,video/webm,video/quicktime,video/x-matroska";
+  at("frames-box").hidden = false;
+  at("frames").max = frames;
   at("motto").textContent = "See where a video model sees a word.";
   at("prompt-label").textContent = "Describe a film";
   at("drop-label").textContent = "or choose or drop a film or a picture";

@@ -107,16 +107,16 @@ async function put(picture, words) {
   }
 }
 
-export const paint = (fields) => bring(() => server.paint(fields), { kind: "painted", prompt: fields.prompt.trim(), guide: fields.guide ?? null, strength: fields.strength ?? 1, steps: fields.steps });
+export const paint = (fields) => bring(() => server.paint(fields), { kind: "painted", prompt: fields.prompt.trim(), guide: fields.guide ?? null, strength: fields.strength ?? 1, steps: fields.steps, length: fields.frames });
 export const example = () => bring(server.example, { kind: "painted", guide: null, steps: null });
 export const read = (file) => bring(() => server.read(file), { kind: "read", prompt: "", file });
 
 // The same prompt once more, beside the picture that is there.
 export async function beside(changes) {
-  const { prompt, seed, steps } = state.picture;
+  const { prompt, seed, steps, length: frames } = state.picture;
   const before = state.beside;
   keep();
-  if (!(await paint({ prompt, seed, steps, ...changes }))) {
+  if (!(await paint({ prompt, seed, steps, frames, ...changes }))) {
     state.beside = before;
     changed("beside");
   }
@@ -124,10 +124,10 @@ export async function beside(changes) {
 
 // The server has dropped the picture: the same again, with the words that are there.
 async function again(picture) {
-  const { prompt, seed, steps, guide, strength = 1, blob, file, id } = picture;
-  const fields = { prompt, seed, steps, ...(guide ? { guide, strength } : {}) };
+  const { prompt, seed, steps, guide, strength = 1, length, blob, file, id } = picture;
+  const fields = { prompt, seed, steps, frames: length, ...(guide ? { guide, strength } : {}) };
   const start = picture.name === "example" ? server.example : () => (picture.kind === "painted" ? server.paint(fields) : server.read(file ?? blob));
-  await bring(start, { kind: picture.kind, prompt, guide, strength, steps, file, id }, () => {});
+  await bring(start, { kind: picture.kind, prompt, guide, strength, steps, length, file, id }, () => {});
 }
 
 // A picture of the gallery, as it was left.

@@ -4,7 +4,7 @@ import { still } from "./picture.js";
 
 export const state = {
   about: null, // what the server says of the model and its limits
-  picture: null, // {name, bitmap, blob, prompt, nouns, chips, how, seed, steps, guide, strength, kind, model, notes, id}; of a film also {frames, blobs, rate, file}
+  picture: null, // {name, bitmap, blob, prompt, nouns, chips, how, seed, steps, guide, strength, kind, model, notes, id}; of a film also {frames, blobs, rate, length, file}
   words: [], // {text, from: "prompt" | "user", refused: "" or why}
   draft: "", // a word that is being typed
   removed: [], // {word, index, colour}, the latest last

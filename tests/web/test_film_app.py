@@ -148,6 +148,7 @@ def test_words_and_files_of_a_film(tab: Tab, read: dict[str, Any], maps: Any, tm
     schema = DESCRIBED["components"]["schemas"]["FilmWords"]["properties"]
     assert set(told) == set(schema)
     assert set(told["words"][0]) == set(schema["words"]["items"]["properties"])
+    assert tab.about["film"]["reads"]
     assert set(tab.about["film"]) == set(
         DESCRIBED["components"]["schemas"]["About"]["properties"]["film"]["properties"]
     )

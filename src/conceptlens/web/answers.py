@@ -298,7 +298,8 @@ def _told_of_film(maps: VideoMaps, notes: list[str]) -> dict[str, Any]:
 def about(session: Session, limits: Limits) -> dict[str, Any]:
     """What the page needs to know before it asks anything."""
     ramp = np.linspace(0, 1, HEAT_STOPS, dtype=np.float32)[None]
-    film = {"frames": limits.frames, "pixels": limits.film_pixels, "mp4": find_spec("av") is not None}
+    reads = session.reader.frame_room({}) is not None
+    film = {"reads": reads, "frames": limits.frames, "pixels": limits.film_pixels, "mp4": find_spec("av") is not None}
     return {
         **({"film": film} if is_of_films(session) else {}),
         "model": session.model_id,

@@ -132,14 +132,14 @@ function listenToPicture() {
   });
 }
 
-function introduceFilms({ frames, mp4 }) {
-  if (mp4) at("file").accept += ",video/mp4,video/webm,video/quicktime,video/x-matroska";
+function introduceFilms({ frames, mp4, reads }) {
+  if (mp4 && reads) at("file").accept += ",video/mp4,video/webm,video/quicktime,video/x-matroska";
   at("frames-box").hidden = false;
   at("frames").max = frames;
   at("motto").textContent = "See where a video model sees a word.";
   at("prompt-label").textContent = "Describe a film";
-  at("drop-label").textContent = "or choose or drop a film or a picture";
-  at("empty").textContent = "Describe a film above and paint it, or drop one of your own. Then type any word.";
+  if (reads) at("drop-label").textContent = "or choose or drop a film or a picture";
+  at("empty").textContent = `Describe a film above and paint it, or drop ${reads ? "one" : "a picture"} of your own. Then type any word.`;
 }
 
 function introduce(about) {

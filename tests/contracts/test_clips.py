@@ -21,7 +21,6 @@ from conceptlens.presence import presence
 from conceptlens.readers.loading import Defaults, LoadedModel
 from conceptlens.readers.text_streams import reader_of
 from conceptlens.session import Session
-from conceptlens.web import Limits, jobs
 from specimens.families import cogvideox_transformer
 from specimens.random_models import LENGTH
 from tiny_models import FAMILIES, cogvideox_pipeline
@@ -187,12 +186,6 @@ def test_a_record_with_too_few_frames_is_no_record(tmp_path: Path) -> None:
     session.save_record(replace(record, clip=record.clip[:1]), tmp_path / "film.record")
     with pytest.raises(cl.ImageError, match=r"cannot read the record .*: it has 1 frames for 2 latent ones"):
         session.load_record(tmp_path / "film.record")
-
-
-def test_the_page_paints_no_films() -> None:
-    session = session_of("cogvideox-5b")
-    with pytest.raises(cl.ModelError, match="cogvideox-5b paints films, this page shows pictures"):
-        jobs.paint(session, jobs.Job("tab"), Limits(), jobs.Wish("a boat", 1))
 
 
 def test_a_moving_file_is_a_film_for_a_video_model_alone(tmp_path: Path) -> None:

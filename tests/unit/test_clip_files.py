@@ -147,6 +147,27 @@ def test_a_truncated_video_is_damaged(tmp_path: Path) -> None:
         cl.Clip.open(tmp_path / "film.mp4")
 
 
+def test_a_gif_that_ends_anywhere_is_damaged_or_shorter(tmp_path: Path) -> None:
+    write_gif(pictures(4), tmp_path / "film.gif", 8)
+    whole = (tmp_path / "film.gif").read_bytes()
+    refused = 0
+    for length in range(len(whole)):
+        (tmp_path / "cut.gif").write_bytes(whole[:length])
+        try:
+            assert len(cl.Clip.open(tmp_path / "cut.gif")) <= 4
+        except cl.ImageError as error:
+            refused += "cannot read" in str(error)
+    assert refused > len(whole) / 2
+
+
+def test_the_extent_is_that_of_the_frames(tmp_path: Path) -> None:
+    write_gif(pictures(6), tmp_path / "film.gif", 5)
+    write_mp4(pictures(9), tmp_path / "film.mp4", 5)
+    pictures(1)[0].save(tmp_path / "still.png")
+    extents = [film_files.film_extent(tmp_path / name) for name in ("film.gif", "film.mp4", "still.png")]
+    assert extents == [(6, (32, 16)), (9, (32, 16)), (1, (32, 16))]
+
+
 @pytest.mark.parametrize(
     ("count", "numbers"),
     [

@@ -61,6 +61,34 @@ def test_a_frame_opens_as_the_maps_of_a_picture() -> None:
     assert np.array_equal(winners[5], frame.segmentation())
 
 
+@pytest.mark.parametrize(("refine", "worked_out"), [((), 3), (("joint-bilateral",), 9)])
+def test_frames_of_one_latent_frame_are_settled_once_unless_their_colours_count(
+    refine: tuple[str, ...], worked_out: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [Image.new("RGB", (16, 8), (0, 0, 0)) for _ in range(9)]
+    for number, image in enumerate(images):
+        image.paste((255, 255, 255), (number, 0, 16, 8))
+    scores = torch.rand(3, 3, 2, 4, generator=torch.Generator().manual_seed(0)).softmax(0)
+    recipe = cl.Recipe(layers=(0,)).override({"refine": refine})
+    made = maps_of(images, concepts=("car", "sky", "sea"), scores=scores, recipe=recipe, model_id="tiny")
+    assert isinstance(made, cl.VideoMaps)
+    each = np.stack([made.at(frame).segmentation() for frame in range(9)])
+    seen: list[int] = []
+    pixels = cl.ConceptMaps.pixels
+    monkeypatch.setattr(cl.ConceptMaps, "pixels", lambda self: seen.append(1) or pixels(self))
+    assert np.array_equal(made.segmentation(), each)
+    assert len(seen) == worked_out
+    assert len({frame.tobytes() for frame in each}) == worked_out
+    won = [np.bincount(frame.ravel(), minlength=3) / frame.size for frame in each]
+    assert np.allclose(made.timeline().share.T, won)
+
+
+def test_where_words_tie_the_first_wins() -> None:
+    scores = torch.randint(0, 2, (4, 1, 8, 8), generator=torch.Generator().manual_seed(1)).float()
+    made = maps_of([Image.new("RGB", (8, 8))], concepts=tuple("abcd"), scores=scores, recipe=None, model_id="tiny")
+    assert np.array_equal(made.segmentation()[0], scores[:, 0].argmax(dim=0).numpy())
+
+
 def test_masks_are_those_of_the_frames() -> None:
     made = video()
     masks = made.masks("car")

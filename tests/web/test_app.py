@@ -29,8 +29,8 @@ from conceptlens.session import Session
 from conceptlens.values.example import EXAMPLES
 from conceptlens.web import Limits, create_app
 from conceptlens.web.app import SCRIPTS, STATIC
-from conceptlens.web.asking import opened
 from conceptlens.web.store import Picture, Store
+from conceptlens.web.uploads import opened
 from conceptlens.web.wire import pack, unpack
 from hooks import hooks_left
 
@@ -349,12 +349,12 @@ def test_pictures_are_decoded_one_at_a_time(demo: Session, monkeypatch: pytest.M
     inside: list[int] = []
     seen: list[int] = []
 
-    def counted(data: bytes, limits: Limits) -> Image.Image:
+    def counted(data: bytes, limits: Limits, most: int | None) -> Any:
         inside.append(1)
         seen.append(len(inside))
         time.sleep(0.05)
         inside.pop()
-        return opened(data, limits)
+        return opened(data, limits, most)
 
     monkeypatch.setattr("conceptlens.web.app.opened", counted)
     with TestClient(create_app(demo, limits=LIMITS), base_url=HOME) as client, ThreadPoolExecutor(6) as pool:

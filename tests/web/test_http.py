@@ -21,7 +21,7 @@ from conceptlens.bench.datasets.scenes import make_scene
 from conceptlens.maps.exports import decode_rle
 from conceptlens.session import Session
 from conceptlens.web import create_app
-from conceptlens.web.answers import FORMATS
+from conceptlens.web.answers import FILM_FORMATS, FORMATS
 from conceptlens.web.asking import QUESTION
 
 WORDS = ["house", "tree", "sky"]
@@ -70,11 +70,11 @@ def test_every_field_is_described_and_no_other(tab: Tab) -> None:
         assert set(fields_of(address)) == QUESTION | more
         known = tab.post(address, nothing=1).json()["error"]
         assert known.endswith(f"Known: {', '.join(sorted(QUESTION | more))}.")
-    assert set(fields_of("/api/probe")["format"]["enum"]) == set(FORMATS)
+    assert set(fields_of("/api/probe")["format"]["enum"]) == {*FORMATS, *FILM_FORMATS}
     known = tab.post("/api/paint", nothing=1).json()["error"]
     assert known.endswith(f"Known: {', '.join(sorted(fields_of('/api/paint')))}.")
     about = DESCRIBED["components"]["schemas"]["About"]["properties"]
-    assert set(about) <= set(tab.about)
+    assert set(about) - {"film"} <= set(tab.about)
 
 
 def test_words_come_as_run_lengths(demo: Session, tab: Tab, picture: str, scene: Image.Image) -> None:
@@ -131,4 +131,4 @@ def test_the_page_about_it_names_what_is_there() -> None:
         assert address in DESCRIBED["paths"], address
     for name in re.findall(r'"(\w+)\\?":', text):
         assert name in {*fields_of("/api/probe"), *fields_of("/api/paint"), "error", "tab"}, name
-    assert set(FORMATS) <= set(re.findall(r"`(\w+)`", text))
+    assert {*FORMATS, *FILM_FORMATS} <= set(re.findall(r"`(\w+)`", text))

@@ -84,9 +84,9 @@ class Browser:
         strokes = [{"type": "keyDown", "value": key}, {"type": "keyUp", "value": key}]
         self._call("POST", f"{self._session}/actions", {"actions": [{"type": "key", "id": "keys", "actions": strokes}]})
 
-    def prefers(self, scheme: str) -> None:
-        """Has the page shown as to a reader who prefers "light" or "dark", and no moving parts."""
-        wanted = {"prefers-color-scheme": scheme, "prefers-reduced-motion": "reduce"}
+    def prefers(self, scheme: str, motion: str = "reduce") -> None:
+        """Has the page shown as to a reader who prefers "light" or "dark", and by default no moving parts."""
+        wanted = {"prefers-color-scheme": scheme, "prefers-reduced-motion": motion}
         media = {"features": [{"name": name, "value": value} for name, value in wanted.items()]}
         fields = {"cmd": "Emulation.setEmulatedMedia", "params": media}
         self._call("POST", f"{self._session}/goog/cdp/execute", fields)

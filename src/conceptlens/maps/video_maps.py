@@ -122,7 +122,7 @@ class VideoMaps(ScoredMaps):
 
     def segmentation(self) -> Int[np.ndarray, "frame height width"]:
         """For each pixel of each frame the index, in `concepts`, of the concept with the highest score."""
-        return np.stack([self.at(frame).segmentation() for frame in range(len(self))])
+        return np.stack([maps.segmentation() for maps in self._by_scores()])
 
     def tracks(
         self,
@@ -169,7 +169,14 @@ class VideoMaps(ScoredMaps):
         Concepts that compete share every frame out among themselves, so a word that is nowhere wins some pixels too:
         hold it against words for all else that is there.
         """
-        return self._timeline([self.at(frame) for frame in range(len(self))])
+        return self._timeline(self._by_scores())
+
+    def _by_scores(self) -> list[ConceptMaps]:
+        """For each frame maps with its scores: one for all of a latent frame, unless their colours count too."""
+        colours = self.recipe is not None and "joint-bilateral" in self.recipe.refine
+        of = [frame if colours else self.latent_frame(frame) for frame in range(len(self))]
+        maps = {key: self.at(of.index(key)) for key in dict.fromkeys(of)}
+        return [maps[key] for key in of]
 
     def _timeline(self, frames: Sequence[ConceptMaps]) -> Timeline:
         count = len(self.concepts)

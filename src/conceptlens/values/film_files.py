@@ -77,6 +77,15 @@ def film_frames(path: Path, most: int | None = None) -> Film:
     return _of_video(path, most) if path.suffix.lower() in FILMS else _of_picture(path, most)
 
 
+def film_extent(path: Path) -> tuple[int, tuple[int, int]]:
+    """How many frames a file has, and their (width, height), before any of them is decoded. Raises as `film_frames`."""
+    if path.suffix.lower() in FILMS:
+        with _video(path) as (container, stream):
+            return _extent_of_video(path, container, stream)
+    with _readable(path), Image.open(path) as opened:
+        return _count_of_picture(opened), opened.size
+
+
 def evenly(count: int, most: int | None) -> tuple[int, ...]:
     """At most `most` of `count` places, evenly spread, the first and the last among them; of one, the first."""
     taken = count if most is None else min(count, most)
@@ -104,7 +113,7 @@ def _of_folder(folder: Path, most: int | None) -> Film:
 def _of_picture(path: Path, most: int | None) -> Film:
     pictures, milliseconds = [], 0.0
     with _readable(path), Image.open(path) as opened:
-        count = getattr(opened, "n_frames", 1) if opened.format in MOVING else 1
+        count = _count_of_picture(opened)
         _check_room(path, opened.size, count, most)
         chosen = evenly(count, most)
         for place in range(count):
@@ -115,12 +124,21 @@ def _of_picture(path: Path, most: int | None) -> Film:
     return Film(tuple(pictures), chosen, count, 1000 * count / milliseconds if milliseconds else None)
 
 
+def _count_of_picture(opened: Image.Image) -> int:
+    return getattr(opened, "n_frames", 1) if opened.format in MOVING else 1
+
+
+def _extent_of_video(path: Path, container: InputContainer, stream: VideoStream) -> tuple[int, tuple[int, int]]:
+    """Counted over the packets, since what the header says may be wrong or missing."""
+    count = sum(1 for packet in container.demux(stream) if packet.size)
+    if not count:
+        raise ImageError(f"{path} holds no frames. Use another film.")
+    return count, (stream.codec_context.width, stream.codec_context.height)
+
+
 def _of_video(path: Path, most: int | None) -> Film:
     with _video(path) as (container, stream):
-        count = sum(1 for packet in container.demux(stream) if packet.size)
-        if not count:
-            raise ImageError(f"{path} holds no frames. Use another film.")
-        size = stream.codec_context.width, stream.codec_context.height
+        count, size = _extent_of_video(path, container, stream)
         _check_room(path, size, count, most)
         chosen = evenly(count, most)
         wanted = frozenset(chosen)

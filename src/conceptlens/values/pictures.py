@@ -15,7 +15,8 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff", ".bmp", 
 MIN_SIDE, MAX_SIDE, MAX_ASPECT = 8, 16384, 8
 """Smallest and largest height and width of an image that is read, in pixels; the longer side over the shorter."""
 DAMAGED = (
-    OSError, ValueError, SyntaxError, TypeError, RuntimeError, EOFError, struct.error, Image.DecompressionBombError,
+    OSError, ValueError, SyntaxError, TypeError, RuntimeError, EOFError, IndexError, struct.error,
+    Image.DecompressionBombError,
 )  # fmt: skip
 """What the decoders raise when a file is damaged, too large, or no picture."""
 

@@ -1,9 +1,10 @@
 """The page: paint or drop a picture, type any word, see where the model sees it.
 
 `app` holds the routes, `worker` the threads that work for all tabs in turn, `store` what is remembered for each browser
-tab, `jobs` painting and reading, `asking` what a request may say, `flight` what is on its way, `wire` how maps travel,
-`addresses` where the page listens, `connections` the time limits of uvicorn, `static` the page itself. Nothing here
-computes a map, and no text of a request ever becomes a path. Needs the extra `conceptlens[web]`.
+tab, `jobs` painting and reading, `asking` what a request may say, `uploads` what is brought, `flight` what is
+on its way, `wire` how maps travel, `addresses` where the page listens, `connections` its time limits, `static`
+the page itself. Nothing here computes a map, and no text of a request ever becomes a path. Needs the extra
+`conceptlens[web]`.
 """
 
 from __future__ import annotations

@@ -23,12 +23,13 @@ from conceptlens.values.example import EXAMPLES
 from conceptlens.values.words import content_words
 from conceptlens.web import answers, jobs
 from conceptlens.web.addresses import HERE
-from conceptlens.web.asking import QUESTION, Fields, json_of, opened, question
+from conceptlens.web.asking import QUESTION, Fields, json_of, question
 from conceptlens.web.errors import RequestError, status_of
 from conceptlens.web.flight import Answer, Room, attended, body_of
 from conceptlens.web.limits import Limits
 from conceptlens.web.middleware import OwnPagesOnly, WithHeaders
-from conceptlens.web.store import Picture, Store
+from conceptlens.web.store import Picture, Store, pixel_bytes
+from conceptlens.web.uploads import opened
 from conceptlens.web.wire import MEDIA_TYPE
 from conceptlens.web.worker import Worker
 
@@ -39,6 +40,7 @@ SCRIPTS = (
     "ask",
     "bring",
     "compare",
+    "film",
     "gallery",
     "layers",
     "picture",
@@ -97,6 +99,9 @@ class Page:
         folder = files("conceptlens") / "web" / "static"
         self.static = {name: (folder / name).read_bytes() for name in STATIC}
         self.example = EXAMPLES.get(session.model_id)
+        room = session.reader.frame_room({})
+        self.most_frames = None if room is None else room.largest
+        self.brought = "a picture" if room is None else "a picture or film"
 
     def routes(self) -> list[Route]:
         """Every address of the page."""
@@ -155,13 +160,13 @@ class Page:
 
     async def paint(self, request: Request) -> Response:
         tab = self._tab(request)
-        fields = await self._fields(request, {"prompt", "seed", "steps", "guide", "strength", "wait"})
+        fields = await self._fields(request, {"prompt", "seed", "steps", "frames", "guide", "strength", "wait"})
         prompt, wait = fields.text("prompt", self.limits.prompt), fields.switch("wait")
         seed, steps = fields.whole("seed", 0, 2**31 - 1), fields.whole("steps", 1, self.limits.steps)
         if not prompt.strip():
             raise RequestError(422, f"the prompt is empty. Say what to paint, for example: {SUGGESTED}.")
         drawn = secrets.randbelow(2**31) if seed is None else seed
-        wish = jobs.Wish(prompt, drawn, steps, *self._guide(fields))
+        wish = jobs.Wish(prompt, drawn, steps, *self._guide(fields), self._frames(fields))
         name = self.jobs.start(tab, lambda job: jobs.paint(self.session, job, self.limits, wish))
         return await self._started(request, tab, name, prompt, wait)
 
@@ -177,7 +182,8 @@ class Page:
         status = self.jobs.tell(tab, name)
         if status["state"] != "done":
             raise RequestError(status.get("status", 409), status.get("error", "the picture was cancelled."))
-        return JSONResponse({**_words_of(prompt), **{key: status[key] for key in ("picture", "how", "seed", "notes")}})
+        known = ("picture", "how", "seed", "notes", "frames", "rate")
+        return JSONResponse({**_words_of(prompt), **{key: status[key] for key in known if key in status}})
 
     def _guide(self, fields: Fields) -> tuple[str | None, float]:
         """The name of the guidance, and its strength."""
@@ -191,16 +197,23 @@ class Page:
             raise RequestError(422, "this model cannot be painted with guidance. Leave guide out.")
         return fields.choice("guide", tuple(fitting)), strength
 
+    def _frames(self, fields: Fields) -> int | None:
+        """How many frames are painted."""
+        frames = fields.whole("frames", 1, self.limits.frames)
+        if frames is not None and not jobs.is_of_films(self.session):
+            raise RequestError(422, "frames is of films, and this model paints pictures. Leave it out.")
+        return frames
+
     async def read(self, request: Request) -> Response:
-        """A picture as the body of the request; in the query, what it shows (`prompt`), and whether to `wait`."""
+        """A picture or film as the body; in the query, what it shows (`prompt`), and whether to `wait`."""
         tab, query = self._tab(request), Fields(dict(request.query_params))
         prompt = query.text("prompt", self.limits.prompt, "")
         wait = query.choice("wait", ("true", "false"), "false") == "true"
         with self.room.share() as arriving:
-            data = await body_of(request, self.limits.upload_bytes, "a picture", arriving)
-            image = await attended(request, self.codec.run(lambda: opened(data, self.limits), tab))
+            data = await body_of(request, self.limits.upload_bytes, self.brought, arriving)
+            image = await attended(request, self.codec.run(lambda: opened(data, self.limits, self.most_frames), tab))
         waiting = self.room.share()
-        waiting.grow(image.width * image.height * len(image.getbands()))
+        waiting.grow(pixel_bytes(image))
         try:
             name = self.jobs.start(tab, lambda job: jobs.read(self.session, job, image, prompt), waiting.free)
         except RequestError:
@@ -220,9 +233,11 @@ class Page:
         return Answer(await attended(request, self.codec.run(lambda: answers.png(sketch), tab)), self.room, "image/png")
 
     async def picture(self, request: Request) -> Response:
+        """A picture, or one frame of a film: the first, or that of the query."""
         picture = self.store.picture(self._tab(request), request.path_params["picture"])
+        image = picture.frame(Fields(dict(request.query_params)).number_in_text("frame"))
         headers = {"x-conceptlens-bytes": str(picture.record.nbytes)}
-        data = await attended(request, self.codec.run(lambda: answers.png(picture.record.image), picture.tab))
+        data = await attended(request, self.codec.run(lambda: answers.png(image), picture.tab))
         return Answer(data, self.room, "image/png", headers)
 
     async def maps(self, request: Request) -> Response:
@@ -244,10 +259,12 @@ class Page:
         """Words in a picture, as one of `answers.FORMATS`."""
         tab = self._tab(request)
         fields = await self._fields(request, QUESTION | {"format"})
-        asked, kind = question(fields, self.limits), fields.choice("format", tuple(answers.FORMATS), "json")
+        asked = question(fields, self.limits)
         picture = self.store.picture(tab, asked.picture)
+        formats = answers.formats_of(picture, asked)
+        kind = fields.choice("format", tuple(formats), "json")
         work = self.worker.run(lambda: answers.in_format(self.session, picture, asked, kind), tab)
-        media, name = answers.FORMATS[kind]
+        media, name = formats[kind]
         headers = {"content-disposition": f'attachment; filename="{name}"'}
         return Answer(await attended(request, work), self.room, media, headers)
 

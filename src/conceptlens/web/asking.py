@@ -1,24 +1,18 @@
-"""What a request may say, checked: JSON of known fields, pictures of bounded size."""
+"""What a request may say, checked: JSON of known fields."""
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from PIL import Image, features
 from starlette.requests import Request
 
-from conceptlens.maps.picture_files import open_image
 from conceptlens.values.errors import one_line
-from conceptlens.values.pictures import DAMAGED
 from conceptlens.web.errors import RequestError
 from conceptlens.web.flight import Share, body_of
 from conceptlens.web.limits import Limits
-
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", *(("AVIF",) if "avif" in features.modules else ()))
 
 
 async def json_of(request: Request, limits: Limits, known: set[str], share: Share) -> Fields:
@@ -67,6 +61,13 @@ class Fields:
             raise RequestError(422, f"{name} must be a whole number from {low} to {high}; got {str(value)[:40]}.")
         return value
 
+    def number_in_text(self, name: str) -> int | None:
+        """A whole number from 0, as the query of an address has it."""
+        value = self.said.get(name)
+        if value is not None and not (value.isascii() and value.isdecimal() and len(value) < 10):
+            raise RequestError(422, f"{name} must be a whole number from 0; got {value[:40]}.")
+        return None if value is None else int(value)
+
     def number(self, name: str, low: float, high: float, default: float) -> float:
         value = self.said.get(name, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
@@ -103,15 +104,17 @@ class Question:
         concepts: words.
         options: of `Session.probe`.
         edges: whether masks follow the edges of the picture (`ConceptMaps.refined`).
+        frame: of a film, the one that is asked about; None for all of them.
     """
 
     picture: str
     concepts: list[str]
     options: dict[str, Any] = field(default_factory=dict)
     edges: bool = False
+    frame: int | None = None
 
 
-QUESTION = {"picture", "concepts", "space", "isolate", "step", "layer", "edges"}
+QUESTION = {"picture", "concepts", "space", "isolate", "step", "layer", "edges", "frame"}
 
 
 def question(fields: Fields, limits: Limits, most: int | None = None) -> Question:
@@ -124,33 +127,8 @@ def question(fields: Fields, limits: Limits, most: int | None = None) -> Questio
         if number is not None:
             options[setting] = (number,)
     concepts = fields.words("concepts", most or limits.concepts, limits.word)
-    return Question(fields.text("picture", 64), concepts, options, fields.switch("edges"))
-
-
-def opened(data: bytes, limits: Limits) -> Image.Image:
-    """An upright RGB picture from the bytes of a file; its pixels are decoded only when their number is allowed.
-
-    Raises:
-        RequestError: 415 for bytes that are no picture, 413 for one with too many pixels, 422 for a damaged one.
-    """
-    try:
-        picture = Image.open(io.BytesIO(data), formats=FORMATS)
-    except Image.DecompressionBombError as error:
-        raise RequestError(413, f"this picture is too large: {one_line(error)}. Shrink it first.") from error
-    except DAMAGED as error:
-        raise RequestError(415, "this file cannot be read as a picture. Use PNG, JPEG, WebP or TIFF.") from error
-    width, height = picture.size
-    if width * height > limits.upload_pixels:
-        raise RequestError(413, f"{width}x{height} pixels are more than {limits.upload_pixels:,}. Shrink it first.")
-    try:
-        if picture.format == "JPEG":
-            picture.draft("RGB", (limits.side, limits.side))
-        picture.load()
-    except DAMAGED as error:
-        raise RequestError(422, f"this picture is damaged ({one_line(error)}). Save it again.") from error
-    upright = open_image(picture)
-    upright.thumbnail((limits.side, limits.side))
-    return upright
+    frame = fields.whole("frame", 0, limits.frames - 1)
+    return Question(fields.text("picture", 64), concepts, options, fields.switch("edges"), frame)
 
 
 def _kind(value: object) -> str:

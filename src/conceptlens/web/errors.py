@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from conceptlens.values.errors import ConceptError, ConceptlensError, ImageError, RecipeError
+from conceptlens.values.errors import ConceptError, ConceptlensError, ImageError, LibraryError, RecipeError
 
 
 class AppError(ConceptlensError, RuntimeError):
@@ -22,7 +22,9 @@ class RequestError(ConceptlensError):
 
 
 def status_of(error: ConceptlensError) -> int:
-    """The HTTP status of one of our errors: 422 for what the user asked, 500 for what the model did."""
+    """The HTTP status of an error: 422 for what was asked, 501 for a missing package, 500 for what the model did."""
     if isinstance(error, RequestError):
         return error.status
+    if isinstance(error, LibraryError):
+        return 501
     return 422 if isinstance(error, (ConceptError, ImageError, RecipeError)) else 500

@@ -19,11 +19,14 @@ from conceptlens.families.kinds.sketch import sketch_of
 from conceptlens.guidance.checks import check_pipeline
 from conceptlens.guidance.named import guidance_named
 from conceptlens.maps.image_maps import ConceptMaps
+from conceptlens.maps.video_maps import VideoMaps
 from conceptlens.presence import calibrated_reading
 from conceptlens.readers.keeping import spread
 from conceptlens.session import Session
-from conceptlens.values.errors import BudgetError, ConceptlensError, ModelError
+from conceptlens.values.clips import Clip
+from conceptlens.values.errors import BudgetError, ConceptlensError
 from conceptlens.values.models import Pipeline
+from conceptlens.values.records import ImageRecord
 from conceptlens.values.words import content_words
 from conceptlens.web.errors import RequestError, status_of
 from conceptlens.web.limits import Limits
@@ -171,7 +174,7 @@ class Jobs:
             if job.stop.is_set():
                 raise Cancelled
             name = self._store.add(picture)
-            job.facts = {"how": picture.how, "seed": picture.seed, "notes": list(picture.notes)}
+            job.facts = facts_of(picture)
             job.picture, job.sketch = name, None
             job.state = "done"
         except Cancelled:
@@ -181,6 +184,12 @@ class Jobs:
         except Exception:
             log.exception("a job failed")
             job.error, job.status, job.state = FAILED, 500, "failed"
+
+
+def facts_of(picture: Picture) -> dict[str, Any]:
+    """What is told of a picture that is there, as plain JSON values; of a film also its frames and their rate."""
+    film = {} if picture.clip is None else {"frames": len(picture.clip), "rate": picture.clip.rate}
+    return {"how": picture.how, "seed": picture.seed, "notes": list(picture.notes), **film}
 
 
 @dataclass(frozen=True)
@@ -193,6 +202,7 @@ class Wish:
         steps: None for the model's usual number.
         guide: a name of `guides`; None for the plain picture.
         strength: of the guidance, as a multiple of its usual step size.
+        frames: of a film; None for the model's usual number, and for a picture.
     """
 
     prompt: str
@@ -200,6 +210,7 @@ class Wish:
     steps: int | None = None
     guide: str | None = None
     strength: float = 1.0
+    frames: int | None = None
 
     @property
     def manner(self) -> str:
@@ -211,15 +222,7 @@ class Wish:
 
 
 def paint(session: Session, job: Job, limits: Limits, wish: Wish) -> Picture:
-    """Paints a prompt and records evenly spread steps of it; reads the picture back where not one of them fits.
-
-    Raises:
-        ModelError: for a model that paints films.
-    """
-    if "num_frames" in inspect.signature(session.pipeline.__call__).parameters:
-        raise ModelError(
-            f"{session.model_id} paints films, this page shows pictures. Use conceptlens generate, or drop a picture."
-        )
+    """Paints a prompt and records evenly spread steps of it; reads the picture back where not one of them fits."""
     count = wish.steps or default_steps(session)
     wanted = min(count, limits.recorded_steps)
     while wanted:
@@ -229,18 +232,18 @@ def paint(session: Session, job: Job, limits: Limits, wish: Wish) -> Picture:
             maps, notes = _painted(session, job, wish, count, recording)
             assert maps.record is not None
             how = f"{wish.manner} with seed {wish.seed}; {wanted} of {count} steps recorded"
-            return Picture(job.tab, maps.record, how, calibrated_reading(session, maps.image), tuple(notes), wish.seed)
+            return Picture(job.tab, maps.record, how, _reading(session, maps.record), tuple(notes), wish.seed)
         except BudgetError as error:
             wanted = min(error.fitting, wanted - 1)
     maps, notes = _painted(session, job, wish, count, {})
-    record = session.read(maps.image, prompt=wish.prompt)
+    record = session.read(maps.clip if isinstance(maps, VideoMaps) else maps.image, prompt=wish.prompt)
     how = f"{wish.manner} with seed {wish.seed}, then read back like any picture: its steps are too large to record"
-    return Picture(job.tab, record, how, calibrated_reading(session, maps.image), tuple(notes), wish.seed)
+    return Picture(job.tab, record, how, _reading(session, record), tuple(notes), wish.seed)
 
 
 def _painted(
     session: Session, job: Job, wish: Wish, count: int, recording: Mapping[str, Any]
-) -> tuple[ConceptMaps, list[str]]:
+) -> tuple[ConceptMaps | VideoMaps, list[str]]:
     """`Session.generate` with progress, and its warnings; cancelling ends it between two steps."""
     look = Sketches(session, job)
 
@@ -252,6 +255,8 @@ def _painted(
         return tensors
 
     options: dict[str, Any] = {"num_inference_steps": count, "seed": wish.seed, "background": False, **recording}
+    if wish.frames is not None:
+        options["num_frames"] = wish.frames
     if wish.guide is not None:
         usual = guidance_named(wish.guide)
         options["guide"] = replace(usual, alpha=usual.alpha * wish.strength)
@@ -298,11 +303,23 @@ def guides(session: Session) -> list[str]:
     return fitting
 
 
-def read(session: Session, job: Job, image: Image.Image, prompt: str) -> Picture:
-    """Reads a picture that exists."""
+def read(session: Session, job: Job, image: Image.Image | Clip, prompt: str) -> Picture:
+    """Reads a picture or a film that exists."""
     record, notes = with_notes(lambda: session.read(image, prompt=prompt))
     how = f"read at noise {record.recipe.noise:g}"
-    return Picture(job.tab, record, how, calibrated_reading(session, image, record), tuple(notes))
+    if record.clip is not None and record.clip.numbers[-1] >= len(record.clip):
+        how = f"{len(record.clip)} frames, evenly spread from 0 to {record.clip.numbers[-1]}, {how}"
+    return Picture(job.tab, record, how, _reading(session, record), tuple(notes))
+
+
+def _reading(session: Session, record: ImageRecord) -> ImageRecord | None:
+    """What tells whether a word is in a picture. A calibration is measured on pictures, so of a film there is none."""
+    return None if record.clip is not None else calibrated_reading(session, record.image, record)
+
+
+def is_of_films(session: Session) -> bool:
+    """Whether a model paints films, or reads them."""
+    return "num_frames" in inspect.signature(session.pipeline.__call__).parameters
 
 
 def default_steps(session: Session) -> int:

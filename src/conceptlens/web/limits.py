@@ -19,9 +19,12 @@ class Limits:
             steadier maps and slower answers.
         waiting: requests that may wait for the model. Tabs take turns; when too many wait, the last one of the tab
             with the most is turned away.
-        upload_bytes: size of a picture file.
+        upload_bytes: size of a picture file, or of a film.
         upload_pixels: width times height of a picture.
         side: the longer side of a picture as it is kept, in pixels; larger ones are shrunk.
+        frames: of a film that is brought; a video model then reads as many of them as it takes.
+        film_pixels: width times height of all frames of such a film together.
+        film_side: the longer side of its frames as they are kept, in pixels; larger ones are shrunk.
         body_bytes: size of any other request.
         flight_bytes: memory of all uploads that arrive or wait and of all answers that are not taken yet, together.
             Further ones are turned away.
@@ -46,6 +49,9 @@ class Limits:
     upload_bytes: int = 20 * 2**20
     upload_pixels: int = 40_000_000
     side: int = 2048
+    frames: int = 1000
+    film_pixels: int = 400_000_000
+    film_side: int = 720
     body_bytes: int = 64 * 2**10
     flight_bytes: int = 128 * 2**20
     patience: int = 10

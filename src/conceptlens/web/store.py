@@ -8,6 +8,9 @@ from collections import OrderedDict
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from PIL import Image
+
+from conceptlens.values.clips import Clip
 from conceptlens.values.records import ImageRecord
 from conceptlens.web.errors import RequestError
 from conceptlens.web.limits import Limits
@@ -15,7 +18,7 @@ from conceptlens.web.limits import Limits
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture that can be asked.
+    """A picture or a film that can be asked.
 
     Attributes:
         tab: the browser tab that brought it.
@@ -34,10 +37,40 @@ class Picture:
     seed: int | None = None
 
     @property
+    def clip(self) -> Clip | None:
+        """The frames of a film; None of a picture."""
+        return self.record.clip
+
+    def frame(self, number: int | None) -> Image.Image:
+        """The picture itself, or one frame of a film, the first when None.
+
+        Raises:
+            RequestError: 422 for a frame of a picture, or one that the film does not have.
+        """
+        self.check_frame(number)
+        return self.record.image if self.clip is None or number is None else self.clip.frames[number]
+
+    def check_frame(self, number: int | None) -> None:
+        """Refuses the number of a frame that is not there. Raises as `frame`."""
+        if number is None:
+            return
+        if self.clip is None:
+            raise RequestError(422, "frame is of films, and this is a picture. Leave it out.")
+        if number >= len(self.clip):
+            count = len(self.clip)
+            raise RequestError(422, f"no frame {number}: this film has {count}. Use 0 to {count - 1}.")
+
+    @property
     def nbytes(self) -> int:
-        """Size of the records in memory."""
+        """Size of the records in memory, and of the frames of a film."""
         sizes = {id(record): record.nbytes for record in (self.record, self.reading) if record is not None}
-        return sum(sizes.values())
+        return sum(sizes.values()) + (0 if self.clip is None else pixel_bytes(self.clip))
+
+
+def pixel_bytes(picture: Image.Image | Clip) -> int:
+    """Size of decoded pixels in memory: of a picture, or of all frames of a film."""
+    frames = picture.frames if isinstance(picture, Clip) else (picture,)
+    return sum(frame.width * frame.height * len(frame.getbands()) for frame in frames)
 
 
 EXAMPLE = "example"

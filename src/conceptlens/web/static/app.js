@@ -3,6 +3,7 @@
 import { ask, rank, settings } from "./ask.js";
 import * as bring from "./bring.js";
 import * as compare from "./compare.js";
+import * as film from "./film.js";
 import * as gallery from "./gallery.js";
 import * as layers from "./layers.js";
 import * as point from "./point.js";
@@ -28,10 +29,13 @@ async function take(file) {
   await bring.read(file);
 }
 
+// Of a film some files are of all its frames, others of the one that is shown.
+const ofFilm = (kind) => (state.picture.frames ? { edges: false, ...(["masks", "report"].includes(kind) ? { frame: state.frame } : {}) } : {});
+
 async function download(kind) {
   const { step, layer } = state;
   const alone = { ...(step === null ? {} : { step }), ...(layer === null ? {} : { layer }) };
-  const got = await attempt(() => server.file({ picture: state.picture.name, concepts: texts().length ? texts() : asked(), format: kind, ...settings(), ...alone }));
+  const got = await attempt(() => server.file({ picture: state.picture.name, concepts: texts().length ? texts() : asked(), format: kind, ...settings(), ...alone, ...ofFilm(kind) }));
   if (!got) return;
   const url = URL.createObjectURL(got.blob);
   element("a", { href: url, download: got.name }).click();
@@ -57,7 +61,16 @@ function onKey(event) {
     "/": () => at("word").focus(), p: () => at("prompt").focus(), c: () => at("pin").click(), u: undo, "0": () => show("areas"),
     "[": () => dim(-10), "]": () => dim(10),
   }[event.key] ?? (/^[1-9]$/.test(event.key) && texts()[event.key - 1] ? () => select(texts()[event.key - 1]) : null);
-  if (!act) return;
+  if (!act) return onFilmKey(event);
+  event.preventDefault();
+  act();
+}
+
+// What has the focus comes first: a button is pressed with the space bar, a slider and the point are moved with the arrows.
+function onFilmKey(event) {
+  const own = event.key === " " ? "button, summary, input:not([type=range])" : "input";
+  const act = { " ": film.toggle, ArrowLeft: () => film.step(-1), ArrowRight: () => film.step(1) }[event.key];
+  if (!act || !state.picture?.frames || event.defaultPrevented || event.target.closest?.(own)) return;
   event.preventDefault();
   act();
 }
@@ -82,7 +95,7 @@ function onAdd(event) {
 function listenToForms() {
   at("paint").addEventListener("submit", (event) => {
     event.preventDefault();
-    bring.paint({ prompt: at("prompt").value, seed: number("seed"), steps: number("steps"), ...(at("guide").checked ? guided() : {}) });
+    bring.paint({ prompt: at("prompt").value, seed: number("seed"), steps: number("steps"), ...(number("frames") === null ? {} : { frames: number("frames") }), ...(at("guide").checked ? guided() : {}) });
   });
   at("prompt").addEventListener("input", () => {
     const [length, most] = [at("prompt").value.length, state.about.limits.prompt];
@@ -119,9 +132,20 @@ function listenToPicture() {
   });
 }
 
+function introduceFilms({ frames, mp4, reads }) {
+  if (mp4 && reads) at("file").accept += ",video/mp4,video/webm,video/quicktime,video/x-matroska";
+  at("frames-box").hidden = false;
+  at("frames").max = frames;
+  at("motto").textContent = "See where a video model sees a word.";
+  at("prompt-label").textContent = "Describe a film";
+  if (reads) at("drop-label").textContent = "or choose or drop a film or a picture";
+  at("empty").textContent = `Describe a film above and paint it, or drop ${reads ? "one" : "a picture"} of your own. Then type any word.`;
+}
+
 function introduce(about) {
   state.about = about;
   at("model").textContent = `${about.model} · ${about.family}`;
+  if (about.film) introduceFilms(about.film);
   at("prompt").value = about.sample;
   at("steps").placeholder = about.steps;
   at("steps").max = about.limits.steps;
@@ -133,7 +157,7 @@ function introduce(about) {
 }
 
 async function begin() {
-  for (const part of [compare, layers, point]) part.listen();
+  for (const part of [compare, film, layers, point]) part.listen();
   listenToForms();
   listenToPicture();
   on("alone", () => Promise.all([ask(), rank()]));

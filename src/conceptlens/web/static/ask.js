@@ -10,9 +10,10 @@ const answered = new Set(); // words that the model has taken before
 
 export const settings = () => ({ space: at("space").value, isolate: at("isolate").checked, edges: at("edges").checked });
 const chosen = () => ({ ...(state.step === null ? {} : { step: state.step }), ...(state.layer === null ? {} : { layer: state.layer }) });
-// Edges of a large picture take a second: not at every letter that is typed.
+// Edges take up to a second: they are not followed at every letter that is typed over a large picture, nor in a film.
+const coarse = ({ frames }) => frames || slow();
 const slow = () => state.draft.trim() && Math.max(state.picture.bitmap.width, state.picture.bitmap.height) > 256;
-export const question = (picture, concepts) => ({ picture, concepts, ...settings(), ...chosen(), ...(slow() ? { edges: false } : {}) });
+export const question = (picture, concepts) => ({ picture: picture.name, concepts, ...settings(), ...chosen(), ...(coarse(picture) ? { edges: false } : {}) });
 export const vocabulary = () => [...new Set(at("words").value.split(",").map((word) => word.trim()).filter(Boolean))];
 
 export async function ask() {
@@ -57,7 +58,7 @@ function elsewhere(concepts) {
 
 async function answer(concepts, signal) {
   const picture = state.picture;
-  const got = await server.maps({ ...question(picture.name, concepts), parts: false }, signal);
+  const got = await server.maps({ ...question(picture, concepts), parts: false }, signal);
   if (signal.aborted || picture !== state.picture) return;
   for (const word of concepts) answered.add(word);
   state.answer = got;
@@ -71,7 +72,7 @@ async function answer(concepts, signal) {
 async function askBeside(concepts, signal) {
   const beside = state.beside;
   if (!beside || beside.picture.model !== state.about.model) return;
-  const { step, layer, ...mean } = question(beside.picture.name, concepts);
+  const { step, layer, ...mean } = question(beside.picture, concepts);
   const same = beside.picture.kind === state.picture.kind;
   try {
     const got = await server.maps({ ...(same ? { step, layer, ...mean } : mean), parts: false }, signal);
@@ -92,7 +93,7 @@ async function sift(concepts, signal, error) {
   if (!suspects.length) return false;
   const alone = suspects.length === 1 ? [[suspects[0], error.message]] : await Promise.all(suspects.map(async (word) => {
     try {
-      await server.maps({ ...question(state.picture.name, [word]), parts: false }, signal);
+      await server.maps({ ...question(state.picture, [word]), parts: false }, signal);
       return [word, ""];
     } catch (refused) {
       if (refused.status !== 422) throw refused;
@@ -119,7 +120,7 @@ export async function rank() {
   const picture = state.picture;
   if (!picture || concepts.length < 2 || picture.model !== state.about.model) return;
   try {
-    const got = await server.ranking(question(picture.name, concepts));
+    const got = await server.ranking(question(picture, concepts));
     if (picture !== state.picture) return;
     state.ranking = got;
     changed("ranking");

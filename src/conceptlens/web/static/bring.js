@@ -3,6 +3,7 @@
 import * as server from "./server.js";
 import { ask, rank } from "./ask.js";
 import { keep } from "./compare.js";
+import { framesOf } from "./film.js";
 import { draw } from "./picture.js";
 import { at, attempt, changed, complain, state } from "./state.js";
 import { adopt, suggestions, texts } from "./words.js";
@@ -63,12 +64,13 @@ export async function bring(start, facts, words = adopt) {
     try {
       const started = await start();
       busy(started.job);
-      const { picture: name, how, seed, notes } = (await finish(started)) ?? {};
+      const { picture: name, how, seed, notes, frames: count, rate } = (await finish(started)) ?? {};
       if (!name) return;
       const blob = await server.picture(name);
       arrived = {
         prompt: started.prompt ?? "", ...facts, name, how, seed, notes, blob, bitmap: await createImageBitmap(blob),
         model: state.about.model, nouns: started.words, chips: [...new Set([...started.words, ...(started.chips ?? [])])],
+        ...(count ? await film(name, count, rate) : { file: undefined }),
       };
     } finally {
       busy(null);
@@ -80,8 +82,14 @@ export async function bring(start, facts, words = adopt) {
   return true;
 }
 
+// The frames of a film, as files and as they are drawn.
+async function film(name, count, rate) {
+  const blobs = await Promise.all(Array.from({ length: count }, (_, number) => server.frame(name, number)));
+  return { blobs, rate, frames: await framesOf({ blobs }) };
+}
+
 async function put(picture, words) {
-  Object.assign(state, { picture, answer: null, ranking: null, point: null, step: null, layer: null, hovered: "", selected: "" });
+  Object.assign(state, { picture, answer: null, ranking: null, frame: 0, point: null, step: null, layer: null, hovered: "", selected: "" });
   if (state.view === "heat") state.view = "areas";
   picture.again = () => again(picture);
   words();
@@ -99,16 +107,16 @@ async function put(picture, words) {
   }
 }
 
-export const paint = (fields) => bring(() => server.paint(fields), { kind: "painted", prompt: fields.prompt.trim(), guide: fields.guide ?? null, strength: fields.strength ?? 1, steps: fields.steps });
+export const paint = (fields) => bring(() => server.paint(fields), { kind: "painted", prompt: fields.prompt.trim(), guide: fields.guide ?? null, strength: fields.strength ?? 1, steps: fields.steps, length: fields.frames });
 export const example = () => bring(server.example, { kind: "painted", guide: null, steps: null });
-export const read = (file) => bring(() => server.read(file), { kind: "read", prompt: "" });
+export const read = (file) => bring(() => server.read(file), { kind: "read", prompt: "", file });
 
 // The same prompt once more, beside the picture that is there.
 export async function beside(changes) {
-  const { prompt, seed, steps } = state.picture;
+  const { prompt, seed, steps, length: frames } = state.picture;
   const before = state.beside;
   keep();
-  if (!(await paint({ prompt, seed, steps, ...changes }))) {
+  if (!(await paint({ prompt, seed, steps, frames, ...changes }))) {
     state.beside = before;
     changed("beside");
   }
@@ -116,10 +124,10 @@ export async function beside(changes) {
 
 // The server has dropped the picture: the same again, with the words that are there.
 async function again(picture) {
-  const { prompt, seed, steps, guide, strength = 1, blob, id } = picture;
-  const fields = { prompt, seed, steps, ...(guide ? { guide, strength } : {}) };
-  const start = picture.name === "example" ? server.example : () => (picture.kind === "painted" ? server.paint(fields) : server.read(blob));
-  await bring(start, { kind: picture.kind, prompt, guide, strength, steps, id }, () => {});
+  const { prompt, seed, steps, guide, strength = 1, length, blob, file, id } = picture;
+  const fields = { prompt, seed, steps, frames: length, ...(guide ? { guide, strength } : {}) };
+  const start = picture.name === "example" ? server.example : () => (picture.kind === "painted" ? server.paint(fields) : server.read(file ?? blob));
+  await bring(start, { kind: picture.kind, prompt, guide, strength, steps, length, file, id }, () => {});
 }
 
 // A picture of the gallery, as it was left.
@@ -127,7 +135,8 @@ export async function reopen(entry) {
   if (state.job) return;
   complain(null);
   const { words, colours, answer, ...picture } = entry;
-  await put({ ...picture, bitmap: picture.bitmap ?? (await createImageBitmap(picture.blob)) }, () => {
+  const bitmap = picture.bitmap ?? (await createImageBitmap(picture.blob));
+  await put({ ...picture, bitmap, frames: await framesOf(picture) }, () => {
     state.words = structuredClone(words);
     state.colours = new Map(colours);
     state.removed = [];

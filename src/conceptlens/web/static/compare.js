@@ -1,7 +1,7 @@
 // A second picture beside: the same words, colours and view, and the difference of one word's maps, with its sign.
 
 import { at, changed, element, guided, on, state } from "./state.js";
-import { difference, draw, mapOf, range, signedLayer, signedScale } from "./picture.js";
+import { difference, draw, mapOf, range, shown, signedLayer, signedScale, still } from "./picture.js";
 import { fill, paintOn } from "./view.js";
 import { texts } from "./words.js";
 
@@ -9,7 +9,7 @@ const brief = ({ prompt, kind, seed, guide, strength, model }) =>
   [prompt ? `“${prompt}”` : "a picture of yours", kind === "read" ? "" : `seed ${seed}`, guided({ guide, strength }), model === state.about.model ? "" : `seen by ${model}`].filter(Boolean).join(" · ");
 const caption = (picture) => [picture.prompt ? `“${picture.prompt}”` : "", picture.how].filter(Boolean).join(" · ");
 
-export function keep(picture = state.picture, answer = state.answer) {
+export function keep(picture = state.picture, answer = state.whole.answer) {
   state.beside = picture ? { picture, answer } : null;
   changed("beside");
 }
@@ -35,24 +35,33 @@ function show() {
   if (!beside) return;
   at("other").querySelector("figcaption").textContent = `Beside: ${brief(beside.picture)}`;
   at("other-canvas").setAttribute("aria-label", `The compared picture: ${brief(beside.picture)}`);
-  paintOn(at("other-canvas"), beside.picture.bitmap, beside.answer);
-  showDifference(beside);
+  showBeside();
 }
 
-function showDifference({ answer }) {
+// Of films that are compared, the same frame is shown.
+function showBeside() {
+  const beside = other();
+  if (!beside) return;
+  const answer = still(beside.answer, state.frame);
+  paintOn(at("other-canvas"), shown(beside.picture, state.frame), answer);
+  showDifference(answer, shown(state.picture, state.frame));
+}
+
+function showDifference(answer, bitmap) {
   const words = texts().filter((word) => mapOf(answer, word) && mapOf(state.answer, word));
   const select = at("signed-word");
   const chosen = words.includes(select.value) ? select.value : words[0] ?? "";
   const word = words.includes(state.selected) ? state.selected : chosen;
-  select.replaceChildren(...words.map((each) => element("option", { value: each, selected: each === word }, each)));
+  if (String([...select.options].map((each) => each.value)) !== String(words)) select.replaceChildren(...words.map((each) => element("option", { value: each }, each)));
+  select.value = word;
   const canvas = at("signed-canvas");
   if (!word) {
     at("signed-scale").hidden = true;
-    return draw(canvas, state.picture.bitmap, null);
+    return draw(canvas, bitmap, null);
   }
   const map = difference(mapOf(state.answer, word), mapOf(answer, word));
   const most = Math.max(...range(map.values).map(Math.abs));
-  draw(canvas, state.picture.bitmap, signedLayer(map, state.picture.bitmap, most), { opacity: 0.9, grey: 1 });
+  draw(canvas, bitmap, signedLayer(map, bitmap, most), { opacity: 0.9, grey: 1 });
   fill(signedScale, `−${most.toFixed(2)}`, `+${most.toFixed(2)}`, "more beside", "more here", "signed-scale");
   canvas.setAttribute("aria-label", `“${word}” here less “${word}” in the compared picture, from −${most.toFixed(2)} to +${most.toFixed(2)}`);
 }
@@ -66,3 +75,4 @@ export function listen() {
 }
 
 for (const change of ["beside", "answer", "view", "picture", "brought"]) on(change, show);
+on("frame", showBeside);

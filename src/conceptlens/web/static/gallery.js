@@ -1,7 +1,8 @@
 // What was done on this page, kept by the browser: it survives a reload, and the server's forgetting.
 
 import { keep } from "./compare.js";
-import { areasLayer } from "./picture.js";
+import { framesOf } from "./film.js";
+import { areasLayer, still } from "./picture.js";
 import { at, button, element, guided, on, state } from "./state.js";
 
 const MOST = 30;
@@ -31,7 +32,7 @@ export async function begin(opened) {
 }
 
 async function write(entry) {
-  const { bitmap, again, thumb, ...plain } = entry;
+  const { bitmap, frames, again, thumb, ...plain } = entry;
   try {
     if (base) await promised(store("readwrite").put(plain));
   } catch { /* a full disk: the page goes on without */ }
@@ -55,8 +56,10 @@ export async function remember() {
     for (const old of entries.splice(MOST)) if (base) promised(store("readwrite").delete(old.id)).catch(() => {});
   }
   picture.id = entry.id;
-  const { concepts, asked, arrays, shares, presence, relations, notes } = state.answer ?? {};
-  const answer = state.answer && { concepts, asked, arrays, shares, presence, relations, notes };
+  const { concepts, asked, arrays, shares, presence, relations, notes, latents, timeline } = state.whole.answer ?? {};
+  const { doubt, ...others } = arrays ?? {}; // a film's is as large as all its frames, and the least of what is missed
+  const film = latents ? { arrays: others, latents, timeline } : { arrays };
+  const answer = state.whole.answer && { concepts, asked, shares, presence, relations, notes, ...film };
   Object.assign(entry, picture, { words: structuredClone(state.words), colours: [...state.colours], answer });
   entry.thumb = thumbnail(entry);
   await write(entry);
@@ -69,7 +72,7 @@ function thumbnail({ bitmap, answer, colours }) {
   const pen = canvas.getContext("2d");
   pen.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
   const chosen = new Map(colours);
-  const areas = answer?.arrays.areas;
+  const areas = still(answer, 0)?.arrays.areas;
   if (!areas) return canvas;
   pen.globalAlpha = 0.5;
   pen.drawImage(areasLayer(areas, answer.concepts.map((word) => chosen.get(word)), -1), 0, 0, canvas.width, canvas.height);
@@ -85,7 +88,7 @@ async function show() {
     const line = [guided(entry), entry.seed === null || entry.kind === "read" ? "" : `seed ${entry.seed}`, entry.model === state.about.model ? "" : entry.model].filter(Boolean).join(" · ");
     const show = button(entry.thumb, () => open(entry), { className: "thumb", label: `open ${name}${line ? `, ${line}` : ""}` });
     show.setAttribute("aria-current", String(entry.id === state.picture?.id));
-    const compare = button("Compare", () => keep({ ...entry }, entry.answer), { label: `compare with ${name}${line ? `, ${line}` : ""}`, className: "compare", disabled: entry.id === state.picture?.id });
+    const compare = button("Compare", async () => keep({ ...entry, frames: await framesOf(entry) }, entry.answer), { label: `compare with ${name}${line ? `, ${line}` : ""}`, className: "compare", disabled: entry.id === state.picture?.id });
     const gone = button("×", () => forget(entry), { label: `forget ${name}`, className: "drop" });
     return element("li", {}, show, element("span", { className: "name" }, name), element("span", { className: "small" }, line || "\u00a0"), element("span", { className: "line" }, compare, gone));
   }));

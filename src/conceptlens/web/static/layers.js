@@ -2,7 +2,7 @@
 
 import * as server from "./server.js";
 import { question } from "./ask.js";
-import { enlarge, heatColour } from "./picture.js";
+import { enlarge, heatColour, still } from "./picture.js";
 import { at, attempt, button, changed, element, on, state } from "./state.js";
 import { asked, texts } from "./words.js";
 
@@ -15,7 +15,7 @@ let focused = [0, 0];
 async function fetchParts() {
   const concepts = asked();
   if (!at("inside").open || !state.picture || !concepts.length || state.job) return;
-  const { step, layer, ...mean } = question(state.picture.name, concepts);
+  const { step, layer, ...mean } = question(state.picture, concepts);
   const key = JSON.stringify(mean);
   if (parts?.key === key) return show();
   fetching?.abort();
@@ -27,8 +27,7 @@ async function fetchParts() {
 }
 
 // Means over the steps and layers that are chosen; null for all of them.
-function meanOf(place, step, layer) {
-  const { shape: [steps, layers, concepts, rows, cols], values } = parts.arrays.parts;
+function meanOf({ shape: [steps, layers, concepts, rows, cols], values }, place, step, layer) {
   const size = rows * cols;
   const mean = new Float32Array(size);
   const chosen = (count, only) => (only === null ? [...Array(count).keys()] : [only]);
@@ -61,10 +60,11 @@ function show() {
   const word = words.includes(state.selected) ? state.selected : words.includes(at("strip-word").value) ? at("strip-word").value : words[0];
   at("strip-word").replaceChildren(...words.map((each) => element("option", { value: each, selected: each === word }, each)));
   const place = parts.concepts.indexOf(word);
-  const [, , , rows, cols] = parts.arrays.parts.shape;
+  const shown = still(parts, state.frame).arrays.parts;
+  const [, , , rows, cols] = shown.shape;
   let [low, high] = [Infinity, -Infinity];
   const cells = [null, ...layers.keys()].map((layer) => [null, ...steps.keys()].map((step) => {
-    const values = meanOf(place, step, layer);
+    const values = meanOf(shown, place, step, layer);
     for (const value of values) [low, high] = [Math.min(low, value), Math.max(high, value)];
     return { values, step: step === null ? null : steps[step], layer: layer === null ? null : layers[layer] };
   }));
@@ -113,6 +113,7 @@ export function listen() {
 on("answer", fetchParts);
 on("alone", mark);
 on("view", show);
+on("frame", () => state.playing || show());
 on("brought", () => {
   parts = null;
   focused = [0, 0];

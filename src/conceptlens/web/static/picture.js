@@ -49,12 +49,48 @@ export function range(values) {
   return [low, high];
 }
 
-// The map of a word in an answer: {rows, cols, values}; null where it was not asked.
+// What one frame has of an array, along an axis.
+function along({ shape, values }, axis, place) {
+  const product = (sides) => sides.reduce((all, side) => all * side, 1);
+  const [outer, inner] = [product(shape.slice(0, axis)), product(shape.slice(axis + 1))];
+  const taken = new values.constructor(outer * inner);
+  for (let i = 0; i < outer; i++) {
+    const from = (i * shape[axis] + place) * inner;
+    taken.set(values.subarray(from, from + inner), i * inner);
+  }
+  return { shape: shape.filter((_, i) => i !== axis), values: taken };
+}
+
+const TIME = { scores: 1, doubt: 0, parts: 3 }; // the axis of latent frames
+const stills = new WeakMap(); // by answer the frame that was taken of it last
+
+// What an answer about a film says of one frame, as of a picture; an answer about a picture as it is.
+export function still(answer, frame) {
+  if (!answer?.latents) return answer;
+  const number = Math.min(frame, answer.latents.length - 1);
+  if (stills.get(answer)?.number === number) return stills.get(answer);
+  const arrays = Object.fromEntries(Object.entries(answer.arrays).map(([name, array]) =>
+    [name, name === "areas" ? along(array, 0, number) : along(array, TIME[name], answer.latents[number])]));
+  const made = { ...answer, arrays, number, film: answer };
+  stills.set(answer, made);
+  return made;
+}
+
+// The picture that is shown: of a film a frame.
+export const shown = ({ frames, bitmap }, frame) => (frames ? frames[Math.min(frame, frames.length - 1)] : bitmap);
+
+// The map of a word in an answer: {rows, cols, values, bounds}; null where it was not asked. Bounds are those of the whole film.
 export function mapOf(answer, word) {
   const place = answer?.concepts.indexOf(word) ?? -1;
   if (place < 0) return null;
   const [, rows, cols] = answer.arrays.scores.shape;
-  return { rows, cols, values: answer.arrays.scores.values.subarray(place * rows * cols, (place + 1) * rows * cols) };
+  const values = answer.arrays.scores.values.subarray(place * rows * cols, (place + 1) * rows * cols);
+  return { rows, cols, values, bounds: answer.film ? boundsOf(answer.film.arrays.scores, place) : range(values) };
+}
+
+function boundsOf({ shape: [count], values }, place) {
+  const size = values.length / count;
+  return range(values.subarray(place * size, (place + 1) * size));
 }
 
 // One map less another, on the grid of the first.
@@ -99,9 +135,9 @@ function ramp(values, width, height, [low, high], stops) {
   });
 }
 
-export function heatLayer(map, bitmap, stops, bounds = range(map.values)) {
+export function heatLayer(map, bitmap, stops) {
   const [width, height] = overlaySize(bitmap);
-  return ramp(enlarge(map.values, map.rows, map.cols, width, height), width, height, bounds, stops);
+  return ramp(enlarge(map.values, map.rows, map.cols, width, height), width, height, map.bounds, stops);
 }
 
 export function doubtLayer({ shape: [height, width], values }, stops) {

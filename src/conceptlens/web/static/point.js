@@ -44,7 +44,8 @@ function show(speak = false) {
     changed("question");
   }, { title: `add “${each[1]}” to the words` }))));
   at("bubble").replaceChildren(...words.slice(0, IN_BUBBLE).filter(([score], i) => !i || score > 0.05).map(line));
-  at("where").textContent = `Column ${state.point.col + 1} of ${cols}, row ${state.point.row + 1} of ${rows}. Tap a word to add it.`;
+  const frame = state.picture.frames ? ` in frame ${state.frame + 1}` : "";
+  at("where").textContent = `Column ${state.point.col + 1} of ${cols}, row ${state.point.row + 1} of ${rows}${frame}. Tap a word to add it.`;
   if (speak) at("spoken").textContent = `row ${state.point.row + 1}, column ${state.point.col + 1}: ${words.slice(0, IN_BUBBLE).map(([score, word]) => `${word} ${percent(score)}`).join(", ")}`;
   place(rows, cols);
 }
@@ -89,3 +90,4 @@ export function listen() {
 on("brought", () => show());
 on("ranking", () => show());
 on("sides", () => show());
+on("frame", () => state.point && show());

@@ -47,6 +47,7 @@ export const job = async (name) => (await send(`api/jobs/${encodeURIComponent(na
 export const cancel = async (name) => (await send(`api/jobs/${encodeURIComponent(name)}`, { method: "DELETE" })).json();
 
 export const picture = async (name) => (await send(`api/pictures/${encodeURIComponent(name)}`)).blob();
+export const frame = async (name, number) => (await send(`api/pictures/${encodeURIComponent(name)}?frame=${number}`)).blob();
 export const sketch = async (name) => (await send(`api/jobs/${encodeURIComponent(name)}/sketch`)).blob();
 export const maps = async (fields, signal) => unpack(await (await send("api/maps", asJson(fields, signal))).arrayBuffer());
 export const ranking = async (fields, signal) =>
@@ -65,6 +66,10 @@ export function unpack(buffer) {
     const count = entry.shape.reduce((product, side) => product * side, 1);
     const at = 4 + length + entry.at;
     const stored = entry.type === "float16" ? new Uint16Array(buffer, at, count) : new Uint8Array(buffer, at, count);
+    if (entry.type === "uint8" && entry.low === 0 && entry.scale === 1) {
+      content.arrays[name] = { shape: entry.shape, values: stored.slice() };
+      continue;
+    }
     const values = new Float32Array(count);
     for (let i = 0; i < count; i++) {
       values[i] = entry.low + entry.scale * (entry.type === "float16" ? half(stored[i]) : stored[i]);

@@ -1,14 +1,21 @@
 // What the page knows, and who wants to hear when it changes.
 
+import { still } from "./picture.js";
+
 export const state = {
   about: null, // what the server says of the model and its limits
-  picture: null, // {name, bitmap, blob, prompt, nouns, chips, how, seed, steps, guide, strength, kind, model, notes, id}
+  picture: null, // {name, bitmap, blob, prompt, nouns, chips, how, seed, steps, guide, strength, kind, model, notes, id}; of a film also {frames, blobs, rate, length, file}
   words: [], // {text, from: "prompt" | "user", refused: "" or why}
   draft: "", // a word that is being typed
   removed: [], // {word, index, colour}, the latest last
   colours: new Map(),
-  answer: null, // maps of the words
-  ranking: null, // maps of all words to choose from
+  whole: { answer: null, ranking: null }, // maps of the words, and of all words to choose from; of a film those of all frames
+  get answer() { return still(this.whole.answer, this.frame); },
+  set answer(got) { this.whole.answer = got; },
+  get ranking() { return still(this.whole.ranking, this.frame); },
+  set ranking(got) { this.whole.ranking = got; },
+  frame: 0, // of a film, the one that is shown
+  playing: false,
   beside: null, // {picture, answer}: what the picture is compared with
   view: "areas",
   selected: "", // the word whose heat is shown

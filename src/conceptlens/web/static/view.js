@@ -41,7 +41,7 @@ export function paintOn(canvas, bitmap, answer, named = true) {
 
 function showPicture() {
   if (!state.picture || state.job) return;
-  paintOn(at("canvas"), state.picture.bitmap, state.answer);
+  paintOn(at("canvas"), paint.shown(state.picture, state.frame), state.answer);
 }
 
 function showScale() {
@@ -54,7 +54,7 @@ function showScale() {
   }
   if (!state.answer) return;
   const map = state.view === "heat" ? paint.mapOf(state.answer, word()) : null;
-  if (map) fill(paint.heatScale(state.about.heat), ...paint.range(map.values).map(figure), "lowest in this picture", "highest");
+  if (map) fill(paint.heatScale(state.about.heat), ...map.bounds.map(figure), `lowest in this ${state.picture.frames ? "film" : "picture"}`, "highest");
   if (state.view === "doubt") fill(paint.heatScale(state.about.heat), "0", "0.5", "sure", "a tie");
 }
 
@@ -94,6 +94,6 @@ function showNotes() {
 }
 
 for (const change of ["view", "answer", "question", "brought"]) on(change, showScale);
-for (const change of ["view", "answer", "brought", "picture", "sides"]) on(change, showPicture);
+for (const change of ["view", "answer", "brought", "picture", "sides", "frame"]) on(change, showPicture);
 for (const change of ["answer", "brought"]) on(change, showNotes);
 for (const change of ["answer", "alone", "brought"]) on(change, showAlone);

@@ -102,7 +102,7 @@ function facts(text, refused) {
   bar.style.background = `rgb(${colourOf(text).join(" ")})`;
   const there = state.answer.presence[text];
   line.append(element("span", { className: "track", ariaHidden: "true" }, bar));
-  line.append(element("span", { className: "share", title: "of the picture’s area" }, `${Math.round(100 * share)}%`));
+  line.append(element("span", { className: "share", title: `of the ${state.picture.frames ? "film" : "picture"}’s area` }, `${Math.round(100 * share)}%`));
   if (there) line.append(element("span", { className: "there", title: "Is it in the picture at all?" }, `in it? ${there}`));
   return line;
 }
@@ -173,14 +173,15 @@ function showPrompt() {
 // Words to choose from that win more than a few patches, and are not known to be absent.
 export function suggestions() {
   if (!state.ranking) return [];
-  const { shape: [count, rows, cols], values } = state.ranking.arrays.scores;
+  const { shape: [count], values } = state.whole.ranking.arrays.scores;
+  const patches = values.length / count;
   const wins = new Array(count).fill(0);
-  for (let patch = 0; patch < rows * cols; patch++) {
+  for (let patch = 0; patch < patches; patch++) {
     let best = 0;
-    for (let word = 1; word < count; word++) if (values[word * rows * cols + patch] > values[best * rows * cols + patch]) best = word;
+    for (let word = 1; word < count; word++) if (values[word * patches + patch] > values[best * patches + patch]) best = word;
     wins[best]++;
   }
-  return wins.map((won, word) => [won / (rows * cols), state.ranking.words[word]]).filter(([share, word]) => share > 0.04 && !state.ranking.absent.includes(word))
+  return wins.map((won, word) => [won / patches, state.ranking.words[word]]).filter(([share, word]) => share > 0.04 && !state.ranking.absent.includes(word))
     .sort((a, b) => b[0] - a[0]).slice(0, 5).map(([, word]) => word);
 }
 

@@ -157,6 +157,22 @@ def test_a_run_has_a_row_for_each_film(made: tuple[Path, dict[str, Any], list[An
         assert set(row["tracks"]) == {f"{a}, {b}" for a in ("match", "overlap") for b in ("maps", "true masks")}
 
 
+def test_tracks_are_linked_by_the_layers_that_are_named(
+    made: tuple[Path, dict[str, Any], list[Any]], session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The masks stay those of the recipe, and the matches are those of the named layer alone."""
+    _, _, rows = made
+    linked: list[cl.VideoMaps] = []
+    monkeypatch.setattr("conceptlens.bench.films.runs.tracking_scores", lambda maps, *rest: linked.append(maps) or {})
+    for layers in ((), *((layer,) for layer in session.recipe().layers or range(session.depth))):
+        _, (row,) = run(session, FilmsSpec(1, noises=(), layers=False, match_layers=layers), tmp_path / str(layers))
+        assert row["methods"] == rows[0]["methods"]
+    plain, *each = (maps.matches for maps in linked if maps.matches is not None)
+    assert len(each) > 1
+    assert not torch.equal(each[0], each[1])
+    torch.testing.assert_close(plain, sum(each) / len(each))
+
+
 def test_a_run_goes_on_where_it_stopped(
     made: tuple[Path, dict[str, Any], list[Any]], session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:

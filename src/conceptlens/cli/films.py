@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from conceptlens.cli.checks import check_request
-from conceptlens.cli.options import Device, Json, Seed, say
+from conceptlens.cli.options import Device, Json, Seed, parse_layers, say
 from conceptlens.cli.progress import Form, RowBar, check_form, resumable, this_command
 from conceptlens.cli.results import open_session
 
@@ -16,6 +16,9 @@ def films(
     model: Annotated[str, typer.Option("--model", help="Hub id or folder of a video model.")],
     limit: Annotated[int, typer.Option(min=1, help="Only so many films.")] = 60,
     ablate: Annotated[bool, typer.Option("--ablate/--no-ablate", help="Also by layer and by noise level.")] = True,
+    match_layers: Annotated[
+        str | None, typer.Option(help="Layers whose attention between frames links tracks, as 6,7 or 6-7.")
+    ] = None,
     seed: Seed = 0,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the rows, tables and figures.")] = Path(
         "out/films"
@@ -30,7 +33,8 @@ def films(
     from conceptlens.bench.films.report import figures, save, tables
     from conceptlens.bench.films.runs import NOISES, FilmsSpec, run
 
-    spec = FilmsSpec(limit, seed, NOISES if ablate else (), ablate)
+    linking = () if match_layers is None else parse_layers(match_layers)
+    spec = FilmsSpec(limit, seed, NOISES if ablate else (), ablate, linking)
     session = open_session(model, device, quiet=True)
     with resumable():
         header, rows = run(session, spec, out, track=RowBar("films", json_).track, command=this_command())

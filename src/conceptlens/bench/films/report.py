@@ -129,6 +129,8 @@ def tables(header: Mapping[str, Any], rows: Rows) -> dict[str, Table]:
     """The tables of a run by the names of their files."""
     found, settings = figures(rows), header["settings"]
     pairs = sum(row["pair"] for row in rows)
+    linking = settings["match_layers"] or settings["recipe"]["layers"]
+    by = f" Matches of layers {', '.join(map(str, linking))}." if linking else ""
     notes = (
         f"{len(rows)} films of the test split, {pairs} of them of two things of one noun that meet, read by "
         f"{settings['model']} without a prompt. 95% bootstrap intervals over films.",
@@ -138,6 +140,7 @@ def tables(header: Mapping[str, Any], rows: Rows) -> dict[str, Table]:
     for name, (title, first, heads, about) in _TABLES.items():
         if found[name]:
             body = tuple((row, *(str(columns[head]) for head in heads)) for row, columns in found[name].items())
+            about += by if about is _LINKS else ""
             made[name] = Table(title, (first, *heads.values()), body, (about, *notes))
     return made
 

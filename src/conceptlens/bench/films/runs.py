@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +60,14 @@ class FilmsSpec:
         seed: of the noise; each film adds its own.
         noises: levels at which each film is read, beside the model's own.
         layers: whether each layer is measured by itself.
+        match_layers: whose attention between frames links tracks; those of the recipe when empty.
     """
 
     limit: int = 60
     seed: int = 0
     noises: Sequence[float] = NOISES
     layers: bool = True
+    match_layers: Sequence[int] = ()
 
     def settings(self, session: Session) -> dict[str, Any]:
         """All that rows depend on, but the film, as plain JSON values."""
@@ -76,6 +78,7 @@ class FilmsSpec:
             "seed": self.seed,
             "noises": list(self.noises),
             "layers": self.layers,
+            "match_layers": list(self.match_layers),
         }
 
 
@@ -133,6 +136,9 @@ class _Measured:
         case = case.of_frames(clip.numbers)
         film = case.film
         maps = self._asked(record, case, METHODS["output"])
+        if self._spec.match_layers:
+            linking = self._asked(record, case, {"layers": tuple(self._spec.match_layers)})
+            maps = replace(maps, matches=linking.matches)
         found = {name: self._asked(record, case, options).segmentation() for name, options in METHODS.items()}
         found[ALONE] = self._alone(clip.frames, case, seed)
         methods = {name: segmentation_scores(labels, film) for name, labels in found.items()}

@@ -8,18 +8,18 @@ import pytest
 from shown import Shown
 from webdriver import BROWSER, DRIVER, Browser, driver
 
-from conceptlens.session import Session
+import conceptlens as cl
 
 
 @pytest.fixture(scope="module")
-def address(demo: Session) -> Iterator[str]:
-    """The page, served; its URL."""
+def address() -> Iterator[str]:
+    """The page, served; its URL. With a model of its own, since the tests run theirs while the server works."""
     pytest.importorskip("uvicorn", reason="the page is served with conceptlens[web]")
     from serving import served
 
     from conceptlens.web import Limits
 
-    with served(demo, Limits(recorded_steps=3, pictures=200)) as home:
+    with served(cl.load(device="cpu"), Limits(recorded_steps=3, pictures=200)) as home:
         yield home
 
 

@@ -101,13 +101,16 @@ def test_two_seeds_side_by_side_with_the_difference_of_their_maps(page: Shown, d
         demo.generate(page.js("document.getElementById('prompt').value"), words, seed=seed, **options)
         for seed in (18, 17)
     )
-    most = float((here["house"] - there["house"]).abs().max())
-    assert page.browser.text("#signed-scale .end") == f"−{most:.2f} more beside"
+
+    def difference(word: str) -> str:
+        return f"−{float((here[word] - there[word]).abs().max()):.2f} more beside"
+
+    scale = "document.querySelector('#signed-scale .end').textContent"
+    page.wait(f"{scale} === '{difference('house')}'", "the difference of the houses")
     page.browser.run(
         "const s = document.getElementById('signed-word'); s.value = 'sun'; s.dispatchEvent(new Event('change'))"
     )
-    most = float((here["sun"] - there["sun"]).abs().max())
-    assert page.browser.text("#signed-scale .end") == f"−{most:.2f} more beside"
+    page.wait(f"{scale} === '{difference('sun')}'", "the difference of the suns")
     before = page.canvas("other-canvas")
     page.add("sky")
     page.browser.wait(lambda: page.canvas("other-canvas") != before, "the new word on both pictures")

@@ -8,6 +8,7 @@ Films are chosen by what they show, not by how well they are read; the first one
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from conceptlens.bench.datasets.moving import Film, make_film
 from conceptlens.bench.datasets.scenes import SPLITS
 from conceptlens.bench.films.measuring import object_scores, segmentation_scores
 from conceptlens.maps.pictures import contact_sheet, heat_colours, palette, tint
+from conceptlens.maps.tracks import Tracks
 from conceptlens.maps.video_maps import VideoMaps
 from conceptlens.session import Session
 
@@ -28,10 +30,19 @@ SHOWN = range(0, 9, 2)
 """Frames on a sheet."""
 
 
-def read(session: Session, film: Film, *, tracked: bool = False) -> VideoMaps:
+def read(session: Session, film: Film) -> VideoMaps:
     clip = cl.Clip(tuple(Image.fromarray(frame) for frame in film.frames))
-    record = session.read(clip, seed=film.seed, **({"space": "cross"} if tracked else {}))
-    return session.probe(record, film.concepts, background=False, space="output")
+    return session.probe(session.read(clip, seed=film.seed), film.concepts, background=False)
+
+
+def tracked(session: Session, film: Film, layers: tuple[int, ...]) -> Tracks:
+    """Tracks of the first noun, linked by some layers' attention between frames."""
+    clip = cl.Clip(tuple(Image.fromarray(frame) for frame in film.frames))
+    record = session.read(clip, seed=film.seed, space="cross", layers=range(session.depth))
+    options = {"space": "output", "background": False}
+    maps = session.probe(record, film.concepts, layers=session.recipe().layers, **options)
+    linking = session.probe(record, film.concepts, layers=layers, **options)
+    return replace(maps, matches=linking.matches).tracks(film.objects[0].noun)
 
 
 def sheet(maps: VideoMaps, film: Film) -> Image.Image:
@@ -78,13 +89,13 @@ def main() -> None:
     save(session, min(films, key=least_seen), "hidden")
     pair = next(film for film in films if twins(film))
     save(session, pair, "twins")
-    tracks = read(session, pair, tracked=True).tracks(pair.objects[0].noun)
+    tracks = tracked(session, pair, (6, 7))
     tiles = [(f"frame {frame}", tracks.outlined()[frame]) for frame in SHOWN]
     contact_sheet(tiles, columns=len(SHOWN)).save(IMAGES / "film-tracks.png")
     prompt = "a red ball rolls left on the grass under a blue sky"
     painted = session.generate(prompt, ["ball", "grass", "sky"], seed=0)
-    painted.save_gif(IMAGES / "film-painted.gif")
-    contact_sheet([(f"frame {n}", painted.at(n).overlay()) for n in SHOWN], columns=1).save(IMAGES / "film-painted.png")
+    sheets = [(f"frame {number}", painted.at(number).overlay(columns=5)) for number in (0, 4, 8)]
+    contact_sheet(sheets, columns=1).save(IMAGES / "film-painted.png")
     print(painted.describe())
 
 

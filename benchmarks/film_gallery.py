@@ -31,14 +31,12 @@ SHOWN = range(0, 9, 2)
 
 
 def read(session: Session, film: Film) -> VideoMaps:
-    clip = cl.Clip(tuple(Image.fromarray(frame) for frame in film.frames))
-    return session.probe(session.read(clip, seed=film.seed), film.concepts, background=False)
+    return session.probe(session.read(film.clip, seed=film.seed), film.concepts, background=False)
 
 
 def tracked(session: Session, film: Film, layers: tuple[int, ...]) -> Tracks:
     """Tracks of the first noun, linked by some layers' attention between frames."""
-    clip = cl.Clip(tuple(Image.fromarray(frame) for frame in film.frames))
-    record = session.read(clip, seed=film.seed, space="cross", layers=range(session.depth))
+    record = session.read(film.clip, seed=film.seed, space="cross", layers=range(session.depth))
     options = {"space": "output", "background": False}
     maps = session.probe(record, film.concepts, layers=session.recipe().layers, **options)
     linking = session.probe(record, film.concepts, layers=layers, **options)

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 import conceptlens as cl
 from conceptlens.bench.datasets.moving import films
@@ -29,9 +28,8 @@ def table(session: Session, limit: int, noises: list[float]) -> list[dict[str, A
     layers = range(session.depth)
     found: dict[tuple[str, bool, float, int, int], list[float]] = defaultdict(list)
     for film in films("validation", limit):
-        clip = cl.Clip(tuple(Image.fromarray(frame) for frame in film.frames))
         for noise in noises:
-            record = session.read(clip, seed=film.seed, noise=noise, layers=layers, space="cross")
+            record = session.read(film.clip, seed=film.seed, noise=noise, layers=layers, space="cross")
             for space in SPACES:
                 for softmax in (True, False):
                     options = {"space": space, "softmax": softmax, "background": False, "keep": True}

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import conceptlens as cl
 from command_line import here
@@ -81,8 +80,7 @@ def maps_of_truth(film: Film, matches: torch.Tensor | None = None) -> cl.VideoMa
     """Maps that score each concept where it is, on the latent frames' first frames."""
     first = [LATENT.index(number) for number in range(5)]
     there = np.stack([film.labels[first] == number for number in range(len(film.concepts))])
-    clip = cl.Clip(tuple(Image.fromarray(frame) for frame in film.frames))
-    return cl.VideoMaps(film.concepts, torch.from_numpy(there).float(), clip, None, "truth", matches=matches)
+    return cl.VideoMaps(film.concepts, torch.from_numpy(there).float(), film.clip, None, "truth", matches=matches)
 
 
 def test_scores_of_the_truth_are_one() -> None:
@@ -113,10 +111,9 @@ def test_words_of_motion_are_held_against_what_moves_so() -> None:
     which = motion_words(film)["left"]
     assert all("left" in film.objects[n].motion for n in which)
     there = torch.from_numpy(np.isin(film.instances, which))[None].float()
-    clip = cl.Clip(tuple(Image.fromarray(frame) for frame in film.frames))
-    maps = cl.VideoMaps(("left",), there, clip, None, "truth")
+    maps = cl.VideoMaps(("left",), there, film.clip, None, "truth")
     assert motion_scores(maps, film, which) == {"everywhere": 1.0, "among objects": 1.0}
-    away = cl.VideoMaps(("left",), 1 - there, clip, None, "truth")
+    away = cl.VideoMaps(("left",), 1 - there, film.clip, None, "truth")
     assert motion_scores(away, film, which) == {"everywhere": 0.0, "among objects": 0.0}
 
 

@@ -18,8 +18,8 @@ from PIL import Image
 from conceptlens.bench.datasets.base import Dataset, Sample
 from conceptlens.bench.protocol import Concept
 from conceptlens.bench.report import Report
-from conceptlens.bench.rows import RowFile, check_folder
-from conceptlens.bench.runs import Track, finish
+from conceptlens.bench.rows import RowFile, Track, check_folder
+from conceptlens.bench.runs import finish
 from conceptlens.bench.scorer import RunSpec, Scorer, image_seed
 from conceptlens.maps.image_maps import ConceptMaps
 from conceptlens.methods.base import Question

@@ -6,7 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,6 +15,8 @@ from conceptlens.bench import report_file
 from conceptlens.values.errors import ConceptlensError, one_line
 from conceptlens.values.files import why_unwritable
 
+Track = Callable[[Iterable[dict[str, Any]], int], Iterable[dict[str, Any]]]
+"""Wraps rows as they come, for a progress bar; gets their number too."""
 ROWS, RUN, REPORT = "rows.jsonl", "run.json", "report.json"
 
 
@@ -101,6 +103,24 @@ class RowFile:
                 f"cannot write to {self.folder / ROWS}: {error.strerror}. Make room, then repeat the command to go on."
             ) from error
         self.rows[str(row["id"])] = {**row, "recipe": self.recipe}
+
+    def fill(
+        self,
+        ids: Sequence[str],
+        rows_of: Callable[[list[str]], Iterable[dict[str, Any]]],
+        track: Track = lambda rows, total: rows,
+    ) -> list[dict[str, Any]]:
+        """Appends rows for those `ids` that have none, and returns the rows of all of them.
+
+        Args:
+            ids: of the whole run.
+            rows_of: makes the rows of some of them, one after another.
+            track: wraps the rows as they come.
+        """
+        todo = [id_ for id_ in ids if id_ not in self.rows]
+        for row in track(rows_of(todo), len(todo)):
+            self.append(row)
+        return [self.rows[id_] for id_ in ids if id_ in self.rows]
 
     def _check_settings(self) -> None:
         path = self.folder / RUN

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,8 @@ from typing import Any
 import torch
 
 from conceptlens.bench.ray_engine import rows_in_memory, score_with_ray
-from conceptlens.bench.rows import RowFile, check_folder, fingerprint
+from conceptlens.bench.rows import RowFile, Track, check_folder, fingerprint
 from conceptlens.bench.scorer import RunSpec, Scorer
-
-Track = Callable[[Iterable[dict[str, Any]], int], Iterable[dict[str, Any]]]
 
 
 def run(  # noqa: PLR0913 - a public call: one keyword for each thing that a run may vary
@@ -55,11 +53,12 @@ def run(  # noqa: PLR0913 - a public call: one keyword for each thing that a run
         rows = {row["id"]: row for row in track(made, len(ids))}
         return {"recipe": fingerprint(scorer.settings), "settings": scorer.settings, **header}, [rows[i] for i in ids]
     with RowFile(Path(out), scorer.settings, header) as file:
-        todo = {i for i in ids if i not in file.rows}
-        chunks = [chunk for chunk in chunked(ids, batch) if not todo.isdisjoint(chunk)]
-        made = (row for row in _rows(scorer, chunks, engine, workers) if row["id"] in todo)
-        for row in track(made, len(todo)):
-            file.append(row)
+
+        def missing(todo: list[str]) -> Iterator[dict[str, Any]]:
+            chunks = [chunk for chunk in chunked(ids, batch) if not set(todo).isdisjoint(chunk)]
+            return (row for row in _rows(scorer, chunks, engine, workers) if row["id"] in todo)
+
+        file.fill(ids, missing, track)
         return finish(file, header, ids)
 
 

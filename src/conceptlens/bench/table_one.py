@@ -17,8 +17,8 @@ from conceptlens.bench.counts import BinaryCounts, binary_from_json
 from conceptlens.bench.metrics import bootstrap_draws, kendall_tau, percentile_interval
 from conceptlens.bench.paper import TABLE_1, TABLE_2
 from conceptlens.bench.report import Estimate, Report
-from conceptlens.bench.rows import RunError
-from conceptlens.bench.runs import Track, run
+from conceptlens.bench.rows import RunError, Track
+from conceptlens.bench.runs import run
 from conceptlens.bench.scorer import RunSpec
 from conceptlens.bench.tables import Table, protocol_line
 from conceptlens.values.zoo import PREFIX, zoo_models

@@ -12,7 +12,7 @@ from conceptlens.cli.progress import Engine, Form, RowBar, Workers, check_engine
 from conceptlens.values.zoo import VARIABLE
 
 if TYPE_CHECKING:
-    from conceptlens.bench.runs import Track
+    from conceptlens.bench.rows import Track
     from conceptlens.bench.table_one import TableReport, TableRow
 
 

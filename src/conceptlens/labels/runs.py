@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 
 from conceptlens.bench.ray_engine import rows_in_memory, score_with_ray
-from conceptlens.bench.rows import RowFile, check_folder
-from conceptlens.bench.runs import Track, chunked
+from conceptlens.bench.rows import RowFile, Track, check_folder
+from conceptlens.bench.runs import chunked
 from conceptlens.labels.dataset import picture_file, replace_file, write_dataset
 from conceptlens.labels.labeller import PICTURE, Labeller, Row
 from conceptlens.labels.plan import LabelError, LabelSpec
@@ -84,14 +84,18 @@ def label(
     header = labeller.header(running.command)
     with RowFile(folder, labeller.settings, header) as file:
         chosen = spec.ids()[: running.limit]
-        todo = {id_ for id_ in chosen if id_ not in file.rows}
-        chunks = [chunk for chunk in chunked(chosen, running.batch) if not todo.isdisjoint(chunk)]
-        made = (row for row in _made(labeller, chunks, running) if row["id"] in todo)
-        for row in track(made, len(todo)):
-            picture = row.pop(PICTURE, None)
-            if picture is not None:  # before its row: a row in the file promises its picture
-                replace_file(folder / picture_file(row["id"]), base64.b64decode(picture))
-            file.append(row)
+
+        def missing(todo: list[str]) -> Iterator[Row]:
+            chunks = [chunk for chunk in chunked(chosen, running.batch) if not set(todo).isdisjoint(chunk)]
+            for row in _made(labeller, chunks, running):
+                if row["id"] not in todo:
+                    continue
+                picture = row.pop(PICTURE, None)
+                if picture is not None:  # before its row: a row in the file promises its picture
+                    replace_file(folder / picture_file(row["id"]), base64.b64decode(picture))
+                yield row
+
+        file.fill(chosen, missing, track)
         rows = [file.rows[id_] for id_ in spec.ids() if id_ in file.rows]
         summary = summed(rows)
         if not any("error" not in row for row in rows):

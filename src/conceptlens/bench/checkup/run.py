@@ -23,8 +23,8 @@ from conceptlens.bench.checkup.painting import Studio, share_of_flat
 from conceptlens.bench.checkup.plan import Plan
 from conceptlens.bench.checkup.presence import there
 from conceptlens.bench.checkup.verdict import Findings
-from conceptlens.bench.rows import RowFile, check_folder
-from conceptlens.bench.runs import Track, peak_memory
+from conceptlens.bench.rows import RowFile, Track, check_folder
+from conceptlens.bench.runs import peak_memory
 from conceptlens.bench.scorer import PACKAGES, image_seed
 from conceptlens.session import Session
 from conceptlens.values.errors import OutputError, one_line

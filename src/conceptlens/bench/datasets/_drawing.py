@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Int, UInt8
 from PIL import Image, ImageDraw
 
 Number = int | float
 Ink = str | tuple[int, int, int]
 Points = list[tuple[Number, Number]]
+Picture = UInt8[np.ndarray, "size size 3"]
+Instances = Int[np.ndarray, "size size"]
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (214, 40, 40),
@@ -87,6 +90,17 @@ class Canvas:
         thick = max(1, round(width * self._item.radius * OVERSAMPLE))
         self._pen.line(placed, fill=self._ink(fill), width=thick)
         self._label_pen.line(placed, fill=self._label, width=thick)
+
+
+def drawn(stage: Picture, items: Sequence[SceneObject]) -> tuple[Picture, Instances]:
+    """Objects, back to front, on a stage: the picture, and for each pixel which of them is seen, -1 for none."""
+    canvas = Canvas(len(stage))
+    canvas.picture.paste(Image.fromarray(stage).resize(canvas.picture.size, Image.Resampling.NEAREST))
+    for index, item in enumerate(items):
+        canvas.place(item, index + 1)
+        DRAW[item.noun](canvas)
+    labels = np.asarray(canvas.labels)[OVERSAMPLE // 2 :: OVERSAMPLE, OVERSAMPLE // 2 :: OVERSAMPLE]
+    return np.asarray(canvas.picture.reduce(OVERSAMPLE)), labels.astype(int) - 1
 
 
 _WINDOW, _WOOD, _LEAF, _PALE = (255, 240, 160), (120, 75, 40), (25, 95, 40), (250, 240, 225)

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from conceptlens.bench.datasets._drawing import COLOURS, DRAW, OVERSAMPLE, Canvas, SceneObject
+from conceptlens.bench.datasets._drawing import COLOURS, SceneObject, drawn
 from conceptlens.bench.datasets.scenes import (
     GROUNDS,
     IN_SKY,
@@ -27,7 +27,9 @@ from conceptlens.bench.datasets.scenes import (
     indefinite,
     join,
     stage,
+    told_of,
 )
+from conceptlens.values.clips import Clip
 
 SIZE = 48
 """Height and width of a frame in pixels."""
@@ -96,6 +98,11 @@ class Film:
     ground: str
     caption: str
 
+    @property
+    def clip(self) -> Clip:
+        """The frames as a video model reads them."""
+        return Clip(tuple(Image.fromarray(frame) for frame in self.frames))
+
     def meet(self, one: int, other: int) -> bool:
         """Whether two of the objects, by their places in `objects`, overlap in some frame."""
         a, b = self.objects[one], self.objects[other]
@@ -150,14 +157,9 @@ def films(split: Literal["train", "validation", "test"], limit: int, offset: int
 
 def describe_film(film: Film, rng: np.random.Generator) -> str:
     """A true caption at random: objects in any order or some of them; the rest is named or not."""
-    draw = rng.random()
-    if draw < 0.1:
-        return ""
-    if draw < 0.2:
-        return str(rng.choice(film.concepts))
-    objects = [film.objects[i] for i in rng.permutation(len(film.objects))]
-    if draw < 0.35:
-        objects = objects[: rng.integers(1, len(objects) + 1)]
+    objects = told_of(film.objects, film.concepts, rng)
+    if isinstance(objects, str):
+        return objects
     coloured, moving = rng.random() < 0.85, rng.random() < 0.8
     text = join(rng, [phrase(o, coloured=coloured, moving=moving) for o in objects])
     if rng.random() < 0.5:
@@ -227,27 +229,19 @@ def _motion(rng: np.random.Generator, noun: str, size: int) -> tuple[str, tuple[
 
 
 def _render(rng: np.random.Generator, seed: int, objects: list[MovingObject], backdrop: Backdrop, size: int) -> Film:
-    empty = Image.fromarray(np.clip(stage(rng, backdrop, size), 0, 255).astype(np.uint8))
+    empty = stage(rng, backdrop, size)
     concepts = (*dict.fromkeys(o.noun for o in objects), "sky", backdrop.ground)
     below = (np.arange(size) >= backdrop.horizon)[:, None]
-    frames, instances, labels = [], [], []
-    for frame in range(FRAMES):
-        canvas = Canvas(size)
-        canvas.picture.paste(empty.resize(canvas.picture.size, Image.Resampling.NEAREST))
-        for index, item in enumerate(objects):
-            canvas.place(item.at(frame), index + 1)
-            DRAW[item.noun](canvas)
-        frames.append(np.asarray(canvas.picture.reduce(OVERSAMPLE)))
-        drawn = np.asarray(canvas.labels)[OVERSAMPLE // 2 :: OVERSAMPLE, OVERSAMPLE // 2 :: OVERSAMPLE].astype(int) - 1
-        instances.append(drawn)
-        nouns = np.array([*(concepts.index(o.noun) for o in objects), concepts.index("sky")])
-        labels.append(np.where((drawn < 0) & below, len(concepts) - 1, nouns[drawn]))
+    frames, seen = zip(*(drawn(empty, [item.at(frame) for item in objects]) for frame in range(FRAMES)), strict=True)
+    instances = np.stack(seen)
+    names = np.array([*(concepts.index(item.noun) for item in objects), concepts.index("sky")])
+    labels = np.where((instances < 0) & below, len(concepts) - 1, names[instances])
     caption = f"{join(None, [phrase(o) for o in objects])} on the {backdrop.ground} under a {backdrop.sky} sky"
     return Film(
         seed=seed,
         frames=np.stack(frames),
-        labels=np.stack(labels).astype(np.uint8),
-        instances=np.stack(instances).astype(np.int8),
+        labels=labels.astype(np.uint8),
+        instances=instances.astype(np.int8),
         concepts=concepts,
         objects=tuple(objects),
         sky=backdrop.sky,

@@ -8,15 +8,15 @@ its seed. The demo model is trained on the seeds of the `train` split and scored
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
-from PIL import Image
 
-from conceptlens.bench.datasets._drawing import COLOURS, DRAW, OVERSAMPLE, Canvas, SceneObject
+from conceptlens.bench.datasets._drawing import COLOURS, SceneObject, drawn
 
+T = TypeVar("T")
 SIZE = 64
 """Height and width of a scene in pixels."""
 
@@ -111,13 +111,13 @@ class Backdrop:
 
 
 def stage(rng: np.random.Generator, backdrop: Backdrop, size: int) -> np.ndarray:
-    """The empty stage, (size, size, 3) float in 0..255: a sky gradient and a textured ground."""
+    """The empty stage, (size, size, 3) uint8: a sky gradient and a textured ground."""
     sky, ground, horizon = backdrop.sky, backdrop.ground, backdrop.horizon
     rows = np.arange(size)[:, None, None]
     top, bottom = (np.array(v, float) for v in SKIES[sky])
-    drawn = np.broadcast_to(top + (bottom - top) * np.clip(rows / horizon, 0, 1), (size, size, 3)).copy()
+    pixels = np.broadcast_to(top + (bottom - top) * np.clip(rows / horizon, 0, 1), (size, size, 3)).copy()
     if sky == "night":
-        drawn[rng.integers(0, int(horizon), 10), rng.integers(0, size, 10)] = 150
+        pixels[rng.integers(0, int(horizon), 10), rng.integers(0, size, 10)] = 150
     y, x = np.mgrid[0:size, 0:size]
     phase = rng.uniform(0, 2 * math.pi)
     grain = {
@@ -127,8 +127,8 @@ def stage(rng: np.random.Generator, backdrop: Backdrop, size: int) -> np.ndarray
         "sea": 20 * np.sin(0.9 * y + 1.4 * np.sin(0.35 * x + phase)),
     }[ground]
     below = rows[:, 0, 0] >= horizon
-    drawn[below] = (np.array(GROUNDS[ground], float) + grain[..., None])[below]
-    return drawn
+    pixels[below] = (np.array(GROUNDS[ground], float) + grain[..., None])[below]
+    return np.clip(pixels, 0, 255).astype(np.uint8)
 
 
 def _texture(rng: np.random.Generator, image: np.ndarray, mask: np.ndarray) -> None:
@@ -154,20 +154,25 @@ def join(rng: np.random.Generator | None, phrases: list[str]) -> str:
     return " and ".join(phrases)
 
 
-def describe(scene: Scene, rng: np.random.Generator) -> str:
-    """A caption at random: full, without colours, partial, a single word, or empty.
-
-    The parts follow fixed odds (10% empty, 10% one word, 15% a subset of the objects, the rest all objects);
-    colours, sky and ground are each named or not.
-    """
+def told_of(objects: Sequence[T], concepts: Sequence[str], rng: np.random.Generator) -> str | list[T]:
+    """What a caption is of: nothing (10%), one word alone (10%), some of the objects (15%), or all in any order."""
     draw = rng.random()
     if draw < 0.1:
         return ""
     if draw < 0.2:
-        return str(rng.choice(scene.concepts))
-    objects = [scene.objects[i] for i in rng.permutation(len(scene.objects))]
-    if draw < 0.35:
-        objects = objects[: rng.integers(1, len(objects) + 1)]
+        return str(rng.choice(concepts))
+    shuffled = [objects[i] for i in rng.permutation(len(objects))]
+    return shuffled[: rng.integers(1, len(shuffled) + 1)] if draw < 0.35 else shuffled
+
+
+def describe(scene: Scene, rng: np.random.Generator) -> str:
+    """A caption at random: full, without colours, partial, a single word, or empty.
+
+    The parts follow the odds of `told_of`; colours, sky and ground are each named or not.
+    """
+    objects = told_of(scene.objects, scene.concepts, rng)
+    if isinstance(objects, str):
+        return objects
     coloured = rng.random() < 0.85
     return _sentence(rng, objects, coloured, scene)
 
@@ -228,19 +233,10 @@ def _render(
     backdrop: Backdrop,
     size: int,
 ) -> Scene:
-    empty = stage(rng, backdrop, size)
-    canvas = Canvas(size)
-    enlarged = Image.fromarray(np.clip(empty, 0, 255).astype(np.uint8)).resize(
-        canvas.picture.size, Image.Resampling.NEAREST
-    )
-    canvas.picture.paste(enlarged)
-    for index, item in enumerate(placed):
-        canvas.place(item, index + 1)
-        DRAW[item.noun](canvas)
-    image = np.asarray(canvas.picture.reduce(OVERSAMPLE), float).copy()
-    drawn = np.asarray(canvas.labels)[OVERSAMPLE // 2 :: OVERSAMPLE, OVERSAMPLE // 2 :: OVERSAMPLE]
-    labels = np.where(drawn > 0, drawn.astype(int) - 1, len(placed))
-    labels[(drawn == 0) & (np.arange(size) >= backdrop.horizon)[:, None]] = len(placed) + 1
+    picture, seen = drawn(stage(rng, backdrop, size), placed)
+    image = picture.astype(float)
+    labels = np.where(seen < 0, len(placed), seen)
+    labels[(seen < 0) & (np.arange(size) >= backdrop.horizon)[:, None]] = len(placed) + 1
     for index in range(len(placed)):
         _texture(rng, image, labels == index)
     image += 2 * rng.standard_normal(image.shape)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,7 @@ from conceptlens._version import package_version
 from conceptlens.bench.faithful.cases import Case
 from conceptlens.bench.faithful.regions import SHARES, Region, elsewhere, highest, inside
 from conceptlens.bench.faithful.repainting import Painting, latents_kept, paint, repaint
-from conceptlens.bench.rows import RowFile, check_folder, fingerprint
-from conceptlens.bench.runs import Track
+from conceptlens.bench.rows import RowFile, Track, check_folder, fingerprint
 from conceptlens.methods import SaliencyMethod, method_named
 from conceptlens.methods.stream import StreamMethod
 from conceptlens.ops.grids import resize
@@ -143,16 +142,10 @@ def run(
     methods = {name: _open(name, session) for name in spec.methods if name != WHILE_PAINTING}
     header = {"command": command, "versions": {name: package_version(name) for name in PACKAGES}}
     with RowFile(out, spec.settings(session, judge), header) as file:
-        ids = [f"{number:05d}" for number in range(len(spec.cases))]
-        todo = [number for number, id_ in enumerate(ids) if id_ not in file.rows]
-
-        def rows() -> Iterator[dict[str, Any]]:
-            for number in todo:
-                yield _Measured(session, spec, judge, methods).row(number)
-
-        for row in track(rows(), len(todo)):
-            file.append(row)
-        return {"settings": file.settings, **header}, [file.rows[id_] for id_ in ids]
+        numbers = {f"{number:05d}": number for number in range(len(spec.cases))}
+        measured = _Measured(session, spec, judge, methods)
+        rows = file.fill([*numbers], lambda todo: (measured.row(numbers[id_]) for id_ in todo), track)
+        return {"settings": file.settings, **header}, rows
 
 
 def _open(name: str, session: Session) -> SaliencyMethod:

@@ -6,7 +6,7 @@ import hashlib
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -22,13 +22,12 @@ from conceptlens.bench.fidelity.sentences import DEFAULT_SENTENCES, SentenceMode
 from conceptlens.bench.fidelity.tifa import Tifa, tifa_figures
 from conceptlens.bench.fidelity.vqa import DEFAULT_VQA, open_vqa
 from conceptlens.bench.metrics import bootstrap_interval
-from conceptlens.bench.rows import RowFile, RunError, check_folder, fingerprint
+from conceptlens.bench.rows import RowFile, RunError, Track, check_folder, fingerprint
 from conceptlens.maps.picture_files import open_image
 from conceptlens.values.errors import ImageError
 
 METRICS = ("tifa", "clip", "blip-vqa")
 PACKAGES = ("conceptlens", "torch", "transformers")
-Track = Callable[[Iterable[dict[str, Any]], int], Iterable[dict[str, Any]]]
 
 
 @runtime_checkable
@@ -116,10 +115,8 @@ def run(  # noqa: PLR0913 - as `bench.runs.run`
             stored = file.rows.get(one.id)
             if stored is not None and stored["picture"] != _digest(one.path):
                 raise RunError(f"{one.path} has changed since {out} was made. Choose another --out.")
-        todo = [one for one in asked if one.id not in file.rows]
-        for row in track(_rows(scorer, todo), len(todo)):
-            file.append(row)
-        rows = [file.rows[one.id] for one in asked]
+        known_as = {one.id: one for one in asked}
+        rows = file.fill([*known_as], lambda todo: _rows(scorer, [known_as[id_] for id_ in todo]), track)
     painted = {one.prompt_id for one in pictures}
     missing = len({row["id"] for row in known} - painted)
     return {**summary(rows), "prompts_without_picture": missing, "settings": settings, **header}

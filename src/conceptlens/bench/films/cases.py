@@ -30,7 +30,7 @@ class FilmCase:
 
     @property
     def id(self) -> str:
-        return f"{self.number:05d}"
+        return case_id(self.number)
 
     @property
     def nouns(self) -> tuple[str, ...]:
@@ -41,6 +41,11 @@ class FilmCase:
         """The film of some of its frames: of those that a model takes."""
         parts = {name: getattr(self.film, name)[list(numbers)] for name in ("frames", "labels", "instances")}
         return replace(self, film=replace(self.film, **parts))
+
+
+def case_id(number: int) -> str:
+    """The id of the row of a place in the run."""
+    return f"{number:05d}"
 
 
 def film_case(number: int) -> FilmCase:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from conceptlens._version import package_version
-from conceptlens.bench.films.cases import FilmCase, film_case
+from conceptlens.bench.films.cases import FilmCase, case_id, film_case
 from conceptlens.bench.films.measuring import (
     match_hits,
     motion_scores,
@@ -21,8 +21,7 @@ from conceptlens.bench.films.measuring import (
     segmentation_scores,
     tracking_scores,
 )
-from conceptlens.bench.rows import RowFile, check_folder
-from conceptlens.bench.runs import Track
+from conceptlens.bench.rows import RowFile, Track, check_folder
 from conceptlens.bench.scorer import image_seed
 from conceptlens.maps.pictures import contact_sheet
 from conceptlens.maps.video_maps import VideoMaps
@@ -111,13 +110,11 @@ def run(
     session.recipe(space="cross")  # refused where there are no queries
     header = {"command": command, "versions": {name: package_version(name) for name in PACKAGES}}
     with RowFile(out, spec.settings(session), header) as file:
-        cases = [film_case(number) for number in range(spec.limit)]
-        todo = [case for case in cases if case.id not in file.rows]
+        numbers = {case_id(number): number for number in range(spec.limit)}
         measured = _Measured(session, spec, out)
         with session.reader.texts_held():
-            for row in track(map(measured.row, todo), len(todo)):
-                file.append(row)
-        return {"settings": file.settings, **header}, [file.rows[case.id] for case in cases]
+            rows = file.fill([*numbers], lambda todo: (measured.row(film_case(numbers[id_])) for id_ in todo), track)
+        return {"settings": file.settings, **header}, rows
 
 
 class _Measured:
@@ -130,7 +127,7 @@ class _Measured:
     def row(self, case: FilmCase) -> dict[str, Any]:
         """The figures of one film, of those frames that the model takes."""
         started, seed = time.perf_counter(), image_seed(self._spec.seed, case.id)
-        record = self._read(Clip(tuple(map(Image.fromarray, case.film.frames))), seed, self._recipe.noise)
+        record = self._read(case.film.clip, seed, self._recipe.noise)
         clip = record.clip
         assert clip is not None
         case = case.of_frames(clip.numbers)

@@ -37,13 +37,18 @@ def load_films(limit: int, vae: AutoencoderKLCogVideoX) -> tuple[list[Film], tor
     return [replace(film, frames=blank, labels=blank, instances=blank) for film in films], torch.load(path)
 
 
+def as_input(frames: torch.Tensor) -> torch.Tensor:
+    """(film, frame, height, width, 3) bytes as (film, 3, frame, height, width) in -1..1."""
+    return frames.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+
+
 @torch.no_grad()
 def save_latents(films: list[Film], vae: AutoencoderKLCogVideoX, path: Path) -> None:
     """The autoencoder's means, scaled, as the transformer takes them."""
     rows = []
     for first in range(0, len(films), 16):
         frames = torch.from_numpy(np.stack([film.frames for film in films[first : first + 16]]))
-        pixels = frames.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+        pixels = as_input(frames)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=cpu_dtype() == torch.bfloat16):
             latents = vae.encode(pixels).latent_dist.mean.float() * vae.config.scaling_factor
         latents = latents.permute(0, 2, 1, 3, 4).half()

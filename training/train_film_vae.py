@@ -17,7 +17,7 @@ from diffusers import AutoencoderKLCogVideoX
 from torch import nn
 
 from conceptlens.ops.precision import cpu_dtype
-from film_data import load_frames
+from film_data import as_input, load_frames
 from scene_data import CACHE
 
 RUN = CACHE / "film-vae"
@@ -89,11 +89,6 @@ def main() -> None:
     model.register_to_config(scaling_factor=1 / latents.std().item())
     model.save_pretrained(RUN)
     print(f"saved {RUN}: scale {model.config.scaling_factor:.3f}, mean {latents.mean().item():.3f}")
-
-
-def as_input(frames: torch.Tensor) -> torch.Tensor:
-    """(film, frame, height, width, 3) bytes as (film, 3, frame, height, width) in -1..1."""
-    return frames.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
 
 
 if __name__ == "__main__":

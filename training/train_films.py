@@ -11,8 +11,6 @@ box, a track or a mask.
 from __future__ import annotations
 
 import argparse
-import copy
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,15 +18,15 @@ import torch
 from diffusers import AutoencoderKLCogVideoX
 from torch import Tensor
 
+from captioned import add_mending_heads, caption_arguments, joint_loss, train_captioned
 from conceptlens.bench.datasets.moving import Film, describe_film
 from conceptlens.ops.precision import cpu_dtype
 from film_data import load_films
 from film_model import PATCHES, FilmModel, build_scheduler
 from mending import FILM_CONTENT, Corrupted, corrupt, mention_film
-from picture_model import HEAD, RUN, binding_loss, in_blocks, pretrain_text
-from steps import Figures, Pupil, optimizers, resume, train
+from picture_model import HEAD, RUN, pretrain_text
+from steps import Figures
 from text import LENGTH, padded
-from train_neutral import add_mending_heads, mending_loss
 
 
 class FilmCaptionModel(FilmModel):
@@ -94,61 +92,34 @@ def losses(model: FilmCaptionModel, alphas: Tensor, batch: Batch, args: argparse
         text = model.t5(torch.cat([batch.painted_ids, batch.captions.tokens])).last_hidden_state
         predicted, states = model.predict(noisy, batch.timestep, text, bias)
     flow = (predicted.float() - velocity).square().mean((1, 2, 3, 4))
-    mended, figures = mending_loss(model, states[paint:], batch.captions)
-    bound, right = binding_loss(model, batch.painted_ids, text[:paint])
-    loss = flow.mean() + args.mending_weight * mended + args.binding_weight * bound
-    return loss, {"paint": flow[:paint].mean().item(), "mend": mended.item(), **figures, "bound": right}
+    return joint_loss(model, flow, states[paint:], text[:paint], batch, args)
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=10**9)
-    parser.add_argument("--seconds", type=float, default=math.inf)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--painted", type=int, default=3, help="films of a batch that come with their true caption")
+    parser = caption_arguments(__doc__, name="film", batch=8, painted=3, text_steps=600)
     parser.add_argument("--films", type=int, default=6000)
-    parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--blocks", type=int, default=8)
     parser.add_argument("--mending", type=int, default=6, help="blocks after which the text must know its words")
-    parser.add_argument("--rate", type=float, default=1.5e-3)
-    parser.add_argument("--matrix-rate", type=float, default=2.0, help="Muon's rate, as a multiple of --rate")
-    parser.add_argument("--mending-weight", type=float, default=0.3)
-    parser.add_argument("--binding-weight", type=float, default=0.1)
-    parser.add_argument("--text-steps", type=int, default=600, help="steps of T5 alone, before the first of all")
-    parser.add_argument("--optimizer", choices=["adamw", "muon"], default="muon")
-    parser.add_argument("--compile", action="store_true", help="faster on a CPU, after a minute of compiling")
-    parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--name", default="film")
     return parser.parse_args()
 
 
 def main() -> None:
     args = arguments()
-    checkpoint = RUN / f"{args.name}.pt"
     torch.manual_seed(args.seed)
-    rng = np.random.default_rng(args.seed)
     films, latents = load_films(args.films, AutoencoderKLCogVideoX.from_pretrained(RUN / "film-vae"))
     model = FilmCaptionModel(args.heads, args.blocks, args.mending)
     if args.compile:
         model.block = torch.compile(model.block, dynamic=False)
-    print(f"{sum(p.numel() for p in model.transformer.parameters()) / 1e6:.2f}M transformer weights", flush=True)
-    going_on = args.resume and checkpoint.exists()
-    if not going_on:
-        pretrain_text(model, films, args.text_steps, rng, describe_film)
-    average = copy.deepcopy(model).requires_grad_(False)
-    solvers = optimizers(model, args.rate, lambda name: args.optimizer == "muon" and in_blocks(name))
-    start = 0
-    if going_on:
-        start = resume(checkpoint, model, average, solvers)
-        rng = np.random.default_rng(start)
     alphas = build_scheduler().alphas_cumprod.float()
     shares = noise_shares(alphas)
 
-    def loss_of(step: int) -> tuple[Tensor, Figures]:
+    def begin(rng: np.random.Generator) -> None:
+        pretrain_text(model, films, args.text_steps, rng, describe_film)
+
+    def loss_of(rng: np.random.Generator) -> tuple[Tensor, Figures]:
         return losses(model, alphas, draw(model, films, latents, shares, args, rng), args)
 
-    train(Pupil(model, average, solvers, checkpoint), args, loss_of, start=start, decay=lambda done: 0.999)
+    train_captioned(model, args, begin, loss_of)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,6 @@ the full rate again.
 from __future__ import annotations
 
 import argparse
-import copy
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -25,28 +23,25 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
+from captioned import add_mending_heads, caption_arguments, joint_loss, train_captioned
 from conceptlens.bench.datasets.scenes import Scene, describe
 from conceptlens.ops.precision import cpu_dtype
 from flux_streams import GRID, Streams
-from mending import CONTENT, TINTS, Corrupted, corrupt, mention
+from mending import Corrupted, corrupt, mention
 from picture_model import (
     ASSETS,
     HEAD,
-    RUN,
     PictureModel,
     add_binding_heads,
-    binding_loss,
-    in_blocks,
     initialize,
     pretrain_text,
 )
 from scene_data import load_scenes
 from sd3_model import SD3Model, attention_bias
-from steps import Figures, Pupil, optimizers, resume, train
+from steps import Figures
 from text import LENGTH
 
 
@@ -65,29 +60,6 @@ class SD3CaptionModel(SD3Model):
         super().__init__(heads, double)
         add_mending_heads(self, HEAD * heads)
         add_binding_heads(self)
-
-
-def add_mending_heads(model: nn.Module, width: int, words: int = len(CONTENT)) -> None:
-    """Which word stands, or should stand, here; and which was left out before it."""
-    model.word = nn.Sequential(nn.Linear(width, 128), nn.GELU(), nn.Linear(128, words))
-    model.left_out = nn.Sequential(nn.Linear(width, 128), nn.GELU(), nn.Linear(128, len(TINTS)))
-
-
-def mending_loss(model: nn.Module, states: Tensor, captions: Corrupted) -> tuple[Tensor, Figures]:
-    """Cross-entropy of the words and of the words left out; a word that was not changed counts half."""
-    states = states.float()
-    there = captions.words >= 0
-    said, truth, changed = model.word(states[there]), captions.words[there], captions.changed[there]
-    weight = torch.where(changed, 1.0, 0.5)
-    loss = (F.cross_entropy(said, truth, reduction="none") * weight).sum() / weight.sum()
-    right = (said.argmax(-1) == truth).float()
-    figures = {"changed": right[changed].mean().item(), "unchanged": right[~changed].mean().item()}
-    lost = captions.left_out >= 0
-    if lost.any():
-        said, truth = model.left_out(states[lost]), captions.left_out[lost]
-        loss = loss + F.cross_entropy(said, truth)
-        figures["left out"] = (said.argmax(-1) == truth).float().mean().item()
-    return loss, figures
 
 
 @dataclass
@@ -166,47 +138,27 @@ def sd3_pass(model: SD3CaptionModel, noisy: Tensor, batch: Batch) -> tuple[Tenso
 
 def losses(model: nn.Module, run: Pass, batch: Batch, args: argparse.Namespace) -> tuple[Tensor, Figures]:
     """The sum that is minimized, and the figures to be followed."""
-    noise, paint = torch.randn_like(batch.clean), batch.painted
+    noise = torch.randn_like(batch.clean)
     noisy = torch.lerp(batch.clean, noise, batch.moment[:, None, None])
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=cpu_dtype() == torch.bfloat16):
         velocity, states, text = run(noisy, batch)
     flow = (velocity.float() - (noise - batch.clean)).square().mean((1, 2))
-    mended, figures = mending_loss(model, states, batch.captions)
-    bound, right = binding_loss(model, batch.painted_ids, text)
-    loss = flow.mean() + args.mending_weight * mended + args.binding_weight * bound
-    return loss, {"paint": flow[:paint].mean().item(), "mend": mended.item(), **figures, "bound": right}
+    return joint_loss(model, flow, states, text, batch, args)
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = caption_arguments(__doc__, name="neutral", batch=16, painted=5, text_steps=1000)
     parser.add_argument("--family", choices=["flux", "sd3"], default="flux")
-    parser.add_argument("--steps", type=int, default=10**9)
-    parser.add_argument("--seconds", type=float, default=math.inf)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--painted", type=int, default=5, help="pictures of a batch that come with their true caption")
     parser.add_argument("--scenes", type=int, default=24000)
-    parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--double", type=int, default=5)
     parser.add_argument("--single", type=int, default=1)
-    parser.add_argument("--rate", type=float, default=1.5e-3)
-    parser.add_argument("--matrix-rate", type=float, default=2.0, help="Muon's rate, as a multiple of --rate")
-    parser.add_argument("--mending-weight", type=float, default=0.3)
-    parser.add_argument("--binding-weight", type=float, default=0.1)
-    parser.add_argument("--text-steps", type=int, default=1000, help="steps of T5 alone, before the first of all")
-    parser.add_argument("--optimizer", choices=["adamw", "muon"], default="muon")
-    parser.add_argument("--compile", action="store_true", help="faster on a CPU, after a minute of compiling")
-    parser.add_argument("--resume", action="store_true")
     parser.add_argument("--init", type=Path, help="start from the weights of an exported folder; the heads start anew")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--name", default="neutral")
     return parser.parse_args()
 
 
 def main() -> None:
     args = arguments()
-    checkpoint = RUN / f"{args.name}.pt"
     torch.manual_seed(args.seed)
-    rng = np.random.default_rng(args.seed)
     scenes, latents = load_scenes(args.scenes, AutoencoderKL.from_pretrained(ASSETS / "demo" / "vae").float())
     run: Pass
     if args.family == "sd3":
@@ -217,23 +169,17 @@ def main() -> None:
     else:
         model = CaptionModel(args.heads, args.double, args.single)
         run = partial(flux_pass, model, Streams(model.transformer, args.compile))
-    print(f"{sum(p.numel() for p in model.transformer.parameters()) / 1e6:.2f}M transformer weights", flush=True)
-    going_on = args.resume and checkpoint.exists()
-    if args.init and not going_on:
-        initialize(model, args.init)
-    elif not going_on:
-        pretrain_text(model, scenes, args.text_steps, rng)
-    average = copy.deepcopy(model).requires_grad_(False)
-    solvers = optimizers(model, args.rate, lambda name: args.optimizer == "muon" and in_blocks(name))
-    start = 0
-    if going_on:
-        start = resume(checkpoint, model, average, solvers)
-        rng = np.random.default_rng(start)
 
-    def loss_of(step: int) -> tuple[Tensor, Figures]:
+    def begin(rng: np.random.Generator) -> None:
+        if args.init:
+            initialize(model, args.init)
+        else:
+            pretrain_text(model, scenes, args.text_steps, rng)
+
+    def loss_of(rng: np.random.Generator) -> tuple[Tensor, Figures]:
         return losses(model, run, draw(model, scenes, latents, args, rng), args)
 
-    train(Pupil(model, average, solvers, checkpoint), args, loss_of, start=start, decay=lambda done: 0.999)
+    train_captioned(model, args, begin, loss_of)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -350,6 +351,11 @@ def test_c7_prepare_equals_the_pipelines_first_call(family: Family) -> None:
     )[0]
     with torch.no_grad():
         made = adapter.prepare(pipeline, noise, "a red house", 1.0, options)
+    check_arguments(made, first)
+
+
+def check_arguments(made: Mapping[str, Any], first: Mapping[str, Any]) -> None:
+    """What an adapter made for a call is, bit for bit, what the pipeline gave."""
     for name, value in made.items():
         if value is None:
             assert first[name] is None

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image, ImageDraw
-from test_adapters import captured_calls, taken
+from test_adapters import captured_calls, check_arguments, taken
 from torch import Tensor
 
 import conceptlens as cl
@@ -151,11 +151,7 @@ def test_a_reading_calls_the_transformer_as_the_pipeline_does(name: str) -> None
     )[0]
     with torch.no_grad():
         made = adapter.prepare(pipeline, noise, "a red house", 1.0, options)
-    for argument, value in made.items():
-        if value is None:
-            assert first[argument] is None
-        else:
-            torch.testing.assert_close(value, first[argument], rtol=0, atol=0)
+    check_arguments(made, first)
 
 
 def test_frames_that_do_not_fit_are_left_out_in_one_line() -> None:

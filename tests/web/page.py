@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
+from importlib.resources import files
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from starlette.testclient import TestClient
 
 from conceptlens.web import Limits
 
+DESCRIBED = json.loads((files("conceptlens") / "web" / "static" / "openapi.json").read_text())
 HOME = "http://127.0.0.1"
 LIMITS = Limits(upload_bytes=200_000, upload_pixels=300_000, side=256, recorded_steps=2, pictures=3)
 

@@ -7,14 +7,13 @@ import json
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from films import FRAMES, clip, gif, mp4, video_session
-from page import HOME, LIMITS, Tab, png
+from page import DESCRIBED, HOME, LIMITS, Tab, png
 from PIL import Image
 from starlette.testclient import TestClient
 
@@ -23,7 +22,6 @@ from conceptlens.session import Session
 from conceptlens.web import create_app
 from conceptlens.web.wire import unpack
 
-DESCRIBED = json.loads((files("conceptlens") / "web" / "static" / "openapi.json").read_text())
 WORDS = ["house", "tree", "sky"]
 FILM_LIMITS = replace(LIMITS, pictures=20, frames=40, film_pixels=60_000)
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 from collections.abc import Iterator
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from page import HOME, LIMITS, Tab, png
+from page import DESCRIBED, HOME, LIMITS, Tab, png
 from PIL import Image
 from starlette.routing import Route
 from starlette.testclient import TestClient
@@ -25,7 +23,6 @@ from conceptlens.web.answers import FILM_FORMATS, FORMATS
 from conceptlens.web.asking import QUESTION
 
 WORDS = ["house", "tree", "sky"]
-DESCRIBED = json.loads((files("conceptlens") / "web" / "static" / "openapi.json").read_text())
 PAGE = Path(__file__).parents[2] / "docs" / "http.md"
 
 

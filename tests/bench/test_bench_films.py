@@ -26,6 +26,7 @@ from conceptlens.bench.films.report import figures, save, tables
 from conceptlens.bench.films.runs import ALONE, METHODS, FilmsError, FilmsSpec, run
 from conceptlens.maps.links import MatchLink, OverlapLink
 from conceptlens.session import Session
+from conceptlens.values.errors import RecipeError
 from tiny_models import cogvideox_pipeline
 
 LATENT = (0, 1, 1, 2, 2, 3, 3, 4, 4)
@@ -210,6 +211,12 @@ def test_a_model_that_takes_fewer_frames_is_held_to_the_truth_of_those() -> None
 def test_a_model_of_pictures_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FilmsError, match="films are read by video models; got demo, which reads pictures"):
         run(cl.load(), FilmsSpec(1), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_layers_that_are_not_there_are_refused_before_anything_is_written(session: Session, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="layers has 99, but there are"):
+        run(session, FilmsSpec(1, match_layers=(99,)), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -100,14 +100,15 @@ def run(
 
     Raises:
         FilmsError: for a model that reads pictures alone.
-        RecipeError: for one whose queries cannot be recorded.
+        RecipeError: for one whose queries cannot be recorded, or layers that it does not have.
         RunError: when `out` holds a run with other settings, or cannot be written.
     """
     check_folder(out)
     session.require("read")
     if session.reader.frame_room({}) is None:
         raise FilmsError(f"films are read by video models; got {session.model_id}, which reads pictures. Name another.")
-    session.recipe(space="cross")  # refused where there are no queries
+    linking: dict[str, Any] = {"layers": tuple(spec.match_layers)} if spec.match_layers else {}
+    session.recipe(space="cross", **linking).resolve(session.depth)  # refused where there are no queries, or layers
     header = {"command": command, "versions": {name: package_version(name) for name in PACKAGES}}
     with RowFile(out, spec.settings(session), header) as file:
         numbers = {case_id(number): number for number in range(spec.limit)}

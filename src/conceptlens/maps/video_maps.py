@@ -89,6 +89,11 @@ class VideoMaps(ScoredMaps):
         frame %= count
         return 0 if frame == 0 or latent == 1 else 1 + (frame - 1) * (latent - 1) // (count - 1)
 
+    @property
+    def latent_frames(self) -> tuple[int, ...]:
+        """By frame the number of the latent frame that holds it."""
+        return tuple(self.latent_frame(frame) for frame in range(len(self)))
+
     def at(self, frame: int) -> ConceptMaps:
         """The maps of one frame, with all that `ConceptMaps` can do. Raises `RecipeError` for a frame that is not."""
         latent = self.latent_frame(frame)
@@ -149,9 +154,10 @@ class VideoMaps(ScoredMaps):
         for name in names:
             self[name]
         frames = [self.at(frame) for frame in range(len(self))]
-        return follow(frames, self.clip, names, self._link(link), threshold, smallest)
+        return follow(frames, self.clip, names, self.linking(link), threshold, smallest)
 
-    def _link(self, how: str) -> Link:
+    def linking(self, how: str) -> Link:
+        """What links instances of two frames: "match" or "overlap", see `tracks`. Raises as `tracks`."""
         check_choice("link", how, Linking)
         if how == "overlap" or self.scores.shape[1] == 1:
             return OverlapLink()
@@ -161,7 +167,7 @@ class VideoMaps(ScoredMaps):
                 "with refine='self-attention' (a model whose text stream is written out), or use link='overlap'."
             )
         _, _, rows, cols = self.scores.shape
-        return MatchLink(self.matches, (rows, cols), [self.latent_frame(frame) for frame in range(len(self))])
+        return MatchLink(self.matches, (rows, cols), self.latent_frames)
 
     def timeline(self) -> Timeline:
         """How much of each frame each concept has, and how high it scores there: when it is in the film.
@@ -174,7 +180,7 @@ class VideoMaps(ScoredMaps):
     def _by_scores(self) -> list[ConceptMaps]:
         """For each frame maps with its scores: one for all of a latent frame, unless their colours count too."""
         colours = self.recipe is not None and "joint-bilateral" in self.recipe.refine
-        of = [frame if colours else self.latent_frame(frame) for frame in range(len(self))]
+        of = tuple(range(len(self))) if colours else self.latent_frames
         maps = {key: self.at(of.index(key)) for key in dict.fromkeys(of)}
         return [maps[key] for key in of]
 

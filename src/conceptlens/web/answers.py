@@ -113,7 +113,7 @@ def _film(maps: VideoMaps) -> tuple[dict[str, Any], Arrays]:
         "shares": dict(zip(maps.asked, line.share.mean(axis=1).tolist(), strict=False)),
         "presence": {},
         "relations": [],
-        "latents": _latents(maps),
+        "latents": list(maps.latent_frames),
         "timeline": line.to_dict(),
     }
     arrays: Arrays = {
@@ -122,11 +122,6 @@ def _film(maps: VideoMaps) -> tuple[dict[str, Any], Arrays]:
         "doubt": (doubtful, "uint8"),
     }
     return content, arrays
-
-
-def _latents(maps: VideoMaps) -> list[int]:
-    """By frame the number of the latent frame that holds it."""
-    return [maps.latent_frame(frame) for frame in range(len(maps))]
 
 
 def _shown_size(size: tuple[int, int], frames: int = 1) -> tuple[int, int]:
@@ -159,7 +154,7 @@ def ranking(session: Session, picture: Picture, asked: Question) -> bytes:
     absent = [] if picture.reading is None else _absent(session, picture.reading, winners)
     content: dict[str, Any] = {"words": list(maps.concepts), "absent": absent, "notes": notes}
     if isinstance(maps, VideoMaps):
-        content["latents"] = _latents(maps)
+        content["latents"] = list(maps.latent_frames)
     return pack(content, {"scores": (maps.scores.numpy(), "float16")})
 
 

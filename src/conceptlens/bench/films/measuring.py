@@ -11,7 +11,7 @@ from jaxtyping import Integer
 from conceptlens.bench.datasets.moving import MOTIONS, Film
 from conceptlens.bench.film_metrics import boundary, identities, of_frames, region
 from conceptlens.bench.metrics import roc_auc
-from conceptlens.maps.links import Link, Mask, MatchLink, OverlapLink, linked
+from conceptlens.maps.links import Link, Mask, linked
 from conceptlens.maps.video_maps import VideoMaps
 from conceptlens.ops.parts import connected_parts
 from conceptlens.ops.tracks import cells_of, low_pass, matched_positions, shares
@@ -77,7 +77,7 @@ def motion_scores(maps: VideoMaps, film: Film, which: Sequence[int]) -> dict[str
 def tracking_scores(maps: VideoMaps, film: Film, nouns: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Identities of a film's objects: by matches and by overlap alone, on masks of the maps and on the true ones."""
     truth = film.instances.astype(int) + 1
-    links: dict[str, Link] = {"match": match_link(maps), "overlap": OverlapLink()}
+    links: dict[str, Link] = {name: maps.linking(name) for name in ("match", "overlap")}
     found = {f"{link}, maps": maps.tracks(*nouns, link=link, smallest=SMALLEST).labels() for link in links}
     found |= {f"{name}, true masks": true_tracks(film, nouns, link) for name, link in links.items()}
     scored = {name: identities(labels, truth) for name, labels in found.items()}
@@ -85,13 +85,6 @@ def tracking_scores(maps: VideoMaps, film: Film, nouns: Sequence[str]) -> dict[s
         name: {"switches": one.switches, "idf1": round(one.idf1, 4), "matched": round(one.matched, 4)}
         for name, one in scored.items()
     }
-
-
-def match_link(maps: VideoMaps) -> MatchLink:
-    """The link by the matches of a film whose queries were recorded."""
-    assert maps.matches is not None
-    rows, cols = maps.scores.shape[2:]
-    return MatchLink(maps.matches, (rows, cols), [maps.latent_frame(frame) for frame in range(len(maps))])
 
 
 def true_tracks(film: Film, nouns: Sequence[str], link: Link) -> Labels:
@@ -116,7 +109,7 @@ def match_hits(maps: VideoMaps, film: Film) -> dict[str, float | None]:
     assert maps.matches is not None
     rows, cols = maps.scores.shape[2:]
     cells = cells_of(rows, cols)
-    latent = [maps.latent_frame(frame) for frame in range(len(maps))]
+    latent = maps.latent_frames
     first_of = [latent.index(number) for number in range(maps.scores.shape[1])]
     hits: list[bool] = []
     stays: list[bool] = []

@@ -10,7 +10,7 @@ demo: $(READY)
 	$(BIN)/conceptlens demo --out out/demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -n auto --maxprocesses 4
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow --jaxtyping-packages=conceptlens,beartype.beartype

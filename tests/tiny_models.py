@@ -390,7 +390,7 @@ def hunyuan_video15_pipeline() -> HunyuanVideo15Pipeline:
     ).eval()
     scheduler, guider = FlowMatchEulerDiscreteScheduler(), ClassifierFreeGuidance(guidance_scale=4.0)
     made = HunyuanVideo15Pipeline(text_encoder, words, transformer, vae, scheduler, _t5(len(glyphs)), glyphs, guider)
-    made.tokenizer_max_length, made.tokenizer_2_max_length = 120, 16
+    made.tokenizer_max_length, made.tokenizer_2_max_length, made.vision_num_semantic_tokens = 120, 16, 9
     made.prompt_template_encode_start_idx = 40
     return quiet(made)
 

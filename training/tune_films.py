@@ -2,7 +2,8 @@
 
     python training/tune_films.py --folder zoo/film --limit 20
 
-The softmax is per layer, so one reading with all layers kept scores every set of consecutive layers.
+The softmax is per layer, so one reading with all layers kept scores every set of layers: those that follow one another,
+and all pairs.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import json
 from collections import defaultdict
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,16 @@ from conceptlens.session import Session
 from tune import RESULTS, SPACES, append
 
 
+def layer_sets(depth: int) -> list[tuple[int, ...]]:
+    """Layers that follow one another, and all pairs."""
+    runs = [tuple(range(first, last + 1)) for first in range(depth) for last in range(first, depth)]
+    return list(dict.fromkeys([*runs, *combinations(range(depth), 2)]))
+
+
 def table(session: Session, limit: int, noises: list[float]) -> list[dict[str, Any]]:
-    """One row per space, noise level and set of consecutive layers: mean IoU over the films, best first."""
+    """One row per space, noise level and set of layers: mean IoU over the films, best first."""
     layers = range(session.depth)
-    found: dict[tuple[str, bool, float, int, int], list[float]] = defaultdict(list)
+    found: dict[tuple[str, bool, float, tuple[int, ...]], list[float]] = defaultdict(list)
     for film in films("validation", limit):
         for noise in noises:
             record = session.read(film.clip, seed=film.seed, noise=noise, layers=layers, space="cross")
@@ -34,15 +42,13 @@ def table(session: Session, limit: int, noises: list[float]) -> list[dict[str, A
                 for softmax in (True, False):
                     options = {"space": space, "softmax": softmax, "background": False, "keep": True}
                     maps = session.probe(record, film.concepts, **options)
-                    for first in layers:
-                        for last in layers[first:]:
-                            scores = maps.parts[0, first : last + 1].mean(0)
-                            labels = replace(maps, scores=scores).segmentation()
-                            key = (space, softmax, noise, first, last)
-                            found[key].append(segmentation_scores(labels, film)["miou"])
+                    for chosen in layer_sets(session.depth):
+                        scores = maps.parts[0, list(chosen)].mean(0)
+                        labels = replace(maps, scores=scores).segmentation()
+                        found[space, softmax, noise, chosen].append(segmentation_scores(labels, film)["miou"])
     rows = [
-        {"space": space, "softmax": softmax, "noise": noise, "layers": [first, last], "miou": round(np.mean(ious), 4)}
-        for (space, softmax, noise, first, last), ious in found.items()
+        {"space": space, "softmax": softmax, "noise": noise, "layers": list(chosen), "miou": round(np.mean(ious), 4)}
+        for (space, softmax, noise, chosen), ious in found.items()
     ]
     return sorted(rows, key=lambda row: -row["miou"])
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +23,20 @@ from tiny_models import FAMILIES, Family
 
 WORDS = ["house", "tree", "sky"]
 SMALL: dict[str, Any] = {"height": 32, "width": 48, "num_inference_steps": 3, "max_sequence_length": 16, "seed": 4}
+Maps = cl.ConceptMaps | cl.VideoMaps
 pytestmark = pytest.mark.filterwarnings("ignore:.*CPU autocast")  # diffusers on Mochi, without a GPU
 
 
-@pytest.fixture(params=list(FAMILIES))
-def family(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Family:
-    """All families, films of a few frames among them; FLUX.2 dev's chat template alone takes more than 16 tokens."""
-    family = FAMILIES[request.param]
-    if request.param == "flux2-dev":
-        monkeypatch.setitem(SMALL, "max_sequence_length", 64)
-    if family.video:
-        monkeypatch.setitem(SMALL, "num_frames", 5)
-        monkeypatch.delitem(SMALL, "max_sequence_length")
-        if request.param == "cogvideox-2b":  # its positions take texts of this length alone
-            monkeypatch.setitem(SMALL, "max_sequence_length", LENGTH)
-    return family
+def small(family: Family) -> dict[str, Any]:
+    """Three steps of it: films have a few frames; FLUX.2 dev's chat template alone takes more than 16 tokens."""
+    if family.name == "flux2-dev":
+        return {**SMALL, "max_sequence_length": 64}
+    if not family.video:
+        return SMALL
+    film = {**SMALL, "num_frames": 5}
+    del film["max_sequence_length"]
+    # The positions of CogVideoX 2B take texts of one length alone.
+    return {**film, "max_sequence_length": LENGTH} if family.name == "cogvideox-2b" else film
 
 
 def opened(family: Family) -> Session:
@@ -45,26 +46,59 @@ def opened(family: Family) -> Session:
     return Session(reader_of(LoadedModel(pipeline, adapter_for(pipeline.transformer), family.name, defaults)))
 
 
-def pixels_of(maps: cl.ConceptMaps | cl.VideoMaps) -> list[bytes]:
+def pixels_of(maps: Maps) -> list[bytes]:
     return [picture.tobytes() for picture in (maps.images if isinstance(maps, cl.VideoMaps) else [maps.image])]
 
 
-def recorded(maps: cl.ConceptMaps | cl.VideoMaps) -> ImageRecord:
+def recorded(maps: Maps) -> ImageRecord:
     assert maps.record is not None
     return maps.record
 
 
-@pytest.mark.parametrize("settings", [{}, {"steps": (0, -1)}, {"space": "cross", "layers": (0, 2)}], ids=str)
-def test_probing_a_painted_record_gives_the_live_maps(family: Family, settings: dict[str, Any]) -> None:
-    session = opened(family)
-    live = session.generate("a red house", WORDS, record=True, keep=True, **settings, **SMALL)
-    again = session.probe(recorded(live), WORDS, keep=True)
+@dataclass(frozen=True)
+class Painted:
+    """One family, and what most tests need of it: a recorded painting, and another of its last two steps."""
+
+    session: Session
+    options: dict[str, Any]
+    live: Maps
+    part: Maps
+
+    def paint(self, words: list[str] = WORDS, **settings: Any) -> Maps:
+        return self.session.generate("a red house", words, **settings, **self.options)
+
+
+@pytest.fixture(scope="module", params=list(FAMILIES))
+def painted(request: pytest.FixtureRequest) -> Painted:
+    family = FAMILIES[request.param]
+    session, options = opened(family), small(family)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*CPU autocast")
+        whole, last = (
+            session.generate("a red house", WORDS, record=True, keep=True, steps=steps, **options)
+            for steps in (None, (1, 2))
+        )
+    return Painted(session, options, whole, last)
+
+
+def test_probing_a_painted_record_gives_the_live_maps(painted: Painted) -> None:
+    again = painted.session.probe(recorded(painted.live), WORDS, keep=True)
+    equals(again, painted.live)
+    assert again.details["task"] == "generate"
+
+
+@pytest.mark.parametrize("settings", [{"steps": (0, -1)}, {"space": "cross", "layers": (0, 2)}], ids=str)
+def test_so_it_does_with_other_settings(painted: Painted, settings: dict[str, Any]) -> None:
+    live = painted.paint(record=True, keep=True, **settings)
+    equals(painted.session.probe(recorded(live), WORDS, keep=True), live)
+
+
+def equals(again: Maps, live: Maps) -> None:
     assert torch.equal(again.scores, live.scores)
     assert again.parts is not None
     assert live.parts is not None
     assert torch.equal(again.parts, live.parts)
     assert pixels_of(again) == pixels_of(live)
-    assert again.details["task"] == "generate"
 
 
 def test_a_record_holds_no_more_memory_than_it_says() -> None:
@@ -76,26 +110,22 @@ def test_a_record_holds_no_more_memory_than_it_says() -> None:
             assert tensor.untyped_storage().nbytes() == tensor.nbytes, name
 
 
-def test_other_words_and_fewer_steps_equal_a_run_that_asked_them(family: Family) -> None:
-    session = opened(family)
-    record = recorded(session.generate("a red house", WORDS, record=True, **SMALL))
+def test_other_words_and_fewer_steps_equal_a_run_that_asked_them(painted: Painted) -> None:
     words = ["boat", "sea"]
     less: dict[str, Any] = {"steps": (-1,), "isolate": True, "softmax": False}
-    live = session.generate("a red house", words, **less, **SMALL)
-    assert torch.equal(session.probe(record, words, **less).scores, live.scores)
+    live = painted.paint(words, **less)
+    assert torch.equal(painted.session.probe(recorded(painted.live), words, **less).scores, live.scores)
 
 
-def test_recording_leaves_the_picture_alone(family: Family) -> None:
-    session = opened(family)
-    plain, kept = (session.generate("a red house", WORDS, record=r, **SMALL) for r in (False, True))
+def test_recording_leaves_the_picture_alone(painted: Painted) -> None:
+    plain = painted.paint()
     assert plain.record is None
-    assert pixels_of(plain) == pixels_of(kept)
-    assert torch.equal(plain.scores, kept.scores)
+    assert pixels_of(plain) == pixels_of(painted.live)
+    assert torch.equal(plain.scores, painted.live.scores)
 
 
-def test_a_painted_record_survives_its_file(family: Family, tmp_path: Path) -> None:
-    session = opened(family)
-    live = session.generate("a red house", WORDS, record=True, steps=(1, 2), **SMALL)
+def test_a_painted_record_survives_its_file(painted: Painted, tmp_path: Path) -> None:
+    session, live = painted.session, painted.part
     session.save_record(recorded(live), tmp_path / "painted.safetensors")
     loaded = session.load_record(tmp_path / "painted.safetensors")
     assert (loaded.steps, loaded.recorded_steps) == (3, (1, 2))
@@ -103,42 +133,33 @@ def test_a_painted_record_survives_its_file(family: Family, tmp_path: Path) -> N
     assert torch.equal(session.probe(loaded, WORDS).scores, live.scores)
 
 
-def test_steps_that_were_not_recorded_are_one_clear_line(family: Family) -> None:
-    session = opened(family)
-    record = recorded(session.generate("a red house", WORDS, record=True, steps=(0, 2), **SMALL))
-    with pytest.raises(cl.RecipeError, match=r"step 1 was not recorded \(recorded: 0, 2\). Paint it again with steps="):
-        session.probe(record, WORDS, steps=(1,))
+def test_steps_that_were_not_recorded_are_one_clear_line(painted: Painted) -> None:
+    with pytest.raises(cl.RecipeError, match=r"step 0 was not recorded \(recorded: 1, 2\). Paint it again with steps="):
+        painted.session.probe(recorded(painted.part), WORDS, steps=(0,))
 
 
-def test_a_record_has_a_stated_size_and_a_budget(family: Family) -> None:
-    session = opened(family)
-    record = recorded(session.generate("a red house", WORDS, record=True, **SMALL))
-    assert record.nbytes % 3 == 0
-    each = record.nbytes // 3
-    assert (
-        recorded(session.generate("a red house", WORDS, record=True, record_budget=3 * each, **SMALL)).nbytes
-        == 3 * each
-    )
+def test_a_record_has_a_stated_size_and_a_budget(painted: Painted) -> None:
+    nbytes = recorded(painted.live).nbytes
+    assert nbytes % 3 == 0
+    assert recorded(painted.paint(record=True, record_budget=nbytes)).nbytes == nbytes
     with pytest.raises(BudgetError, match=r"a record of 3 steps takes .* 2 steps would fit") as caught:
-        session.generate("a red house", WORDS, record=True, record_budget=3 * each - 1, **SMALL)
+        painted.paint(record=True, record_budget=nbytes - 1)
     assert caught.value.fitting == 2
-    assert not hasattr(session.pipeline.transformer, "_diffusers_hook")
+    assert not hasattr(painted.session.pipeline.transformer, "_diffusers_hook")
 
 
-def test_a_record_is_cut_to_its_budget_where_that_is_asked(family: Family) -> None:
-    session = opened(family)
-    each = recorded(session.generate("a red house", WORDS, record=True, **SMALL)).nbytes // 3
+def test_a_record_is_cut_to_its_budget_where_that_is_asked(painted: Painted) -> None:
+    each, chosen = recorded(painted.live).nbytes // 3, painted.part
     with pytest.warns(UserWarning, match="of 3 steps the record has room for 2"):
-        cut = session.generate("a red house", WORDS, record="fit", record_budget=3 * each - 1, **SMALL)
-    chosen = session.generate("a red house", WORDS, steps=(1, 2), **SMALL)
+        cut = painted.paint(record="fit", record_budget=3 * each - 1)
     assert recorded(cut).recorded_steps == (1, 2)
     assert cut.recipe is not None
     assert cut.recipe.steps == (1, 2)
     assert pixels_of(cut) == pixels_of(chosen)
     assert torch.equal(cut.scores, chosen.scores)
-    assert torch.equal(session.probe(recorded(cut), WORDS).scores, chosen.scores)
+    assert torch.equal(painted.session.probe(recorded(cut), WORDS).scores, chosen.scores)
     with pytest.raises(BudgetError, match="0 steps would fit"):
-        session.generate("a red house", WORDS, record="fit", record_budget=each - 1, **SMALL)
+        painted.paint(record="fit", record_budget=each - 1)
 
 
 @pytest.mark.parametrize("store", ["cpu", "disk"])
@@ -162,7 +183,6 @@ def test_where_a_record_cannot_live_is_one_clear_line(tmp_path: Path, monkeypatc
     assert not hasattr(session.pipeline.transformer, "_diffusers_hook")
 
 
-def test_one_picture_at_a_time(family: Family) -> None:
-    session = opened(family)
+def test_one_picture_at_a_time(painted: Painted) -> None:
     with pytest.raises(cl.RecipeError, match="one picture at a time"):
-        session.generate(["a house", "a boat"], WORDS, record=True, **SMALL)
+        painted.session.generate(["a house", "a boat"], WORDS, record=True, **painted.options)

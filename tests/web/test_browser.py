@@ -138,11 +138,12 @@ def test_the_same_prompt_plain_and_guided(page: Shown) -> None:
 ANOTHER_MODEL = """
     const open = indexedDB.open("conceptlens", 1);
     open.onsuccess = () => {
-        const store = open.result.transaction("pictures", "readwrite").objectStore("pictures");
+        const change = open.result.transaction("pictures", "readwrite"), store = change.objectStore("pictures");
+        change.oncomplete = () => { window.stored = true; };
         store.getAll().onsuccess = event => {
             const entry = {...event.target.result[0], model: "another", id: 1};
             entry.answer.arrays.scores.values = entry.answer.arrays.scores.values.map(v => v / 2);
-            store.put(entry).onsuccess = () => { window.stored = true; };
+            store.put(entry);
         };
     };
 """

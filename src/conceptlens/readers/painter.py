@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from conceptlens.families.base import Concepts
 from conceptlens.maps.image_maps import ConceptMaps, reference_maps
 from conceptlens.maps.video_maps import VideoMaps, clip_of, maps_of
@@ -63,7 +65,7 @@ class Painter:
         )
         count = len(painted.images)
         info = replace(
-            run_info(self._model, "generate", embedded, started),
+            run_info(self._model, execution_device(self._model.pipeline), "generate", embedded, started),
             pipeline=plain_values(order.pipeline),
             steps=painted.steps,
             batch=count if count > 1 else None,
@@ -119,11 +121,14 @@ class Painter:
         )
 
 
-def run_info(model: LoadedModel, task: Task, concepts: Concepts, started: float, pictures: int = 1) -> RunInfo:
+def run_info(
+    model: LoadedModel, device: torch.device, task: Task, concepts: Concepts, started: float, pictures: int = 1
+) -> RunInfo:
     """What a concept stream says of its computation.
 
     Args:
         model: the model.
+        device: where it computed; to ask the pipeline takes as long as a small model's maps.
         task: what was done.
         concepts: as they were embedded.
         started: the `time.perf_counter()` of its beginning.
@@ -137,7 +142,7 @@ def run_info(model: LoadedModel, task: Task, concepts: Concepts, started: float,
         tokens={name: list(pieces) for name, pieces in zip(concepts.names, concepts.pieces, strict=False)},
         text_length=concepts.length,
         dtype=str(model.pipeline.transformer.dtype).removeprefix("torch."),
-        device=str(execution_device(model.pipeline)),
+        device=str(device),
         seconds=round((time.perf_counter() - started) / pictures, 3),
         versions=versions_of("diffusers", "torch"),
     )

@@ -30,6 +30,7 @@ from conceptlens.readers.replay import check_recorded, replay, replay_vectors, s
 from conceptlens.readers.stream import ConceptProbe, Probe, joined_layers
 from conceptlens.readers.text_side import encoded_once
 from conceptlens.values.errors import ModelError
+from conceptlens.values.provenance import Task
 from conceptlens.values.recipe import REFINEMENTS, SHARP, Recipe, Refinement, check_preset
 from conceptlens.values.records import EnteredLayer, ImageRecord, LayerRecord, R, StreamLayer
 from conceptlens.values.words import content_words
@@ -152,16 +153,17 @@ class TextStreamReader(Reader[R]):
         return self.layers_of(record)
 
     def _together(self, records: Sequence[ImageRecord], names: tuple[str, ...], asking: Asking) -> list[Answer]:
-        started, count = time.perf_counter(), len(records)
+        started, count, device = time.perf_counter(), len(records), self.device
         recipe, keep = asking.recipe, asking.keep
         embedded = self._embedded(records[0], names, recipe)
         probe = self.begin(embedded, recipe, keep)
         with resident(self.pipeline):
-            grid = replay(self.model.adapter, probe, records[0], self.joined(records), recipe, self.device)
+            grid = replay(self.model.adapter, probe, records[0], self.joined(records), recipe, device)
         if records[0].clip is None:  # a picture, also where a video model has read it
             grid = replace(grid, frames=None)
         parts = stack_parts(probe.scores, grid).chunk(count, dim=2) if keep else [None] * count
-        info = run_info(self.model, "generate" if records[0].steps else "read", embedded, started, count)
+        task: Task = "generate" if records[0].steps else "read"
+        info = run_info(self.model, device, task, embedded, started, count)
         draws = [moments(rows) for rows in on_grid(probe.scores.mean(), grid).chunk(count)]
         matches = [None] * count if probe.matches is None else probe.matches.chunk(count)
         return [

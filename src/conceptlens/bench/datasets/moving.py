@@ -24,10 +24,10 @@ from conceptlens.bench.datasets.scenes import (
     SPLITS,
     USUAL,
     Backdrop,
+    caption_subjects,
     indefinite,
     join,
     stage,
-    told_of,
 )
 from conceptlens.values.clips import Clip
 
@@ -157,7 +157,7 @@ def films(split: Literal["train", "validation", "test"], limit: int, offset: int
 
 def describe_film(film: Film, rng: np.random.Generator) -> str:
     """A true caption at random: objects in any order or some of them; the rest is named or not."""
-    objects = told_of(film.objects, film.concepts, rng)
+    objects = caption_subjects(film.objects, film.concepts, rng)
     if isinstance(objects, str):
         return objects
     coloured, moving = rng.random() < 0.85, rng.random() < 0.8

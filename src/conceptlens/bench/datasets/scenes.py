@@ -154,7 +154,7 @@ def join(rng: np.random.Generator | None, phrases: list[str]) -> str:
     return " and ".join(phrases)
 
 
-def told_of(objects: Sequence[T], concepts: Sequence[str], rng: np.random.Generator) -> str | list[T]:
+def caption_subjects(objects: Sequence[T], concepts: Sequence[str], rng: np.random.Generator) -> str | list[T]:
     """What a caption is of: nothing (10%), one word alone (10%), some of the objects (15%), or all in any order."""
     draw = rng.random()
     if draw < 0.1:
@@ -168,9 +168,9 @@ def told_of(objects: Sequence[T], concepts: Sequence[str], rng: np.random.Genera
 def describe(scene: Scene, rng: np.random.Generator) -> str:
     """A caption at random: full, without colours, partial, a single word, or empty.
 
-    The parts follow the odds of `told_of`; colours, sky and ground are each named or not.
+    The parts follow the odds of `caption_subjects`; colours, sky and ground are each named or not.
     """
-    objects = told_of(scene.objects, scene.concepts, rng)
+    objects = caption_subjects(scene.objects, scene.concepts, rng)
     if isinstance(objects, str):
         return objects
     coloured = rng.random() < 0.85

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from conceptlens.values.example import suggested_prompt
 from conceptlens.values.words import COMMON, content_words, ranked_words
 
 
@@ -36,3 +37,15 @@ def test_a_small_vocabulary_is_asked_for_its_things() -> None:
     assert ranked_words(("red", "green")) == ("red", "green")
     assert ranked_words(None) == COMMON
     assert len(set(COMMON)) == len(COMMON) > 90
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "prompt"),
+    [
+        (None, "a cat on a sofa in front of a window"),
+        (["sun", "boat", "sea", "red", "a"], "a sun and a boat"),
+        (["sea", "sky"], "sea"),
+    ],
+)
+def test_a_suggested_prompt_is_of_words_that_the_model_knows(vocabulary: list[str] | None, prompt: str) -> None:
+    assert suggested_prompt(vocabulary, ["sea", "sky"]) == prompt

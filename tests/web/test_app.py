@@ -199,6 +199,7 @@ def test_a_model_without_an_example_says_so(demo: Session, monkeypatch: pytest.M
     with TestClient(create_app(demo), base_url=HOME) as client:
         tab = Tab(client)
         assert tab.about["example"] is False
+        assert set(tab.about["sample"].split()) <= set(demo.vocabulary or ())
         assert tab.post("/api/example").status_code == 404
 
 

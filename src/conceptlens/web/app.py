@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from conceptlens.session import Session
 from conceptlens.values.errors import ConceptlensError
-from conceptlens.values.example import EXAMPLES
+from conceptlens.values.example import EXAMPLES, suggested_prompt
 from conceptlens.values.words import content_words
 from conceptlens.web import answers, jobs
 from conceptlens.web.addresses import HERE
@@ -60,7 +60,6 @@ STATIC = {
 """The page's files and their types; nothing else can be asked for."""
 STRONGEST = 10.0
 """The most that guidance can be asked for, as a multiple of its usual strength."""
-SUGGESTED = "a cat on a sofa in front of a window"
 
 
 def build(session: Session, limits: Limits, hosts: tuple[str, ...] | None) -> Starlette:
@@ -99,6 +98,8 @@ class Page:
         folder = files("conceptlens") / "web" / "static"
         self.static = {name: (folder / name).read_bytes() for name in STATIC}
         self.example = EXAMPLES.get(session.model_id)
+        known = session.reader.defaults
+        self.suggested = self.example.prompt if self.example else suggested_prompt(known.vocabulary, known.background)
         room = session.reader.frame_room({})
         self.most_frames = None if room is None else room.largest
         self.brought = "a picture" if room is None else "a picture or film"
@@ -131,8 +132,7 @@ class Page:
         if tab is None:
             tab, new = self.store.open_tab(self.jobs.busy()), 201
         facts = answers.about(self.session, self.limits)
-        prompt = self.example.prompt if self.example else SUGGESTED
-        return JSONResponse({"tab": tab, **facts, "sample": prompt, "example": self.example is not None}, new)
+        return JSONResponse({"tab": tab, **facts, "sample": self.suggested, "example": self.example is not None}, new)
 
     def _resumed(self, request: Request) -> str | None:
         """The tab that a page had before it was loaded again; None for a new one, or one that is forgotten."""
@@ -164,7 +164,7 @@ class Page:
         prompt, wait = fields.text("prompt", self.limits.prompt), fields.switch("wait")
         seed, steps = fields.whole("seed", 0, 2**31 - 1), fields.whole("steps", 1, self.limits.steps)
         if not prompt.strip():
-            raise RequestError(422, f"the prompt is empty. Say what to paint, for example: {SUGGESTED}.")
+            raise RequestError(422, f"the prompt is empty. Say what to paint, for example: {self.suggested}.")
         drawn = secrets.randbelow(2**31) if seed is None else seed
         wish = jobs.Wish(prompt, drawn, steps, *self._guide(fields), self._frames(fields))
         name = self.jobs.start(tab, lambda job: jobs.paint(self.session, job, self.limits, wish))

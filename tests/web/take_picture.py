@@ -2,6 +2,7 @@
 
 PYTHONPATH=tests/web .venv/bin/python tests/web/take_picture.py out/pages
 PYTHONPATH=tests/web .venv/bin/python tests/web/take_picture.py docs/images/app.webp      # a recording of its use
+PYTHONPATH=tests/web .venv/bin/python tests/web/take_picture.py --film docs/images/app-film.webp   # with a film
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from PIL import Image
 from serving import served
@@ -18,9 +20,12 @@ from shown import Shown
 from webdriver import KEYS, Browser, driver
 
 import conceptlens as cl
-from conceptlens.bench.datasets.scenes import make_scene
+from conceptlens.bench.datasets.moving import make_film
+from conceptlens.bench.datasets.scenes import SPLITS, make_scene
 from conceptlens.web import Limits
 
+FILM = 5005
+"""The number of the film that is shown; those of `bench films` come before it."""
 SIZES = {"screen": (1440, 1130), "phone": (390, 844)}
 
 
@@ -179,6 +184,34 @@ def record(file: Path) -> None:
     pictures[0].save(file, save_all=True, append_images=pictures[1:], duration=durations, loop=0, quality=70, method=6)
 
 
+def take_film(file: Path) -> None:
+    """A film of the test split that is read: a frame, its areas and the timeline of each word."""
+    film = make_film(SPLITS["test"] + FILM)
+    with served(cl.load("zoo:film", device="cpu"), Limits()) as home, driver() as address, TemporaryDirectory() as folder:
+        brought = Path(folder) / "film.gif"
+        first, *others = film.clip.frames
+        first.save(brought, save_all=True, append_images=others, duration=125, loop=0)
+        browser = Browser(address, 1180, 1010)
+        browser.prefers("light")  # no motion: the film stands
+        browser.go(home)
+        page = Shown(browser, home)
+        page.wait("document.getElementById('model').textContent.includes('CogVideoX')", "the model")
+        browser.type("#file", str(brought))
+        page.wait("document.getElementById('this-caption').textContent.includes('read at noise')", "the film")
+        page.drop_all()
+        page.add(*film.concepts)
+        page.settle()
+        top(page)
+        shot(browser).save(file, quality=86, method=6)
+        browser.close()
+
+
 if __name__ == "__main__":
-    target = Path(sys.argv[1])
-    record(target) if target.suffix else take(target)
+    *film_wanted, name = sys.argv[1:]
+    target = Path(name)
+    if film_wanted:
+        take_film(target)
+    elif target.suffix:
+        record(target)
+    else:
+        take(target)

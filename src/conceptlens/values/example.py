@@ -36,4 +36,4 @@ def suggested_prompt(vocabulary: Sequence[str] | None, background: Container[str
     if vocabulary is None:
         return "a cat on a sofa in front of a window"
     things = [word for word in ranked_words(vocabulary) if word not in background]
-    return f"a {things[0]} and a {things[-1]}" if len(things) > 1 else " ".join(vocabulary[:1])
+    return f"a {things[0]} and a {things[1]}" if len(things) > 1 else " ".join(vocabulary[:1])

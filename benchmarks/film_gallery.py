@@ -87,7 +87,7 @@ def main() -> None:
     save(session, min(films, key=least_seen), "hidden")
     pair = next(film for film in films if twins(film))
     save(session, pair, "twins")
-    tracks = tracked(session, pair, (6, 7))
+    tracks = tracked(session, pair, (2, 4))
     tiles = [(f"frame {frame}", tracks.outlined()[frame]) for frame in SHOWN]
     contact_sheet(tiles, columns=len(SHOWN)).save(IMAGES / "film-tracks.png")
     prompt = "a red ball rolls left on the grass under a blue sky"

@@ -2,6 +2,7 @@
 
 .venv/bin/python benchmarks/guidance.py           # 200 prompts x 4 seeds; goes on where it was stopped
 .venv/bin/python benchmarks/guidance.py --render  # table, picture and verdicts (`findings outcomes`) of the run
+.venv/bin/python benchmarks/guidance.py --model zoo/sd2 --limit 40      # another painter; and with --render
 
 Every prompt is painted by all methods in turn from the same noise, so that pictures and times compare side by side. A
 detector judges the pictures (`training/judge.py train` makes it). Step sizes and schedules are the papers', on 30
@@ -35,7 +36,7 @@ from conceptlens.guidance import TSAM, AttendAndExcite, Conform, Guidance, SynGe
 
 ROOT = Path(__file__).parents[1]
 STORED, RUNS = ROOT / "results" / "guidance", ROOT / ".bench" / "guidance"
-"""The report of the whole run; and its rows while they are made, by part."""
+"""The report of the embedded model's run; and the rows of each model's while they are made, by part."""
 SEEDS = 4
 CALL = {"num_inference_steps": 30, "guidance_scale": 4.0}
 PUBLISHED_STEPS = 50
@@ -86,8 +87,9 @@ class Painter:
         self.judge = Judge()
         self.judge.load_state_dict(torch.load(RUN / "judge.pt"))
         self.judge.eval()
-        self.trust = check(lambda pixels: self.judge(enlarged(F.avg_pool2d(pixels, 2))))
         self.pipeline = StableDiffusionPipeline.from_pretrained(model, dtype=torch.float32, safety_checker=None)
+        reduction = SCENE // (self.pipeline.unet.config.sample_size * self.pipeline.vae_scale_factor)
+        self.trust = check(lambda pixels: self.judge(enlarged(F.avg_pool2d(pixels, reduction))))
         self.pipeline.set_progress_bar_config(disable=True)
 
     def paint(
@@ -112,7 +114,7 @@ def run(limit: int, model: Path, part: tuple[int, int]) -> None:
     painter = Painter(model)
     settings = {"call": CALL, "methods": {name: method.settings() for name, method in METHODS.items()}}
     asked = two_objects(limit, 2024)
-    with RowFile(RUNS / f"part-{part[0]}", settings, {"judge on true scenes": painter.trust}) as file:
+    with RowFile(RUNS / model.name / f"part-{part[0]}", settings, {"judge on true scenes": painter.trust}) as file:
         for number in range(part[0], limit, part[1]):
             if f"{number}-{SEEDS - 1}" in file.rows:
                 continue
@@ -137,17 +139,23 @@ def tune(model: Path, limit: int) -> None:
             print(f"{name} alpha {method.alpha * factor:g}: {shares}", flush=True)
 
 
-def store() -> None:
+def stored(model: Path) -> Path:
+    """The folder of a model's report."""
+    return STORED if model == demo_folder() else STORED / model.name
+
+
+def store(model: Path) -> None:
     """The parts of a run become one report."""
-    parts = [read_rows(folder) for folder in sorted(RUNS.glob("part-*"))]
+    parts = [read_rows(folder) for folder in sorted((RUNS / model.name).glob("part-*"))]
     rows = [row for _, part in parts for row in part]
     if parts:
-        command = f".venv/bin/python benchmarks/guidance.py --limit {len(rows) // SEEDS}"
-        write_report(STORED, {**parts[0][0], "command": command}, rows)
+        named = "" if model == demo_folder() else f" --model zoo/{model.name}"
+        command = f".venv/bin/python benchmarks/guidance.py{named} --limit {len(rows) // SEEDS}"
+        write_report(stored(model), {**parts[0][0], "command": command}, rows)
 
 
-def load() -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    return read_rows(STORED)
+def load(model: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    return read_rows(stored(model))
 
 
 def by_prompt(rows: list[dict[str, Any]], name: str, metric: str) -> np.ndarray:
@@ -178,7 +186,7 @@ def render(told: dict[str, Any], rows: list[dict[str, Any]]) -> str:
         f"{len(by_prompt(rows, 'plain', 'right'))} two-object prompts, {SEEDS} seeds each, the same noise for all "
         f"methods, {call['num_inference_steps']} steps (the published schedules, shortened from {PUBLISHED_STEPS}), "
         f"guidance scale {call['guidance_scale']:g}; 95% bootstrap intervals over prompts (of the difference, paired). "
-        f"The judge finds {trust['pairs found (recall)']:.1%} of the coloured objects of true scenes as small, and "
+        f"The judge finds {trust['pairs found (recall)']:.1%} of the coloured objects of true scenes of that size, and "
         f"{trust['pairs right (precision)']:.1%} of those it finds are there."
     )
     return "\n".join([*lines, "", how])
@@ -205,7 +213,7 @@ def framed(image: Image.Image, right: bool) -> Image.Image:
 
 def sheet(model: Path, file: Path, columns: int = 8) -> None:
     """The first pictures whose verdict is not the same for all methods: a row for each method."""
-    _, rows = load()
+    _, rows = load(model)
     asked = two_objects(1 + max(int(row["id"].split("-")[0]) for row in rows), 2024)
     picked = [row for row in rows if len({row[name]["right"] for name in METHODS}) > 1][:columns]
     painter, lines = Painter(model), []
@@ -231,10 +239,11 @@ def main() -> None:
     sys.path.insert(0, str(ROOT / "training"))
     torch.set_num_threads(1)
     if args.render:
-        store()
-        print(render(*load()))
-        store_verdicts(STORED / "plain.json", *load())
-        sheet(args.model, ROOT / "docs" / "guidance.png")
+        store(args.model)
+        print(render(*load(args.model)))
+        store_verdicts(stored(args.model) / "plain.json", *load(args.model))
+        name = "guidance" if args.model == demo_folder() else f"guidance-{args.model.name}"
+        sheet(args.model, ROOT / "docs" / f"{name}.png")
     elif args.tune:
         tune(args.model, 32)
     else:

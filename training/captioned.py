@@ -49,7 +49,7 @@ class Captioned(Protocol):
 
 
 def joint_loss(
-    model: nn.Module, flow: Tensor, states: Tensor, text: Tensor, batch: Captioned, args: argparse.Namespace
+    model: nn.Module, flow: Tensor, states: Tensor, text: Tensor | None, batch: Captioned, args: argparse.Namespace
 ) -> tuple[Tensor, Figures]:
     """The sum that is minimized, and the figures to be followed.
 
@@ -57,15 +57,17 @@ def joint_loss(
         model: with the heads that mend, and those that bind colours.
         flow: the painting's error of each picture, those with a true caption first.
         states: of the text stream, at the words to be mended.
-        text: T5's states of the true captions.
+        text: T5's states of the true captions; None for a model without one.
         batch: its captions.
         args: with the weights.
     """
     mended, figures = mending_loss(model, states, batch.captions)
-    bound, right = binding_loss(model, batch.painted_ids, text)
-    loss = flow.mean() + args.mending_weight * mended + args.binding_weight * bound
-    painted = flow[: len(batch.painted_ids)].mean().item()
-    return loss, {"paint": painted, "mend": mended.item(), **figures, "bound": right}
+    loss = flow.mean() + args.mending_weight * mended
+    figures = {"paint": flow[: len(batch.painted_ids)].mean().item(), "mend": mended.item(), **figures}
+    if text is not None:
+        bound, figures["bound"] = binding_loss(model, batch.painted_ids, text)
+        loss = loss + args.binding_weight * bound
+    return loss, figures
 
 
 def caption_arguments(

@@ -3,7 +3,7 @@
     python training/export.py --folder src/conceptlens/assets/demo
     python training/export.py --folder zoo/neutral --checkpoint training/runs/neutral.pt \\
         --vae src/conceptlens/assets/demo/vae
-    python training/export.py --folder zoo/film --checkpoint training/runs/film.pt --vae training/runs/film-vae
+    python training/export.py --folder zoo/film --checkpoint training/runs/film.pt --vae src/conceptlens/assets/demo/vae
 
 The averaged weights are stored in float16: half the size, and the rounding is far below the noise of training.
 """
@@ -42,7 +42,7 @@ def known_words(tokenizer: T5Tokenizer) -> list[str]:
     return [piece[1:] for piece, _ in tokenizer_pieces(tokenizer) if piece.startswith("▁") and piece[1:].isalpha()]
 
 
-def with_capitals(model: Model) -> None:
+def with_capitals(model: PictureModel | SD3Model) -> None:
     """Lets "House" mean "house": a second piece for each word, with the same vector."""
     tokenizer, table = model.t5_tokenizer, model.t5.get_input_embeddings()
     words, pieces = known_words(tokenizer), tokenizer_pieces(tokenizer)
@@ -64,7 +64,7 @@ def open_model(checkpoint: Path, averaged: bool = True) -> Model:
     saved = torch.load(checkpoint, weights_only=False)
     args = saved["args"]
     if "films" in args:
-        model: Model = FilmModel(args["heads"], args["blocks"], args["mending"])
+        model: Model = FilmModel(args["heads"], args["double"], args["single"])
     elif args.get("family") == "sd3":
         model = SD3Model(args["heads"], args["double"])
     else:
@@ -75,9 +75,9 @@ def open_model(checkpoint: Path, averaged: bool = True) -> Model:
 
 
 def build_pipeline(model: Model, vae: Path) -> DiffusionPipeline:
-    with_capitals(model)
     if isinstance(model, FilmModel):
         return film_pipeline(model, vae)
+    with_capitals(model)
     if isinstance(model, SD3Model):
         return sd3_pipeline(model, vae)
     pipeline = FluxPipeline(

@@ -1,4 +1,8 @@
-"""CogVideoX 1.5's shape at a small size: one T5, text and video with shared weights, two frames in each patch."""
+"""HunyuanVideo's shape at a small size, grown from a picture model of FLUX.1's shape as video models are from theirs.
+
+The two share their blocks: a picture is a film of one frame, and the axis of rotation that FLUX.1 leaves at zero counts
+the frames. A language model takes the place of T5, and learns to say of each word what T5 said.
+"""
 
 from __future__ import annotations
 
@@ -7,123 +11,187 @@ from pathlib import Path
 
 import torch
 from diffusers import (
-    AutoencoderKLCogVideoX,
-    CogVideoXDDIMScheduler,
-    CogVideoXPipeline,
-    CogVideoXTransformer3DModel,
+    AutoencoderKL,
+    AutoencoderKLMagvit,
+    FlowMatchEulerDiscreteScheduler,
+    FluxTransformer2DModel,
+    HunyuanVideoPipeline,
+    HunyuanVideoTransformer3DModel,
 )
-from diffusers.models.embeddings import apply_rotary_emb, get_3d_rotary_pos_embed
+from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PROMPT_TEMPLATE
 from einops import rearrange
 from torch import Tensor, nn
 
 from conceptlens.bench.datasets.moving import FRAMES, SIZE
-from flux_streams import attend, heads_of
-from picture_model import HEAD, add_binding_heads
-from text import FILM_WORDS, LENGTH, build_t5, build_t5_tokenizer
+from flux_streams import joint_block, single_block
+from picture_model import ASSETS, HEAD
+from text import (
+    CHAT_END,
+    FILM_WORDS,
+    LENGTH,
+    build_clip,
+    build_llama,
+    build_t5_tokenizer,
+    build_word_tokenizer,
+    clip_tokenizer,
+    padded,
+)
 
-LATENT = (FRAMES + 1, 4, SIZE // 2, SIZE // 2)
-"""Frames, channels, rows and columns of a film's latents; the first frame stands twice, to make pairs of all."""
-GRID = (LATENT[0] // 2, SIZE // 4, SIZE // 4)
+LATENT = (4, FRAMES, SIZE // 2, SIZE // 2)
+"""Channels, frames, rows and columns of a film's latents."""
+GRID = (FRAMES, SIZE // 4, SIZE // 4)
 """Patches along time, rows and columns."""
 PATCHES = math.prod(GRID)
-
-
-def build_scheduler() -> CogVideoXDDIMScheduler:
-    """That of CogVideoX: predicts the velocity, and its last timestep is pure noise."""
-    return CogVideoXDDIMScheduler(
-        set_alpha_to_one=True,
-        clip_sample=False,
-        prediction_type="v_prediction",
-        rescale_betas_zero_snr=True,
-        timestep_spacing="trailing",
-        snr_shift_scale=3.0,
-    )
-
-
-def joint_block(
-    block: nn.Module,
-    video: Tensor,
-    text: Tensor,
-    temb: Tensor,
-    rope: tuple[Tensor, Tensor],
-    bias: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """One block as diffusers computes it, text before video. `bias` is added to the logits of the text's rows.
-
-    Text and video rows attend one after the other, so that nothing is added to the many logits of the video.
-    """
-    attn, length = block.attn1, text.shape[1]
-    seen, told, gate, text_gate = block.norm1(video, text, temb)
-    query, key, value = heads_of(attn, torch.cat([told, seen], 1))
-    query, key = (
-        torch.cat([h[:, :length], apply_rotary_emb(h[:, length:], rope, sequence_dim=1).to(h.dtype)], 1)
-        for h in (query, key)
-    )
-    rows = [attend(query[:, :length], key, value, bias), attend(query[:, length:], key, value)]
-    out = attn.to_out[0](torch.cat(rows, 1))
-    video, text = video + gate * out[:, length:], text + text_gate * out[:, :length]
-    seen, told, gate, text_gate = block.norm2(video, text, temb)
-    out = block.ff(torch.cat([told, seen], 1))
-    return video + gate * out[:, length:], text + text_gate * out[:, :length]
+CLIP_LENGTH = 77
+"""The tokens that HunyuanVideo's pipeline has CLIP read."""
+SHAPE = {"attention_head_dim": HEAD, "rope_axes_dim": (4, 14, 14), "rope_theta": 10000.0}
+"""What is FLUX.1's where HunyuanVideo's own differs."""
 
 
 class FilmModel(nn.Module):
-    """The transformer and its T5, at training speed; predictions equal those of diffusers' own forward."""
+    """The transformer with its text encoders, at training speed; velocities equal those of diffusers' own forward.
 
-    def __init__(self, heads: int, blocks: int, mending: int) -> None:
-        """`mending`: the blocks after which the text states are read; the others are left to the painting."""
+    Captions are numbered as T5 numbers them, as in the other trainings; `encode` knows the language model's numbers.
+    """
+
+    def __init__(self, heads: int, double: int, single: int) -> None:
         super().__init__()
         self.t5_tokenizer = build_t5_tokenizer(FILM_WORDS)
-        self.t5 = build_t5(len(self.t5_tokenizer))
-        self.transformer = CogVideoXTransformer3DModel(
+        self.tokenizer = build_word_tokenizer(FILM_WORDS)
+        self.llama = build_llama(len(self.tokenizer))
+        self.clip_tokenizer = clip_tokenizer(ASSETS / "demo" / "tokenizer")
+        self.clip = build_clip(self.clip_tokenizer, positions=CLIP_LENGTH)
+        self.transformer = HunyuanVideoTransformer3DModel(
+            in_channels=LATENT[0],
+            out_channels=LATENT[0],
             num_attention_heads=heads,
-            attention_head_dim=HEAD,
-            in_channels=LATENT[1],
-            out_channels=LATENT[1],
-            time_embed_dim=64,
-            text_embed_dim=96,
-            num_layers=blocks,
-            sample_width=LATENT[3],
-            sample_height=LATENT[2],
-            sample_frames=FRAMES,
+            num_layers=double,
+            num_single_layers=single,
+            num_refiner_layers=1,
             patch_size=2,
-            patch_size_t=2,
-            temporal_compression_ratio=1,
-            max_text_seq_length=LENGTH,
-            use_rotary_positional_embeddings=True,
+            guidance_embeds=False,
+            text_embed_dim=self.llama.config.hidden_size,
+            pooled_projection_dim=self.clip.config.hidden_size,
+            **SHAPE,
         )
-        self.rope = get_3d_rotary_pos_embed(HEAD, None, GRID[1:], GRID[0], grid_type="slice", max_size=GRID[1:])
-        self.mending, self.block = mending, joint_block
-        add_binding_heads(self)
+        for refiner in self.transformer.context_embedder.token_refiner.refiner_blocks:
+            nn.init.zeros_(refiner.norm_out.linear.weight)  # its gates: at first it changes nothing
+            nn.init.zeros_(refiner.norm_out.linear.bias)
+        self.joint, self.single = joint_block, single_block
+        rope = self.transformer.rope(torch.zeros(1, *LATENT))
+        still = (torch.ones(LENGTH, HEAD), torch.zeros(LENGTH, HEAD))
+        self.rope, self.joint_rope = rope, tuple(torch.cat(pair) for pair in zip(still, rope, strict=True))
+        before = self.tokenizer(DEFAULT_PROMPT_TEMPLATE["template"].split("{}")[0], return_tensors="pt").input_ids
+        if before.shape[1] != DEFAULT_PROMPT_TEMPLATE["crop_start"]:
+            raise ValueError(f"the prompt template has {before.shape[1]} tokens, and diffusers cuts off another number")
+        self.register_buffer("before", before, persistent=False)
+        self.register_buffer("word_of_t5", word_numbers(self), persistent=False)
 
-    def predict(
-        self, noisy: Tensor, timestep: Tensor, text: Tensor, bias: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """The scheduler's velocity, shaped like `noisy` (batch, *LATENT); text states after the `mending` block.
+    def tokens(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        """T5's and CLIP's token ids of each text, (texts, LENGTH) each."""
+        return padded(self.t5_tokenizer, texts), padded(self.clip_tokenizer, texts)
 
-        `bias`: (batch, 1, text, text + video).
-        """
+    def encode(self, t5_ids: Tensor) -> Tensor:
+        """What the pipeline passes on of the language model's states: (batch, LENGTH, width)."""
+        ids = torch.cat([self.before.expand(len(t5_ids), -1), self.word_of_t5[t5_ids]], 1)
+        found = self.llama(ids, attention_mask=(ids != self.tokenizer.pad_token_id).long(), output_hidden_states=True)
+        return found.hidden_states[-3][:, self.before.shape[1] :]
+
+    def refine(self, text: Tensor, time: Tensor, t5_ids: Tensor) -> Tensor:
+        """What the blocks are given of these states, at their own width."""
+        return self.transformer.context_embedder(text, time * 1000, (t5_ids > 0).long())
+
+    def velocity(self, noisy: Tensor, time: Tensor, t5_ids: Tensor, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """Velocity, shaped like `noisy` (batch, *LATENT); text states after the last double block. `time`: 0..1."""
         model = self.transformer
-        temb = model.time_embedding(model.time_proj(timestep))
-        both = model.patch_embed(text, noisy)
-        text, video = both[:, :LENGTH].contiguous(), both[:, LENGTH:].contiguous()
-        states = text
-        for index, block in enumerate(model.transformer_blocks):
-            video, text = self.block(block, video, text, temb, self.rope, bias)
-            if index + 1 == self.mending:
-                states = text
-        patches = model.proj_out(model.norm_out(model.norm_final(video), temb=temb))
-        patches = patches.reshape(len(noisy), *GRID, LATENT[1], 2, 2, 2)  # the last three: time, row, column
-        return rearrange(patches, "b f r c d t p q -> b (f t) d (r p) (c q)"), states
+        temb = model.time_text_embed(time * 1000, pooled)[0]
+        bias = torch.zeros(len(noisy), 1, 1, LENGTH + PATCHES)
+        bias[:, 0, 0, :LENGTH] = (t5_ids == 0) * -1e4
+        video, text = model.x_embedder(noisy), self.refine(self.encode(t5_ids), time, t5_ids)
+        for block in model.transformer_blocks:
+            video, text, _ = self.joint(block, video, text, None, temb, temb, self.rope, bias)
+        both = torch.cat([text, video], 1)
+        for block in model.single_transformer_blocks:
+            both = self.single(block, both, temb, self.joint_rope, bias)
+        patches = model.proj_out(model.norm_out(both[:, LENGTH:], temb))
+        patches = patches.unflatten(1, GRID).unflatten(-1, (LATENT[0], 2, 2))
+        return rearrange(patches, "b f r c d p q -> b d f (r p) (c q)"), text
 
 
-def build_pipeline(model: FilmModel, vae: Path) -> CogVideoXPipeline:
-    return CogVideoXPipeline(
-        tokenizer=model.t5_tokenizer,
-        text_encoder=model.t5.eval(),
-        vae=AutoencoderKLCogVideoX.from_pretrained(vae).eval(),
+def word_numbers(model: FilmModel) -> Tensor:
+    """The language model's token of each piece of T5: words, the comma, the mask, the end and the padding."""
+    tokenizer = model.tokenizer
+    numbers = torch.full((len(model.t5_tokenizer),), tokenizer.unk_token_id)
+    numbers[0], numbers[1] = tokenizer.pad_token_id, tokenizer.convert_tokens_to_ids(CHAT_END)
+    for word in (*FILM_WORDS, ","):
+        piece = word if word == "," else f"▁{word}"
+        numbers[model.t5_tokenizer.convert_tokens_to_ids(piece)] = tokenizer.convert_tokens_to_ids(word)
+    return numbers
+
+
+def grow(model: FilmModel, folder: Path) -> None:
+    """Takes over a picture model of FLUX.1's shape, all but what reads T5; CLIP gets more positions."""
+    flux = FluxTransformer2DModel.from_pretrained(folder / "transformer").float().state_dict()
+    grown = {name: weight for name, weight in flux.items() if not name.startswith(("x_embedder", "context_embedder"))}
+    patches = flux["x_embedder.weight"].unflatten(1, (LATENT[0], 1, 2, 2))
+    grown |= {"x_embedder.proj.weight": patches, "x_embedder.proj.bias": flux["x_embedder.bias"]}
+    left = set(model.transformer.load_state_dict(grown, strict=False).missing_keys)
+    if any(not name.startswith("context_embedder") for name in left):
+        raise ValueError(f"{folder} has another shape: nothing for {sorted(left)[0]}")
+    clip = type(model.clip).from_pretrained(folder / "text_encoder").float().state_dict()
+    position = next(name for name in clip if name.endswith("position_embedding.weight"))
+    clip[position] = torch.cat([clip[position], clip[position][-1:].expand(CLIP_LENGTH - len(clip[position]), -1)])
+    model.clip.load_state_dict(clip)
+
+
+@torch.no_grad()
+def grow_vae(folder: Path) -> AutoencoderKLMagvit:
+    """An autoencoder of films that does to each frame what one of pictures does to a picture.
+
+    Kernels see the frame alone, and residual blocks that the picture's has not add nothing. HunyuanVideo's own class
+    makes one frame of four, in which all that moves is a blur.
+    """
+    old = AutoencoderKL.from_pretrained(folder).float()
+    config = old.config
+    new = AutoencoderKLMagvit(
+        latent_channels=config.latent_channels,
+        block_out_channels=config.block_out_channels,
+        down_block_types=("SpatialDownBlock3D", "SpatialDownBlock3D"),
+        up_block_types=("SpatialUpBlock3D", "SpatialUpBlock3D"),
+        layers_per_block=2,
+        norm_num_groups=config.norm_num_groups,
+        scaling_factor=config.scaling_factor,
+    )
+    weights = {name: torch.zeros_like(weight) for name, weight in new.state_dict().items()}
+    weights |= {
+        name: torch.ones_like(weight) for name, weight in weights.items() if "norm" in name and "weight" in name
+    }
+    renamed = ((".resnets.", ".convs."), (".downsamplers.0.", ".downsampler."), (".upsamplers.0.", ".upsampler."))
+    for name, weight in old.state_dict().items():
+        for here, there in (*renamed, ("conv_shortcut", "shortcut")):
+            name = name.replace(here, there)
+        if weight.ndim == 4:
+            weights[name][:, :, -1] = weight
+        else:
+            weights[name] = weight
+    channels = config.latent_channels
+    for name, size, shift in (("quant_conv", 2 * channels, -1), ("post_quant_conv", channels, 1)):
+        weights[f"{name}.weight"] = torch.eye(size)[:, :, None, None, None]
+        weights[f"{name}.bias"][:channels] = shift * config.shift_factor
+    new.load_state_dict(weights)
+    return new.eval()
+
+
+def build_pipeline(model: FilmModel, vae: Path) -> HunyuanVideoPipeline:
+    """`vae`: the folder of the picture model's."""
+    return HunyuanVideoPipeline(
+        text_encoder=model.llama.eval(),
+        tokenizer=model.tokenizer,
         transformer=model.transformer.eval(),
-        scheduler=build_scheduler(),
+        vae=grow_vae(vae),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=False),
+        text_encoder_2=model.clip.eval(),
+        tokenizer_2=model.clip_tokenizer,
     )
 
 
@@ -133,5 +201,6 @@ GENERATE = {
     "num_frames": FRAMES,
     "num_inference_steps": 28,
     "max_sequence_length": LENGTH,
-    "guidance_scale": 3.0,
+    "negative_prompt": "",
+    "true_cfg_scale": 3.0,
 }

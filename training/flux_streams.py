@@ -79,12 +79,14 @@ def joint_block(  # noqa: PLR0913 - the arguments of diffusers' block, the conce
     return image, text, concepts
 
 
-def single_block(block: nn.Module, tokens: Tensor, temb: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+def single_block(
+    block: nn.Module, tokens: Tensor, temb: Tensor, rope: tuple[Tensor, Tensor], bias: Tensor | None = None
+) -> Tensor:
     attn = block.attn
     normed, gate = block.norm(tokens, emb=temb)
     query, key, value = heads_of(attn, normed)
     query, key = (apply_rotary_emb(heads, rope, sequence_dim=1) for heads in (query, key))
-    out = torch.cat([attend(query, key, value), block.act_mlp(block.proj_mlp(normed))], 2)
+    out = torch.cat([attend(query, key, value, bias), block.act_mlp(block.proj_mlp(normed))], 2)
     return tokens + gate.unsqueeze(1) * block.proj_out(out)
 
 

@@ -6,14 +6,17 @@ import string
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTokenizer,
+    LlamaConfig,
+    LlamaModel,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
@@ -37,6 +40,8 @@ WORDS = tuple(
     )
 )
 FILM_WORDS = tuple(dict.fromkeys((*WORDS, *MOTIONS)))
+CHAT_END = "<|eot_id|>"
+_CHAT_MARKS = ["<pad>", CHAT_END, "<unk>", "<|start_header_id|>", "<|end_header_id|>"]
 
 
 def build_t5_tokenizer(words: tuple[str, ...] = WORDS) -> T5Tokenizer:
@@ -110,8 +115,40 @@ def build_t5(vocab_size: int, width: int = 96) -> T5EncoderModel:
     )
 
 
+def build_word_tokenizer(words: tuple[str, ...]) -> PreTrainedTokenizerFast:
+    """A language model's: whole words, small letters or capitals, with the marks of a chat; the rest is unknown."""
+    vocabulary = {piece: number for number, piece in enumerate([*_CHAT_MARKS, "\n", *words, ","])}
+    model = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    model.normalizer = normalizers.Lowercase()
+    model.pre_tokenizer = pre_tokenizers.Split(Regex(r"\n|\w+|[^\w\s]"), "removed", invert=True)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=model, unk_token="<unk>", pad_token="<pad>", extra_special_tokens=[*_CHAT_MARKS[3:], CHAT_END]
+    )
+
+
+def build_llama(vocab_size: int, width: int = 96) -> LlamaModel:
+    """Four blocks, of which HunyuanVideo reads the second."""
+    return LlamaModel(
+        LlamaConfig(
+            vocab_size=vocab_size,
+            hidden_size=width,
+            intermediate_size=2 * width,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            max_position_embeddings=8 * LENGTH,
+            pad_token_id=0,
+            eos_token_id=1,
+        )
+    )
+
+
 def build_clip(
-    tokenizer: CLIPTokenizer, width: int = 64, layers: int = 2, kind: type[PreTrainedModel] = CLIPTextModel
+    tokenizer: CLIPTokenizer,
+    width: int = 64,
+    layers: int = 2,
+    kind: type[PreTrainedModel] = CLIPTextModel,
+    positions: int = LENGTH,
 ) -> PreTrainedModel:
     return kind(
         CLIPTextConfig(
@@ -120,7 +157,7 @@ def build_clip(
             intermediate_size=2 * width,
             num_hidden_layers=layers,
             num_attention_heads=4,
-            max_position_embeddings=LENGTH,
+            max_position_embeddings=positions,
             hidden_act="gelu",
             projection_dim=width,
             bos_token_id=tokenizer.bos_token_id,

@@ -1,4 +1,5 @@
-"""Which recipe suits a video model? Noise level, layers and space, by mean IoU on validation films.
+"""Which recipe suits a video model? Noise level, layers and space, by mean IoU on validation films; and which layers
+lead an object's cells to that object in the next latent frame.
 
     python training/tune_films.py --folder zoo/film --limit 20
 
@@ -20,7 +21,7 @@ import numpy as np
 
 import conceptlens as cl
 from conceptlens.bench.datasets.moving import films
-from conceptlens.bench.films.measuring import segmentation_scores
+from conceptlens.bench.films.measuring import match_hits, segmentation_scores
 from conceptlens.session import Session
 from tune import RESULTS, SPACES, append
 
@@ -53,6 +54,19 @@ def table(session: Session, limit: int, noises: list[float]) -> list[dict[str, A
     return sorted(rows, key=lambda row: -row["miou"])
 
 
+def following(session: Session, limit: int, noise: float) -> list[dict[str, Any]]:
+    """One row per layer and pair of layers: how often its attention leads from an object to that object, best first."""
+    found: dict[tuple[int, ...], list[float]] = defaultdict(list)
+    for film in films("validation", limit):
+        record = session.read(film.clip, seed=film.seed, noise=noise, layers=range(session.depth), space="cross")
+        for chosen in (layers for layers in layer_sets(session.depth) if len(layers) < 3):
+            maps = session.probe(record, film.concepts, space="output", background=False, layers=chosen)
+            hit = match_hits(maps, film)["hits"]
+            found[chosen] += [] if hit is None else [hit]
+    rows = [{"follows": list(chosen), "share": round(np.mean(hits), 4)} for chosen, hits in found.items()]
+    return sorted(rows, key=lambda row: -row["share"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", required=True)
@@ -61,11 +75,13 @@ def main() -> None:
     parser.add_argument("--log", help="append the best rows to this file of training/results, with --note")
     parser.add_argument("--note", type=json.loads, default={}, help='JSON: {"steps": 2000}')
     args = parser.parse_args()
-    rows = table(cl.load(Path(args.folder), device="cpu"), args.limit, args.noises)
+    session = cl.load(Path(args.folder), device="cpu")
+    rows = table(session, args.limit, args.noises)
     shown = []
     for space in SPACES:
         for softmax in (True, False):
             shown += [row for row in rows if (row["space"], row["softmax"]) == (space, softmax)][:4]
+    shown += following(session, args.limit, shown[0]["noise"])[:4]
     for row in shown:
         print(json.dumps(row))
     if args.log:

@@ -187,7 +187,11 @@ def record(file: Path) -> None:
 def take_film(file: Path) -> None:
     """A film of the test split that is read: a frame, its areas and the timeline of each word."""
     film = make_film(SPLITS["test"] + FILM)
-    with served(cl.load("zoo:film", device="cpu"), Limits()) as home, driver() as address, TemporaryDirectory() as folder:
+    with (
+        served(cl.load("zoo:film", device="cpu"), Limits()) as home,
+        driver() as address,
+        TemporaryDirectory() as folder,
+    ):
         brought = Path(folder) / "film.gif"
         first, *others = film.clip.frames
         first.save(brought, save_all=True, append_images=others, duration=125, loop=0)
@@ -195,7 +199,7 @@ def take_film(file: Path) -> None:
         browser.prefers("light")  # no motion: the film stands
         browser.go(home)
         page = Shown(browser, home)
-        page.wait("document.getElementById('model').textContent.includes('CogVideoX')", "the model")
+        page.wait("document.getElementById('model').textContent.includes('zoo:film')", "the model")
         browser.type("#file", str(brought))
         page.wait("document.getElementById('this-caption').textContent.includes('read at noise')", "the film")
         page.drop_all()

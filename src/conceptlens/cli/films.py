@@ -17,7 +17,7 @@ def films(
     limit: Annotated[int, typer.Option(min=1, help="Only so many films.")] = 60,
     ablate: Annotated[bool, typer.Option("--ablate/--no-ablate", help="Also by layer and by noise level.")] = True,
     match_layers: Annotated[
-        str | None, typer.Option(help="Layers whose attention between frames links tracks, as 6,7 or 6-7.")
+        str | None, typer.Option(help="Layers whose attention between frames links tracks, as 2,4 or 2-4.")
     ] = None,
     seed: Seed = 0,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the rows, tables and figures.")] = Path(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from itertools import product
 
 from scenes import PER_IMAGE, ROOT, load_ablation, short_table, write
 
@@ -30,8 +31,8 @@ from conceptlens.bench.table_one import (
 STORED, RUNS = ROOT / "results" / "table", ROOT / ".bench" / "table"
 PAGE, PICTURE = ROOT / "docs" / "table-one.md", ROOT / "docs" / "images" / "table-methods.png"
 AXES = ("space", "attention", "layers", "noise")
-MODEL = "neutral"
-"""The model of the zoo whose settings are varied."""
+MODELS = ("neutral", "sd3")
+"""The models of the zoo whose settings are varied."""
 
 
 def load() -> TableReport:
@@ -45,9 +46,9 @@ def load() -> TableReport:
     return TableReport(single, found(SEVERAL), command)
 
 
-def render_ablation(axis: str) -> str:
+def render_ablation(model: str, axis: str) -> str:
     """The table of one ablation, of the columns that say most."""
-    return short_table(load_ablation(STORED / MODEL / axis, axis), axis, *PER_IMAGE)
+    return short_table(load_ablation(STORED / model / axis, axis), axis, *PER_IMAGE)
 
 
 def run(limit: int, ablation_limit: int) -> None:
@@ -58,11 +59,11 @@ def run(limit: int, ablation_limit: int) -> None:
     for dataset, rows in ((SINGLE, report.single), (SEVERAL, report.several)):
         for row, found in rows.items():
             found.save(STORED / dataset / row.name)
-    spec = RunSpec("scenes", model=f"zoo:{MODEL}")
-    for axis in AXES:
-        told = f"conceptlens bench ablate {axis} --model zoo:{MODEL} --limit {ablation_limit}"
-        for name, found in ablate(spec, axis, RUNS / MODEL / axis, limit=ablation_limit, command=told).items():
-            found.save(STORED / MODEL / axis / name.replace(", ", "-").replace(" ", "-"))
+    for model, axis in product(MODELS, AXES):
+        spec = RunSpec("scenes", model=f"zoo:{model}")
+        told = f"conceptlens bench ablate {axis} --model zoo:{model} --limit {ablation_limit}"
+        for name, found in ablate(spec, axis, RUNS / model / axis, limit=ablation_limit, command=told).items():
+            found.save(STORED / model / axis / name.replace(", ", "-").replace(" ", "-"))
     scorers = {row.name: Scorer(spec_of(row, SINGLE)) for row in report.single}
     draw_methods(scorers, next(iter(scorers.values())).data.ids()[1], PICTURE, command=command)
 
@@ -78,8 +79,8 @@ def main() -> None:
     report = load()
     write(PAGE, "single", table_one(report).markdown())
     write(PAGE, "several", table_two(report).markdown())
-    for axis in AXES:
-        write(PAGE, axis, render_ablation(axis))
+    for model, axis in product(MODELS, AXES):
+        write(PAGE, f"{axis} {model}", render_ablation(model, axis))
 
 
 if __name__ == "__main__":

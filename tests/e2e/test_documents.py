@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from itertools import product
 from pathlib import Path
 from types import ModuleType
 
@@ -60,8 +61,8 @@ def test_the_tables_of_all_methods_come_from_the_stored_reports(monkeypatch: pyt
     page, report = table.PAGE.read_text(), table.load()
     for text in (table.table_one(report).markdown(), table.table_two(report).markdown()):
         assert text in page, "run benchmarks/table.py --render"
-    for axis in table.AXES:
-        assert table.render_ablation(axis) in page, f"{axis}: run benchmarks/table.py --render"
+    for model, axis in product(table.MODELS, table.AXES):
+        assert table.render_ablation(model, axis) in page, f"{model}, {axis}: run benchmarks/table.py --render"
 
 
 def test_the_table_of_guidance_comes_from_the_stored_report() -> None:

@@ -54,6 +54,15 @@ def test_resumed_equals_uninterrupted_byte_for_byte(tmp_path: Path) -> None:
     assert all(row["recipe"] == header["recipe"] == fingerprint(header["settings"]) for row in rows)
 
 
+def test_settings_with_numbers_as_keys_go_on_where_they_stopped(tmp_path: Path) -> None:
+    """JSON has text alone as keys, and as text 12 comes before 6."""
+    settings = {"inner": {0: 20, 6: 20, 12: 20}}
+    for rows in range(2):
+        with RowFile(tmp_path, settings, {}) as file:
+            assert len(file.rows) == rows
+            file.append({"id": str(rows)})
+
+
 def test_batches_give_the_rows_of_single_images_and_resume_to_the_same_bytes(tmp_path: Path) -> None:
     """Wherever a run stopped, an image meets the same others in its batch, so that no last digit changes."""
     scorer = Scorer(SPEC)

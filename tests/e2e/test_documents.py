@@ -65,12 +65,12 @@ def test_the_tables_of_all_methods_come_from_the_stored_reports(monkeypatch: pyt
         assert table.render_ablation(model, axis) in page, f"{model}, {axis}: run benchmarks/table.py --render"
 
 
-def test_the_table_of_guidance_comes_from_the_stored_report() -> None:
+@pytest.mark.parametrize("model", ["demo-unet", "sd2"])
+def test_the_tables_of_guidance_come_from_the_stored_reports(model: str) -> None:
     guidance = module(ROOT / "benchmarks" / "guidance.py")
     page = (ROOT / "docs" / "guidance.md").read_text().replace("| |", "|  |")
-    table = [
-        line for line in guidance.render(*guidance.load(guidance.demo_folder())).splitlines() if line.startswith("| ")
-    ]
+    folder = guidance.demo_folder() if model == "demo-unet" else ROOT / "zoo" / model
+    table = [line for line in guidance.render(*guidance.load(folder)).splitlines() if line.startswith("| ")]
     assert len(table) == 1 + len(guidance.METHODS)
     for line in table:
         assert line.split("|", 2)[2] in page, "run: benchmarks/guidance.py --render"

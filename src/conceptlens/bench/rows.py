@@ -39,7 +39,8 @@ def check_folder(folder: Path) -> None:
 
 def fingerprint(settings: Mapping[str, Any]) -> str:
     """12 hexadecimal digits of the settings: equal settings, equal digits."""
-    text = json.dumps(settings, sort_keys=True, separators=(",", ":"), default=list)
+    stored = json.loads(json.dumps(settings, default=list))  # numbers as keys are text there, and sorted as such
+    text = json.dumps(stored, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

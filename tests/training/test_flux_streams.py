@@ -1,6 +1,7 @@
 """The forward that training uses is diffusers' own."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -72,7 +73,8 @@ def test_text_of_stable_diffusion_3_is_that_of_the_pipeline() -> None:
 def films() -> FilmModel:
     torch.manual_seed(0)
     model = FilmModel(heads=1, double=2, single=1).eval()
-    for refiner in model.transformer.context_embedder.token_refiner.refiner_blocks:
+    blocks: Any = model.transformer.context_embedder.token_refiner.refiner_blocks
+    for refiner in blocks:
         torch.nn.init.normal_(refiner.norm_out.linear.weight)
     return model
 
@@ -92,7 +94,7 @@ def test_velocity_of_films_equals_diffusers(films: FilmModel) -> None:
 
 @torch.no_grad()
 def test_text_of_films_is_that_of_the_pipeline(films: FilmModel) -> None:
-    pipeline = film_pipeline(films, VAE)
+    pipeline: Any = film_pipeline(films, VAE)
     t5_ids, _ = films.tokens(CAPTIONS[:1])
     states, _, mask = pipeline.encode_prompt(CAPTIONS[0].capitalize(), max_sequence_length=LENGTH)
     assert torch.equal(mask.bool(), t5_ids > 0)
@@ -108,7 +110,8 @@ def test_a_grown_model_does_to_one_frame_what_the_picture_model_does(tmp_path: P
     new = FilmModel(heads=1, double=2, single=1).eval()
     grow(new, tmp_path)
     text, pooled, moment = torch.randn(2, LENGTH, 32), torch.randn(2, 64), torch.tensor([0.2, 0.7])
-    new.transformer.context_embedder = old.transformer.context_embedder = Passed()
+    for model in (new, old):
+        model.transformer.register_module("context_embedder", Passed())
     noisy = torch.randn(2, 16, GRID**2)
     expected, _, _ = Streams(old.transformer)(noisy.mT, moment, text, pooled)
     film = rearrange(noisy, "b (c p q) (rows cols) -> b c 1 (rows p) (cols q)", p=2, q=2, rows=GRID)
@@ -128,7 +131,8 @@ class Passed(torch.nn.Module):
 
 @torch.no_grad()
 def test_the_autoencoder_of_films_is_that_of_pictures() -> None:
-    old, new = AutoencoderKL.from_pretrained(VAE).float(), grow_vae(VAE)
+    old: Any = AutoencoderKL.from_pretrained(VAE).float()
+    new: Any = grow_vae(VAE)
     pixels = torch.rand(1, 3, 5, 16, 16) * 2 - 1
     frames = pixels[0].transpose(0, 1)
     latents = old.encode(frames).latent_dist.mean

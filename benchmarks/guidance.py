@@ -2,7 +2,7 @@
 
 .venv/bin/python benchmarks/guidance.py           # 200 prompts x 4 seeds; goes on where it was stopped
 .venv/bin/python benchmarks/guidance.py --render  # table, picture and verdicts (`findings outcomes`) of the run
-.venv/bin/python benchmarks/guidance.py --model zoo/sd2 --limit 40      # another painter; and with --render
+.venv/bin/python benchmarks/guidance.py --model zoo/sd2 --limit 30      # another painter; and with --render
 
 Every prompt is painted by all methods in turn from the same noise, so that pictures and times compare side by side. A
 detector judges the pictures (`training/judge.py train` makes it). Step sizes and schedules are the papers', on 30
@@ -240,8 +240,9 @@ def main() -> None:
     torch.set_num_threads(1)
     if args.render:
         store(args.model)
-        print(render(*load(args.model)))
-        store_verdicts(stored(args.model) / "plain.json", *load(args.model))
+        told, rows = load(args.model)
+        print(render(told, rows))
+        store_verdicts(stored(args.model) / "plain.json", told, rows)
         name = "guidance" if args.model == demo_folder() else f"guidance-{args.model.name}"
         sheet(args.model, ROOT / "docs" / f"{name}.png")
     elif args.tune:

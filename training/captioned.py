@@ -86,7 +86,7 @@ def caption_arguments(
     parser.add_argument("--matrix-rate", type=float, default=2.0, help="Muon's rate, as a multiple of --rate")
     parser.add_argument("--mending-weight", type=float, default=0.3)
     parser.add_argument("--binding-weight", type=float, default=0.1)
-    parser.add_argument("--text-steps", type=int, default=text_steps, help="steps of T5 alone, before the first of all")
+    parser.add_argument("--text-steps", type=int, default=text_steps, help="from text alone, before the first of all")
     parser.add_argument("--optimizer", choices=["adamw", "muon"], default="muon")
     parser.add_argument("--compile", action="store_true", help="faster on a CPU, after a minute of compiling")
     parser.add_argument("--resume", action="store_true")

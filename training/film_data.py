@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL
 
 from conceptlens.bench.datasets.moving import Film, make_film
 from conceptlens.bench.datasets.scenes import SPLITS
-from scene_data import CACHE
+from scene_data import CACHE, scaled_latents
 
 
 def load_films(limit: int, vae: AutoencoderKL) -> tuple[list[Film], torch.Tensor]:
@@ -31,5 +31,4 @@ def load_films(limit: int, vae: AutoencoderKL) -> tuple[list[Film], torch.Tensor
 def encode(film: Film, vae: AutoencoderKL) -> torch.Tensor:
     """The picture autoencoder's means of each frame, as the transformer takes them: (1, channel, frame, rows, cols)."""
     pixels = torch.from_numpy(film.frames).permute(0, 3, 1, 2).float() / 127.5 - 1
-    latents = vae.encode(pixels).latent_dist.mean
-    return ((latents - vae.config.shift_factor) * vae.config.scaling_factor).transpose(0, 1)[None].half()
+    return scaled_latents(vae, pixels).transpose(0, 1)[None].half()

@@ -35,6 +35,7 @@ from text import (
     build_word_tokenizer,
     clip_tokenizer,
     padded,
+    renumbered,
 )
 
 LATENT = (4, FRAMES, SIZE // 2, SIZE // 2)
@@ -121,11 +122,8 @@ class FilmModel(nn.Module):
 def word_numbers(model: FilmModel) -> Tensor:
     """The language model's token of each piece of T5: words, the comma, the mask, the end and the padding."""
     tokenizer = model.tokenizer
-    numbers = torch.full((len(model.t5_tokenizer),), tokenizer.unk_token_id)
+    numbers = renumbered(model.t5_tokenizer, FILM_WORDS, tokenizer.convert_tokens_to_ids, tokenizer.unk_token_id)
     numbers[0], numbers[1] = tokenizer.pad_token_id, tokenizer.convert_tokens_to_ids(CHAT_END)
-    for word in (*FILM_WORDS, ","):
-        piece = word if word == "," else f"▁{word}"
-        numbers[model.t5_tokenizer.convert_tokens_to_ids(piece)] = tokenizer.convert_tokens_to_ids(word)
     return numbers
 
 

@@ -51,7 +51,12 @@ def load_scenes(limit: int, vae: AutoencoderKL) -> tuple[list[Scene], torch.Tens
     return [replace(s, image=np.zeros(0)) for s in scenes], torch.load(path)
 
 
-def pack_latents(vae: AutoencoderKL, pixels: torch.Tensor) -> torch.Tensor:
+def scaled_latents(vae: AutoencoderKL, pixels: torch.Tensor) -> torch.Tensor:
+    """The means of pictures, as a transformer takes them before they are packed: (picture, channel, rows, cols)."""
     latents = vae.encode(pixels).latent_dist.mean
-    latents = (latents - vae.config.shift_factor) * vae.config.scaling_factor
+    return (latents - vae.config.shift_factor) * vae.config.scaling_factor
+
+
+def pack_latents(vae: AutoencoderKL, pixels: torch.Tensor) -> torch.Tensor:
+    latents = scaled_latents(vae, pixels)
     return rearrange(latents, "b c (rows p) (cols q) -> b (rows cols) (c p q)", p=2, q=2)

@@ -14,7 +14,7 @@ from transformers import CLIPTextModelWithProjection
 from flux_streams import GRID, attend, heads_of, text_heads, text_residual
 from mending import MASK, Corrupted
 from picture_model import ASSETS, HEAD
-from text import LENGTH, WORDS, build_clip, build_t5, build_t5_tokenizer, clip_tokenizer, padded
+from text import LENGTH, WORDS, build_clip, build_t5, build_t5_tokenizer, clip_tokenizer, padded, renumbered
 
 CLIP_WIDTHS = (32, 48)
 T5_WIDTH = 96
@@ -108,10 +108,9 @@ class SD3Model(nn.Module):
 def clip_numbers(model: SD3Model) -> Tensor:
     """The CLIP token of each T5 piece that is a word or a comma; the end for the end and the padding."""
     tokenizer = model.clip_tokenizer
-    numbers = torch.full((len(model.t5_tokenizer),), tokenizer.eos_token_id)
-    for word in (*WORDS, ","):
-        piece = word if word == "," else f"▁{word}"
-        numbers[model.t5_tokenizer.convert_tokens_to_ids(piece)] = tokenizer.convert_tokens_to_ids(f"{word}</w>")
+    numbers = renumbered(
+        model.t5_tokenizer, WORDS, lambda word: tokenizer.convert_tokens_to_ids(f"{word}</w>"), tokenizer.eos_token_id
+    )
     numbers[MASK] = tokenizer.convert_tokens_to_ids("'</w>")  # stands in no caption
     return numbers
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import string
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import (
@@ -51,6 +53,14 @@ def build_t5_tokenizer(words: tuple[str, ...] = WORDS) -> T5Tokenizer:
     pieces += [(char, -8.0) for char in string.ascii_lowercase + string.digits + ".-'"]
     pieces += [(",", -2.0)]
     return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=LENGTH)
+
+
+def renumbered(tokenizer: T5Tokenizer, words: tuple[str, ...], number_of: Callable[[str], int], other: int) -> Tensor:
+    """For each of T5's pieces another tokenizer's number: of words and the comma `number_of`, of the rest `other`."""
+    numbers = torch.full((len(tokenizer),), other)
+    for word in (*words, ","):
+        numbers[tokenizer.convert_tokens_to_ids("," if word == "," else f"▁{word}")] = number_of(word)
+    return numbers
 
 
 def padded(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> Tensor:

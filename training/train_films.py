@@ -93,7 +93,8 @@ def learn_words(
 
     Captions are those of films without the words for motion, which no picture model knows; a quarter are lone words.
     """
-    teacher = PictureModel(model.transformer.config.num_attention_heads, *depths(model)).requires_grad_(False)
+    shape = model.transformer.config
+    teacher = PictureModel(shape.num_attention_heads, shape.num_layers, shape.num_single_layers).requires_grad_(False)
     initialize(teacher, folder)
     pieces = model.t5_tokenizer.convert_ids_to_tokens(range(len(model.t5_tokenizer)))
     known = torch.tensor(teacher.t5_tokenizer.convert_tokens_to_ids(pieces))
@@ -122,13 +123,8 @@ def learn_words(
             print(f"text {step:5d} share of the variance that is missed {error.item():.3f}", flush=True)
 
 
-def depths(model: FilmModel) -> tuple[int, int]:
-    return len(model.transformer.transformer_blocks), len(model.transformer.single_transformer_blocks)
-
-
 def arguments() -> argparse.Namespace:
     parser = caption_arguments(__doc__, name="film", batch=8, painted=3, text_steps=1500)
-    parser.set_defaults(binding_weight=0.0)
     parser.add_argument("--films", type=int, default=6000)
     parser.add_argument("--double", type=int, default=5)
     parser.add_argument("--single", type=int, default=1)

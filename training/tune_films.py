@@ -62,7 +62,8 @@ def following(session: Session, limit: int, noise: float) -> list[dict[str, Any]
         for chosen in (layers for layers in layer_sets(session.depth) if len(layers) < 3):
             maps = session.probe(record, film.concepts, space="output", background=False, layers=chosen)
             hit = match_hits(maps, film)["hits"]
-            found[chosen] += [] if hit is None else [hit]
+            if hit is not None:
+                found[chosen].append(hit)
     rows = [{"follows": list(chosen), "share": round(np.mean(hits), 4)} for chosen, hits in found.items()]
     return sorted(rows, key=lambda row: -row["share"])
 

@@ -7,8 +7,8 @@ PYTHONPATH=tests/web .venv/bin/python tests/web/take_picture.py --film docs/imag
 
 from __future__ import annotations
 
+import argparse
 import io
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +22,7 @@ from webdriver import KEYS, Browser, driver
 import conceptlens as cl
 from conceptlens.bench.datasets.moving import make_film
 from conceptlens.bench.datasets.scenes import SPLITS, make_scene
+from conceptlens.maps.films import write_gif
 from conceptlens.web import Limits
 
 FILM = 5005
@@ -193,8 +194,7 @@ def take_film(file: Path) -> None:
         TemporaryDirectory() as folder,
     ):
         brought = Path(folder) / "film.gif"
-        first, *others = film.clip.frames
-        first.save(brought, save_all=True, append_images=others, duration=125, loop=0)
+        write_gif(film.clip.frames, brought)
         browser = Browser(address, 1180, 1010)
         browser.prefers("light")  # no motion: the film stands
         browser.go(home)
@@ -211,11 +211,9 @@ def take_film(file: Path) -> None:
 
 
 if __name__ == "__main__":
-    *film_wanted, name = sys.argv[1:]
-    target = Path(name)
-    if film_wanted:
-        take_film(target)
-    elif target.suffix:
-        record(target)
-    else:
-        take(target)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("target", type=Path)
+    parser.add_argument("--film", action="store_true")
+    args = parser.parse_args()
+    make = take_film if args.film else record if args.target.suffix else take
+    make(args.target)

@@ -39,9 +39,13 @@ def check_folder(folder: Path) -> None:
 
 def fingerprint(settings: Mapping[str, Any]) -> str:
     """12 hexadecimal digits of the settings: equal settings, equal digits."""
-    stored = json.loads(json.dumps(settings, default=list))  # numbers as keys are text there, and sorted as such
-    text = json.dumps(stored, sort_keys=True, separators=(",", ":"))
+    text = json.dumps(_as_json(settings), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as they are read back: numbers that are keys have become text, and are sorted as such."""
+    return json.loads(json.dumps(settings, default=list))
 
 
 class RowFile:
@@ -61,8 +65,8 @@ class RowFile:
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], header: Mapping[str, Any]) -> None:
-        self.folder, self.recipe = folder, fingerprint(settings)
-        self.settings = json.loads(json.dumps(settings, default=list))
+        self.folder, self.settings = folder, _as_json(settings)
+        self.recipe = fingerprint(self.settings)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._file = (folder / ROWS).open("a+b")

@@ -99,7 +99,7 @@ def draw(
     painted_ids, clip_ids = model.tokens([describe(scene, rng) for scene in painted])
     captions = corrupt([mention(scene, rng) for scene in others], others, model.t5_tokenizer, rng)
     # Where things go is decided at high noise; what a picture shows can be read at low noise.
-    level = torch.cat([1.2 * torch.randn(len(painted)) + 1.2, torch.randn(len(others)) - 0.6])
+    level = torch.cat([1.2 * torch.randn(len(painted)) + args.level, torch.randn(len(others)) - 0.6])
     return Batch(latents[picked, flips].float(), torch.sigmoid(level), painted_ids, clip_ids, captions)
 
 
@@ -152,6 +152,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--scenes", type=int, default=24000)
     parser.add_argument("--double", type=int, default=5)
     parser.add_argument("--single", type=int, default=1)
+    parser.add_argument("--level", type=float, default=1.2, help="painting's noise: sigmoid(N(LEVEL, 1.2))")
     parser.add_argument("--init", type=Path, help="start from the weights of an exported folder; the heads start anew")
     return parser.parse_args()
 

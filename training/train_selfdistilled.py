@@ -6,13 +6,18 @@
 A student sees crops of a picture, large and small, and says what its own running average, the teacher, says of the
 large ones (Caron et al., arXiv 2104.14294). iBOT (arXiv 2111.07832) hides patches of the student's large crops and asks
 for the teacher's patches with the same head; DINOv2 (arXiv 2304.07193) asks with a separate head and spreads the class
-tokens apart (KoLeo); registers (arXiv 2309.16588) are four tokens more. No label and no text is used.
+tokens apart (KoLeo); registers (arXiv 2309.16588) are four tokens more. No label and no text is used. As ImageNet's,
+the pictures show one object each. All four have DINOv2's Sinkhorn rounds in place of a centre, which a batch as small
+as these needs.
 """
 
 from __future__ import annotations
 
+import argparse
 import copy
+import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,11 +32,16 @@ from transformers import (
 )
 
 import vision
+from conceptlens.bench.datasets.scenes import NOUNS, SPLITS
+from conceptlens.bench.metrics import roc_auc
 
 KINDS = ("dino", "ibot", "dinov2", "dinov2-reg")
-PROTOTYPES = 1024
+PROTOTYPES = 512
 STUDENT_HEAT, TEACHER_HEAT = 0.1, 0.05
 LARGE, SMALL = (0.4, 1.0), (0.1, 0.4)
+"""Shares of the picture that crops cover."""
+SMALL_CROPS = 4
+TOWER = vision.TOWER | {"hidden_size": 96}
 
 
 class Head(nn.Module):
@@ -39,7 +49,7 @@ class Head(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Linear(width, 256), nn.GELU(), nn.Linear(256, 256), nn.GELU(), nn.Linear(256, 64))
+        self.body = nn.Sequential(nn.Linear(width, 256), nn.GELU(), nn.Linear(256, 64))
         self.prototypes = nn.Parameter(torch.randn(PROTOTYPES, 64))
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -53,8 +63,8 @@ class Learner(nn.Module):
         super().__init__()
         self.kind = kind
         self.backbone = build(kind)
-        self.head = Head(vision.TOWER["hidden_size"])
-        self.patch_head = Head(vision.TOWER["hidden_size"]) if kind.startswith("dinov2") else self.head
+        self.head = Head(TOWER["hidden_size"])
+        self.patch_head = Head(TOWER["hidden_size"]) if kind.startswith("dinov2") else self.head
 
     @property
     def masks(self) -> bool:
@@ -72,30 +82,21 @@ class Learner(nn.Module):
 
 def build(kind: str) -> PreTrainedModel:
     if kind == "dino":
-        return ViTModel(ViTConfig(**vision.TOWER, intermediate_size=256), add_pooling_layer=False)
+        return ViTModel(ViTConfig(**TOWER, intermediate_size=192), add_pooling_layer=False)
     if kind == "ibot":
-        return ViTModel(ViTConfig(**vision.TOWER, intermediate_size=256), add_pooling_layer=False, use_mask_token=True)
+        return ViTModel(ViTConfig(**TOWER, intermediate_size=192), add_pooling_layer=False, use_mask_token=True)
     if kind == "dinov2":
-        return Dinov2Model(Dinov2Config(**vision.TOWER, mlp_ratio=2))
-    return Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**vision.TOWER, mlp_ratio=2, num_register_tokens=4))
+        return Dinov2Model(Dinov2Config(**TOWER, mlp_ratio=2))
+    return Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**TOWER, mlp_ratio=2, num_register_tokens=4))
 
 
-class Centre(nn.Module):
-    """The running mean of a teacher's logits, which is taken from them so that no prototype wins them all."""
-
-    mean: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(PROTOTYPES))
-
-    @torch.no_grad()
-    def forward(self, logits: Tensor) -> Tensor:
-        """Probabilities of the teacher, (..., prototype)."""
-        logits = logits.float()
-        chances = ((logits - self.mean) / TEACHER_HEAT).softmax(-1)
-        self.mean.lerp_(logits.flatten(0, -2).mean(0), 0.1)
-        return chances
+def sinkhorn(logits: Tensor) -> Tensor:
+    """A teacher's probabilities, (token, prototype): every prototype is used as often as the others (three rounds)."""
+    chances = (logits.float() / TEACHER_HEAT).exp()
+    for _ in range(3):
+        chances = chances / chances.sum(0, keepdim=True)
+        chances = chances / chances.sum(1, keepdim=True)
+    return chances
 
 
 def cross_entropy(teacher: Tensor, student: Tensor) -> Tensor:
@@ -123,48 +124,76 @@ def koleo(tokens: Tensor) -> Tensor:
 
 def views(pictures: Tensor, area: tuple[float, float], side: int, count: int) -> Tensor:
     """`count` crops of each picture, one after the other: (count * batch, 3, side, side)."""
-    return torch.cat([vision.jittered(vision.cropped(pictures, area, side), 0.4) for _ in range(count)])
+    return torch.cat([vision.tinted(vision.jittered(vision.cropped(pictures, area, side), 0.4)) for _ in range(count)])
 
 
 class Task:
     """One step's loss, with the teacher and what it needs to be asked."""
 
-    def __init__(self, student: Learner, teacher: Learner, pictures: Tensor, batch: int) -> None:
-        self.student, self.teacher, self._pictures, self._batch = student, teacher, pictures, batch
-        self._centre, self._patch_centre = Centre(), Centre()
+    def __init__(self, student: Learner, teacher: Learner, pictures: Tensor, args: argparse.Namespace) -> None:
+        self.student, self.teacher, self._pictures, self._args = student, teacher, pictures, args
 
     def __call__(self, step: int) -> tuple[Tensor, vision.Figures]:
-        student, teacher = self.student, self.teacher
-        picked = vision.normalized(self._pictures[torch.randint(len(self._pictures), (self._batch,))])
-        large, small = views(picked, LARGE, 64, 2), views(picked, SMALL, 32, 4)
-        hidden = hide(len(large), 16) if student.masks else None
+        student, teacher, batch, side = self.student, self.teacher, self._args.batch, self._args.side
+        picked = vision.normalized(self._pictures[torch.randint(len(self._pictures), (batch,))])
+        large, small = views(picked, LARGE, side, 2), views(picked, SMALL, side // 2, SMALL_CROPS)
+        hidden = hide(len(large), side // TOWER["patch_size"]) if student.masks else None
         with torch.no_grad():
             taught, taught_patches = teacher(large)
-            target = self._centre(teacher.head(taught))
+            target = sinkhorn(teacher.head(taught)).unflatten(0, (2, batch))
         seen, patches = student(large, hidden)
         beside, _ = student(small)
-        said, whole = student.head(torch.cat([seen, beside])), len(picked)
-        losses = [
-            cross_entropy(target[number * whole :][:whole], said[other * whole :][:whole]).mean()
-            for number in range(2)
-            for other in range(6)
-            if other != number
-        ]
-        loss = torch.stack(losses).mean()
-        figures = {"class": loss.item(), "prototypes": target.mean(0).mul(-target.mean(0).log()).sum().exp().item()}
+        said = student.head(torch.cat([seen, beside])).unflatten(0, (2 + SMALL_CROPS, batch))
+        pairs = [(one, other) for one in range(2) for other in range(len(said)) if other != one]
+        loss = torch.stack([cross_entropy(target[one], said[other]).mean() for one, other in pairs]).mean()
+        figures = {"class": loss.item()}
         if hidden is not None:
             with torch.no_grad():
-                answer = self._patch_centre(teacher.patch_head(taught_patches[hidden]))
+                answer = sinkhorn(teacher.patch_head(taught_patches[hidden]))
             patch = cross_entropy(answer, student.patch_head(patches[hidden])).mean()
             loss, figures["patch"] = loss + patch, patch.item()
         if student.kind.startswith("dinov2"):
-            loss = loss + 0.1 * koleo(seen[:whole])
+            loss = loss + 0.1 * koleo(seen[:batch])
         return loss, figures
 
 
+@torch.no_grad()
+def check(teacher: Learner, limit: int = 500) -> dict[str, float]:
+    """How well a picture's nearest neighbours name its object, and how well the class token's attention finds it.
+
+    The second is the ROC-AUC per patch of the mean over the heads of the last block: 0.5 is chance.
+    """
+    scenes, pictures = vision.load_pictures("validation", limit, vision.lone_object)
+    known, known_pictures = vision.load_pictures("train", 2 * limit, vision.lone_object)
+    tokens, known_tokens = (
+        F.normalize(torch.cat([teacher(vision.normalized(part))[0] for part in pixels.split(100)]), dim=-1)
+        for pixels in (pictures, known_pictures)
+    )
+    nouns, known_nouns = (
+        torch.tensor([NOUNS.index(scene.objects[0].noun) for scene in drawn]) for drawn in (scenes, known)
+    )
+    votes = F.one_hot(known_nouns[(tokens @ known_tokens.T).topk(10).indices], len(NOUNS)).sum(1)
+    return {"named by 10 neighbours": (votes.argmax(1) == nouns).float().mean().item(), "roc_auc": attended(teacher)}
+
+
+@torch.no_grad()
+def attended(teacher: Learner, limit: int = 100) -> float:
+    backbone = teacher.backbone.eval()
+    backbone.set_attn_implementation("eager")
+    found = []
+    for number in range(limit):
+        scene = vision.lone_object(SPLITS["validation"] + number)
+        pixels = vision.normalized(torch.from_numpy(scene.image).permute(2, 0, 1)[None])
+        row = backbone(pixels, output_attentions=True).attentions[-1][0, :, 0, -256:].mean(0)
+        truth = F.avg_pool2d(torch.from_numpy(scene.labels == 0).float()[None], 4).flatten() > 0.5
+        found.append(roc_auc(row.numpy(), truth.numpy()))
+    return float(np.mean(found))
+
+
 def main() -> None:
-    parser = vision.arguments(__doc__, batch=20, rate=8e-4)
+    parser = vision.arguments(__doc__, batch=48, scenes=8000)
     parser.add_argument("--kind", choices=KINDS, default="dino")
+    parser.add_argument("--side", type=int, default=32, help="of large crops, in pixels; small ones have half of it")
     args = parser.parse_args()
     args.name = args.name or args.kind
     torch.manual_seed(args.seed)
@@ -173,11 +202,12 @@ def main() -> None:
     if args.export:
         weights, step = vision.averaged(args.name)
         teacher.load_state_dict(weights)
+        print(check(teacher))
         vision.export(teacher.backbone, args.export, step)
         return
-    _, pictures = vision.load_pictures("train", args.scenes)
-    task = Task(student, teacher, pictures, args.batch)
-    vision.train(student, args, task, muon=False, decay=lambda done: 0.996 + 0.004 * done, average=teacher)
+    _, pictures = vision.load_pictures("train", args.scenes, vision.lone_object)
+    task = Task(student, teacher, pictures, args)
+    vision.train(student, args, task, decay=lambda done: 1 - 0.005 * (1 + math.cos(math.pi * done)), average=teacher)
 
 
 if __name__ == "__main__":

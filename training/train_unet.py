@@ -3,6 +3,7 @@
     python training/train_unet.py --seconds 2400          # again with --resume after an interruption
     python training/train_unet.py --export src/conceptlens/assets/demo-unet
     python training/train_unet.py --name sd2 --channels 24 48 96 --grow src/conceptlens/assets/demo-unet --seconds 3600
+    python training/train_unet.py --name sdxl --shape sdxl --channels 24 48 96 --grow zoo/sd2 --seconds 3600
 
 Plain diffusion training (v-prediction) on the storybook scenes, U-Net and text encoder together, 10% empty captions.
 Two levels of channels paint at half size, 32x32 pixels; three paint 64x64, the third level without attention.
@@ -17,7 +18,6 @@ import copy
 import itertools
 import math
 import pickle
-import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -26,78 +26,17 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-from torch import Tensor, nn
+from torch import Tensor
 
 from conceptlens.bench.datasets.scenes import Scene, describe, scenes
 from conceptlens.ops.precision import cpu_dtype
 from export import forget_origin
 from steps import follow, optimizers, resume, save, set_rate
-from text import LENGTH, build_clip, clip_tokenizer
+from unet_model import SHAPES, DemoUNet, build_scheduler, build_vae, grow
 
 RUN = Path(__file__).parent / "runs"
-ASSETS = Path(__file__).parents[1] / "src" / "conceptlens" / "assets"
-WIDTH = 96
-"""Channels of the text encoder, which the cross-attention reads."""
-
-
-class DemoUNet(nn.Module):
-    """What is trained together."""
-
-    def __init__(self, channels: tuple[int, ...]) -> None:
-        super().__init__()
-        self.tokenizer = clip_tokenizer(ASSETS / "demo-unet" / "tokenizer")
-        self.text_encoder = build_clip(self.tokenizer, WIDTH)
-        self.unet = build_unet(channels)
-
-    def tokens(self, texts: list[str]) -> Tensor:
-        return self.tokenizer(
-            texts, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt"
-        ).input_ids
-
-    def forward(self, noisy: Tensor, moment: Tensor, tokens: Tensor) -> Tensor:
-        text = self.text_encoder(tokens).last_hidden_state
-        return self.unet(noisy, moment, encoder_hidden_states=text, return_dict=False)[0]
-
-
-def build_unet(channels: tuple[int, ...]) -> UNet2DConditionModel:
-    """Cross-attention at 16x16 (three layers) and 8x8 (four layers); convolutions alone above that, at 32x32."""
-    plain = len(channels) - 2
-    return UNet2DConditionModel(
-        sample_size=16 * 2**plain,
-        in_channels=4,
-        out_channels=4,
-        block_out_channels=channels,
-        down_block_types=("DownBlock2D",) * plain + ("CrossAttnDownBlock2D",) * 2,
-        up_block_types=("CrossAttnUpBlock2D",) * 2 + ("UpBlock2D",) * plain,
-        layers_per_block=1,
-        time_embedding_dim=4 * channels[plain],
-        cross_attention_dim=WIDTH,
-        attention_head_dim=4,
-        norm_num_groups=8,
-        use_linear_projection=True,
-    )
-
-
-def build_scheduler() -> DDIMScheduler:
-    """Stable Diffusion's own noise schedule."""
-    return DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-        prediction_type="v_prediction",
-    )
-
-
-def build_vae() -> AutoencoderKL:
-    """The demo's autoencoder, as `StableDiffusionPipeline` uses it: scaled, not shifted."""
-    vae = AutoencoderKL.from_pretrained(ASSETS / "demo" / "vae").float()
-    vae.register_to_config(shift_factor=None)
-    return vae
 
 
 @torch.no_grad()
@@ -127,37 +66,12 @@ def initialize(model: DemoUNet, folder: Path) -> None:
     model.text_encoder.load_state_dict(saved.state_dict())
 
 
-def grow(model: DemoUNet, folder: Path) -> None:
-    """Weights of an exported folder of two levels, for a model with one more level around them; the new ones stay."""
-    old = UNet2DConditionModel.from_pretrained(folder / "unet").float().state_dict()
-    new = model.unet.state_dict()
-    taken = 0
-    for name, weight in old.items():
-        place = re.sub(r"^down_blocks\.(\d)", lambda found: f"down_blocks.{int(found[1]) + 1}", name)
-        if place in new and new[place].shape == weight.shape and not name.startswith("conv_"):
-            new[place] = weight
-            taken += weight.numel()
-    model.unet.load_state_dict(new)
-    saved = type(model.text_encoder).from_pretrained(folder / "text_encoder").float()
-    model.text_encoder.load_state_dict(saved.state_dict())
-    print(f"grown from {folder}: {taken / 1e6:.2f}M weights of it", flush=True)
-
-
 def export(checkpoint: Path, folder: Path) -> None:
-    """The averaged weights as an ordinary `StableDiffusionPipeline` folder in float16."""
+    """The averaged weights as an ordinary pipeline folder in float16."""
     saved = torch.load(checkpoint, weights_only=False)
-    model = DemoUNet(tuple(saved["args"]["channels"]))
+    model = SHAPES[saved["args"].get("shape", "sd2")](tuple(saved["args"]["channels"]))
     model.load_state_dict(saved["average"])
-    pipeline = StableDiffusionPipeline(
-        vae=build_vae(),
-        text_encoder=model.text_encoder.eval(),
-        tokenizer=model.tokenizer,
-        unet=model.unet.eval(),
-        scheduler=build_scheduler(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    pipeline = model.pipeline()
     pipeline.to(torch.float16).save_pretrained(folder)
     forget_origin(folder / "vae" / "config.json")
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
@@ -169,7 +83,7 @@ def train(args: argparse.Namespace) -> None:
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     known, latents = load_data(args.scenes, 2 ** (3 - len(args.channels)))
-    model = DemoUNet(tuple(args.channels))
+    model = SHAPES[args.shape](tuple(args.channels))
     model.unet.set_attn_processor(AttnProcessor())  # plain products: on a CPU faster than the fused kernel
     if args.init:
         initialize(model, args.init)
@@ -233,7 +147,7 @@ def draw(
 
 def backward(model: DemoUNet, batch: Batch, pool: ThreadPoolExecutor, pieces: int) -> Tensor:
     """The loss, with its gradient in the weights; the batch goes to the threads in equal pieces."""
-    weights = list(model.parameters())
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
 
     def piece(parts: Batch) -> tuple[Tensor, tuple[Tensor, ...]]:
         noisy, moment, tokens, target = parts
@@ -255,13 +169,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--pieces", type=int, default=2, help="of a batch; more than threads where other work runs too")
     parser.add_argument("--scenes", type=int, default=16000)
+    parser.add_argument("--shape", choices=list(SHAPES), default="sd2", help="of Stable Diffusion 2, or XL")
     parser.add_argument("--channels", type=int, nargs="+", default=[48, 96], help="of 2 or 3 levels")
     parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--matrix-rate", type=float, default=2.0, help="Muon's rate, as a multiple of --rate")
     parser.add_argument("--time-shift", type=float, default=0.7, help="above 0: more training at high noise")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--init", type=Path, help="start from the weights of an exported folder")
-    parser.add_argument("--grow", type=Path, help="start the inner levels from an exported folder with one level less")
+    parser.add_argument("--grow", type=Path, help="start from the weights of a smaller exported folder")
     parser.add_argument("--seconds", type=float, default=math.inf, help="stop (with a checkpoint) after so long")
     parser.add_argument("--name", default="unet")
     parser.add_argument("--export", type=Path, help="write the checkpoint as a pipeline folder, and do not train")

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel, ViTImageProcessor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 import steps
-from conceptlens.bench.datasets.scenes import SPLITS, Scene, make_scene
+from conceptlens.bench.datasets.scenes import NOUNS, SPLITS, Scene, make_scene
 from conceptlens.ops.precision import cpu_dtype
 from steps import Figures, Pupil, optimizers, resume
 
@@ -37,14 +37,22 @@ TOWER = {
 }
 """Every vision transformer here, in the words of transformers' configurations."""
 
+TO_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+"""From red, green and blue to brightness and two axes of colour."""
 
-def load_pictures(split: str, limit: int) -> tuple[list[Scene], Tensor]:
+
+def lone_object(seed: int) -> Scene:
+    """A scene of one object; the nouns take turns."""
+    return make_scene(seed, nouns=(NOUNS[seed % len(NOUNS)],))
+
+
+def load_pictures(split: str, limit: int, draw: Callable[[int], Scene] = make_scene) -> tuple[list[Scene], Tensor]:
     """The first scenes of a split without their arrays, and their pictures: (limit, 3, 64, 64) uint8."""
-    cache = RUN / f"pictures-{split}-{limit}.pkl"
+    cache = RUN / f"pictures-{draw.__name__}-{split}-{limit}.pkl"
     if not cache.exists():
         cache.parent.mkdir(parents=True, exist_ok=True)
         with ProcessPoolExecutor() as pool:
-            drawn = list(pool.map(make_scene, range(SPLITS[split], SPLITS[split] + limit), chunksize=256))
+            drawn = list(pool.map(draw, range(SPLITS[split], SPLITS[split] + limit), chunksize=256))
         pixels = torch.from_numpy(np.stack([scene.image for scene in drawn])).permute(0, 3, 1, 2).contiguous()
         scenes = [replace(scene, image=np.zeros(0), labels=np.zeros(0)) for scene in drawn]
         cache.with_suffix(".tmp").write_bytes(pickle.dumps((scenes, pixels)))
@@ -67,6 +75,17 @@ def jittered(pixels: Tensor, strength: float) -> Tensor:
     pixels = mean + (pixels - mean) * contrast
     grey = pixels.mean(1, keepdim=True)
     return (grey + (pixels - grey) * saturation).clamp(-1, 1)
+
+
+def tinted(pixels: Tensor) -> Tensor:
+    """The hue of each picture turned by up to a half of the circle, one in five without colour; in -1..1."""
+    count = len(pixels)
+    angle = torch.empty(count).uniform_(-math.pi, math.pi) / 2
+    turn = torch.zeros(count, 3, 3)
+    turn[:, 0, 0] = 1
+    turn[:, 1, 1], turn[:, 1, 2], turn[:, 2, 1], turn[:, 2, 2] = angle.cos(), -angle.sin(), angle.sin(), angle.cos()
+    turn[torch.rand(count) < 0.2, 1:] = 0
+    return torch.einsum("nij,njhw->nihw", TO_YIQ.inverse() @ turn @ TO_YIQ, pixels).clamp(-1, 1)
 
 
 def cropped(pixels: Tensor, area: tuple[float, float], side: int) -> Tensor:

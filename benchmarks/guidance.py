@@ -2,12 +2,13 @@
 
 .venv/bin/python benchmarks/guidance.py           # 200 prompts x 4 seeds; goes on where it was stopped
 .venv/bin/python benchmarks/guidance.py --render  # table, picture and verdicts (`findings outcomes`) of the run
-.venv/bin/python benchmarks/guidance.py --model zoo/sd2 --limit 30      # another painter; and with --render
+.venv/bin/python benchmarks/guidance.py --model zoo/sd2 --tune        # another painter: step sizes for all alike
+.venv/bin/python benchmarks/guidance.py --model zoo/sd2 --limit 30    # with those step sizes; and with --render
 
 Every prompt is painted by all methods in turn from the same noise, so that pictures and times compare side by side. A
-detector judges the pictures (`training/judge.py train` makes it). Step sizes and schedules are the papers', on 30
-steps for 50; `--tune` tries other step sizes on prompts that are not among these. Several processes share the work with
-`--part 0/2` and `--part 1/2`.
+detector judges the pictures (`training/judge.py train` makes it). Schedules are the papers', on 30 steps for 50. Step
+sizes are theirs too, or, where `--tune` was run for a model, the best of five on prompts that are not among these.
+Several processes share the work with `--part 0/2` and `--part 1/2`. Diffusion transformers are guided by T-SAM alone.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
@@ -63,6 +64,14 @@ PAPERS: Mapping[str, Guidance] = {
     "syngen": SynGen(**LARGE),
 }
 METHODS = {name: shortened(method) for name, method in PAPERS.items()}
+TRANSFORMER_METHODS: Mapping[str, Guidance] = {
+    "plain": TSAM.preset("transformer", alpha=0),
+    "tsam, output maps": TSAM.preset("transformer", maps="output"),
+    "tsam, joint maps": TSAM.preset("transformer", maps="joint"),
+}
+FACTORS = (0.1, 0.3, 1, 3, 10)
+"""Of a method's step size, to be tried."""
+TUNING_PROMPTS = 24
 Pairs = list[tuple[str, str]]
 
 
@@ -87,8 +96,13 @@ class Painter:
         self.judge = Judge()
         self.judge.load_state_dict(torch.load(RUN / "judge.pt"))
         self.judge.eval()
-        self.pipeline = StableDiffusionPipeline.from_pretrained(model, dtype=torch.float32, safety_checker=None)
-        reduction = SCENE // (self.pipeline.unet.config.sample_size * self.pipeline.vae_scale_factor)
+        self.pipeline = DiffusionPipeline.from_pretrained(model, dtype=torch.float32)
+        self.methods, self.call, reduction = METHODS, CALL, 1
+        if unet := getattr(self.pipeline, "unet", None):
+            reduction = SCENE // (unet.config.sample_size * self.pipeline.vae_scale_factor)
+        else:
+            self.methods = TRANSFORMER_METHODS
+            self.call = json.loads((model / "conceptlens.json").read_text())["generate"]
         self.trust = check(lambda pixels: self.judge(enlarged(F.avg_pool2d(pixels, reduction))))
         self.pipeline.set_progress_bar_config(disable=True)
 
@@ -97,7 +111,8 @@ class Painter:
     ) -> tuple[list[dict[str, Any]], list[Image.Image]]:
         """For each picture: are both objects there, and both in their colours? And the pictures."""
         start = time.process_time()  # one thread: other work on the machine does not count
-        made = guide(self.pipeline, [text for text, _ in part], guidance, seed=seeds, **CALL)
+        call = {**self.call, **({"negative_prompt": [""] * len(part)} if "negative_prompt" in self.call else {})}
+        made = guide(self.pipeline, [text for text, _ in part], guidance, seed=seeds, **call)
         seconds = round((time.process_time() - start) / len(part), 4)
         pixels = torch.from_numpy(np.stack([np.asarray(image) for image in made.images])).permute(0, 3, 1, 2).float()
         with torch.no_grad():
@@ -112,7 +127,8 @@ class Painter:
 
 def run(limit: int, model: Path, part: tuple[int, int]) -> None:
     painter = Painter(model)
-    settings = {"call": CALL, "methods": {name: method.settings() for name, method in METHODS.items()}}
+    methods = with_tuned_steps(painter.methods, model)
+    settings = {"call": painter.call, "methods": {name: method.settings() for name, method in methods.items()}}
     asked = two_objects(limit, 2024)
     with RowFile(RUNS / model.name / f"part-{part[0]}", settings, {"judge on true scenes": painter.trust}) as file:
         for number in range(part[0], limit, part[1]):
@@ -120,23 +136,50 @@ def run(limit: int, model: Path, part: tuple[int, int]) -> None:
                 continue
             seeds = [SEEDS * number + k for k in range(SEEDS)]
             made = {}
-            for name in np.roll(list(METHODS), number):  # no method always comes first
-                made[str(name)], _ = painter.paint([asked[number]] * SEEDS, METHODS[str(name)], seeds)
+            for name in np.roll(list(methods), number):  # no method always comes first
+                made[str(name)], _ = painter.paint([asked[number]] * SEEDS, methods[str(name)], seeds)
             for k, seed in enumerate(seeds):
-                row = {name: made[name][k] for name in METHODS}
+                row = {name: made[name][k] for name in methods}
                 file.append({"id": f"{number}-{k}", "prompt": asked[number][0], "seed": seed, **row})
-            rights = {n: sum(r[n]["right"] for r in file.rows.values()) for n in METHODS}
+            rights = {n: sum(r[n]["right"] for r in file.rows.values()) for n in methods}
             print(f"{len(file.rows)} pictures, right: {rights}", flush=True)
 
 
-def tune(model: Path, limit: int) -> None:
-    """Other step sizes, on prompts of another draw: what each method could reach, and nothing that is stored."""
-    painter, asked = Painter(model), two_objects(limit, 7)
-    for name, method in METHODS.items():
-        for factor in (0.1, 0.3, 1, 3, 10) if method.alpha else (1,):
-            rows, _ = painter.paint(asked, replace(method, alpha=method.alpha * factor), list(range(limit)))
-            shares = {k: round(float(np.mean([row[k] for row in rows])), 3) for k in ("right", "objects")}
-            print(f"{name} alpha {method.alpha * factor:g}: {shares}", flush=True)
+def tune(model: Path) -> None:
+    """The share of right pictures with several step sizes, on prompts of another draw, is stored beside the report."""
+    painter, asked = Painter(model), two_objects(TUNING_PROMPTS, 7)
+    found: dict[str, dict[str, float]] = {}
+    for name, method in painter.methods.items():
+        for factor in FACTORS if method.alpha else ():
+            rows, _ = painter.paint(asked, replace(method, alpha=method.alpha * factor), list(range(TUNING_PROMPTS)))
+            found.setdefault(name, {})[f"{factor:g}"] = round(float(np.mean([row["right"] for row in rows])), 4)
+            print(f"{name} alpha {method.alpha * factor:g}: {found[name][f'{factor:g}']}", flush=True)
+    rows, _ = painter.paint(asked, painter.methods["plain"], list(range(TUNING_PROMPTS)))
+    plain = round(float(np.mean([row["right"] for row in rows])), 4)
+    stored(model).mkdir(parents=True, exist_ok=True)
+    told = {"prompts": TUNING_PROMPTS, "plain": plain, "right by factor of the step size": found}
+    (stored(model) / "tuning.json").write_text(json.dumps(told, indent=1) + "\n")
+
+
+def with_tuned_steps(methods: Mapping[str, Guidance], model: Path) -> Mapping[str, Guidance]:
+    """Each with the step size that was right most often, the published one or the smaller of equals."""
+    file = stored(model) / "tuning.json"
+    if not file.exists():
+        return methods
+    found = json.loads(file.read_text())["right by factor of the step size"]
+    return {
+        name: replace(method, alpha=method.alpha * best_factor(found.get(name, {"1": 0.0})))
+        for name, method in methods.items()
+    }
+
+
+def best_factor(shares: Mapping[str, float]) -> float:
+    """The factor with the highest share; of equals 1, else the smallest.
+
+    >>> best_factor({"0.1": 0.5, "0.3": 0.75, "1": 0.75, "3": 0.25})
+    1.0
+    """
+    return max(map(float, shares), key=lambda factor: (shares[f"{factor:g}"], factor == 1, -factor))
 
 
 def stored(model: Path) -> Path:
@@ -174,7 +217,7 @@ def between(values: np.ndarray) -> str:
 def render(told: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     heads = ("method", "both objects in their colours", "against plain", "both objects there", "against plain", "time")
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for name in METHODS:
+    for name in told["settings"]["methods"]:
         cells = []
         for metric in ("right", "objects"):
             own, plain = by_prompt(rows, name, metric), by_prompt(rows, "plain", metric)
@@ -182,10 +225,11 @@ def render(told: dict[str, Any], rows: list[dict[str, Any]]) -> str:
         ratio = by_prompt(rows, name, "seconds").sum() / by_prompt(rows, "plain", "seconds").sum()
         lines.append(f"| {name} | {' | '.join(cells)} | {ratio:.2f}x |")
     trust, call = told["judge on true scenes"], told["settings"]["call"]
+    scale = call.get("true_cfg_scale", call.get("guidance_scale"))
     how = (
         f"{len(by_prompt(rows, 'plain', 'right'))} two-object prompts, {SEEDS} seeds each, the same noise for all "
         f"methods, {call['num_inference_steps']} steps (the published schedules, shortened from {PUBLISHED_STEPS}), "
-        f"guidance scale {call['guidance_scale']:g}; 95% bootstrap intervals over prompts (of the difference, paired). "
+        f"guidance scale {scale:g}; 95% bootstrap intervals over prompts (of the difference, paired). "
         f"The judge finds {trust['pairs found (recall)']:.1%} of the coloured objects of true scenes of that size, and "
         f"{trust['pairs right (precision)']:.1%} of those it finds are there."
     )
@@ -213,12 +257,12 @@ def framed(image: Image.Image, right: bool) -> Image.Image:
 
 def sheet(model: Path, file: Path, columns: int = 8) -> None:
     """The first pictures whose verdict is not the same for all methods: a row for each method."""
-    _, rows = load(model)
+    told, rows = load(model)
     asked = two_objects(1 + max(int(row["id"].split("-")[0]) for row in rows), 2024)
-    picked = [row for row in rows if len({row[name]["right"] for name in METHODS}) > 1][:columns]
+    picked = [row for row in rows if len({row[name]["right"] for name in told["settings"]["methods"]}) > 1][:columns]
     painter, lines = Painter(model), []
     part = [asked[int(row["id"].split("-")[0])] for row in picked]
-    for name, guidance in METHODS.items():
+    for name, guidance in with_tuned_steps(painter.methods, model).items():
         _, images = painter.paint(part, guidance, [row["seed"] for row in picked])
         label = Image.new("RGB", (140, 96), "white")
         ImageDraw.Draw(label).text((6, 40), name, fill="black", font=ImageFont.load_default(15))
@@ -246,7 +290,7 @@ def main() -> None:
         name = "guidance" if args.model == demo_folder() else f"guidance-{args.model.name}"
         sheet(args.model, ROOT / "docs" / f"{name}.png")
     elif args.tune:
-        tune(args.model, 32)
+        tune(args.model)
     else:
         number, count = map(int, args.part.split("/"))
         run(args.limit, args.model, (number, count))

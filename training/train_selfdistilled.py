@@ -6,9 +6,11 @@
 A student sees crops of a picture, large and small, and says what its own running average, the teacher, says of the
 large ones (Caron et al., arXiv 2104.14294). iBOT (arXiv 2111.07832) hides patches of the student's large crops and asks
 for the teacher's patches with the same head; DINOv2 (arXiv 2304.07193) asks with a separate head and spreads the class
-tokens apart (KoLeo); registers (arXiv 2309.16588) are four tokens more. No label and no text is used. As ImageNet's,
-the pictures show one object each. All four have DINOv2's Sinkhorn rounds in place of a centre, which a batch as small
-as these needs.
+tokens apart (KoLeo); registers (arXiv 2309.16588) are four tokens more. No label and no text is used.
+
+As ImageNet's, the pictures show one object each, and are cut around it, as photographers do: where ground and sky take
+most of a picture, crops have those in common, and a class token learns to look there. All four have DINOv2's Sinkhorn
+rounds in place of a centre, which a batch as small as these needs.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ from conceptlens.bench.datasets.scenes import NOUNS, SPLITS
 from conceptlens.bench.metrics import roc_auc
 
 KINDS = ("dino", "ibot", "dinov2", "dinov2-reg")
-PROTOTYPES = 512
+PROTOTYPES = 128
 STUDENT_HEAT, TEACHER_HEAT = 0.1, 0.05
 LARGE, SMALL = (0.4, 1.0), (0.1, 0.4)
 """Shares of the picture that crops cover."""
@@ -205,7 +207,7 @@ def main() -> None:
         print(check(teacher))
         vision.export(teacher.backbone, args.export, step)
         return
-    _, pictures = vision.load_pictures("train", args.scenes, vision.lone_object)
+    pictures = vision.portraits(*vision.load_pictures("train", args.scenes, vision.lone_object))
     task = Task(student, teacher, pictures, args)
     vision.train(student, args, task, decay=lambda done: 1 - 0.005 * (1 + math.cos(math.pi * done)), average=teacher)
 

@@ -106,6 +106,7 @@ def main() -> None:
     parser.add_argument("--vae", type=Path, default=RUN / "vae")
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--recipe", type=json.loads, default={}, help="fields of Recipe, as JSON")
+    parser.add_argument("--guidance-scale", type=float, default=3.0, help="that pictures are painted with by default")
     parser.add_argument("--raw", action="store_true", help="the last weights in place of the averaged ones")
     args = parser.parse_args()
     model = open_model(args.checkpoint, not args.raw)
@@ -114,7 +115,7 @@ def main() -> None:
     pipeline.to(torch.float16).save_pretrained(args.folder)
     forget_origin(args.folder / "vae" / "config.json")
     guidance = "true_cfg_scale" if isinstance(pipeline, FluxPipeline) else "guidance_scale"
-    generate = GENERATE_FILMS if isinstance(model, FilmModel) else {**GENERATE, guidance: 3.0}
+    generate = GENERATE_FILMS if isinstance(model, FilmModel) else {**GENERATE, guidance: args.guidance_scale}
     defaults = {
         "generate": generate,
         "recipe": args.recipe,

@@ -127,7 +127,7 @@ def arguments() -> argparse.Namespace:
     parser = caption_arguments(__doc__, name="film", batch=8, painted=3, text_steps=1500)
     parser.add_argument("--films", type=int, default=6000)
     parser.add_argument("--double", type=int, default=5)
-    parser.add_argument("--single", type=int, default=1)
+    parser.add_argument("--single", type=int, default=3)
     parser.add_argument("--grow", type=Path, default=Path("zoo/neutral"), help="the folder of a picture model")
     return parser.parse_args()
 

@@ -151,7 +151,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--family", choices=["flux", "sd3"], default="flux")
     parser.add_argument("--scenes", type=int, default=24000)
     parser.add_argument("--double", type=int, default=5)
-    parser.add_argument("--single", type=int, default=1)
+    parser.add_argument("--single", type=int, default=3)
     parser.add_argument("--level", type=float, default=1.2, help="painting's noise: sigmoid(N(LEVEL, 1.2))")
     parser.add_argument("--init", type=Path, help="start from the weights of an exported folder; the heads start anew")
     return parser.parse_args()

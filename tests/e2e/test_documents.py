@@ -65,7 +65,7 @@ def test_the_tables_of_all_methods_come_from_the_stored_reports(monkeypatch: pyt
         assert table.render_ablation(model, axis) in page, f"{model}, {axis}: run benchmarks/table.py --render"
 
 
-@pytest.mark.parametrize("model", ["demo-unet", "sd2", "sdxl"])
+@pytest.mark.parametrize("model", ["demo-unet", "sd2", "sdxl", "neutral"])
 def test_the_tables_of_guidance_come_from_the_stored_reports(model: str) -> None:
     guidance = module(ROOT / "benchmarks" / "guidance.py")
     page = (ROOT / "docs" / "guidance.md").read_text().replace("| |", "|  |")

@@ -59,7 +59,12 @@ def main() -> None:
     parser.add_argument("--single", type=int, required=True)
     args = parser.parse_args()
     path = RUN / f"{args.name}.pt"
-    torch.save(deepen(torch.load(path, weights_only=False), args.single), path.with_suffix(".tmp"))
+    if not path.exists():
+        parser.error(f"no checkpoint {path}. Train one with train_neutral.py --name {args.name}.")
+    saved = torch.load(path, weights_only=False)
+    if args.single <= (there := saved["args"]["single"]):
+        parser.error(f"--single must be above {there}, the blocks that {path} has; got {args.single}.")
+    torch.save(deepen(saved, args.single), path.with_suffix(".tmp"))
     path.with_suffix(".tmp").rename(path)
 
 

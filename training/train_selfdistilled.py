@@ -35,6 +35,7 @@ from transformers import (
 
 import vision
 from conceptlens.bench.datasets.scenes import NOUNS, SPLITS
+from conceptlens.bench.datasets.single_scenes import lone_object
 from conceptlens.bench.metrics import roc_auc
 
 KINDS = ("dino", "ibot", "dinov2", "dinov2-reg")
@@ -165,8 +166,8 @@ def check(teacher: Learner, limit: int = 500) -> dict[str, float]:
 
     The second is the ROC-AUC per patch of the mean over the heads of the last block: 0.5 is chance.
     """
-    scenes, pictures = vision.load_pictures("validation", limit, vision.lone_object)
-    known, known_pictures = vision.load_pictures("train", 2 * limit, vision.lone_object)
+    scenes, pictures = vision.load_pictures("validation", limit, lone_object)
+    known, known_pictures = vision.load_pictures("train", 2 * limit, lone_object)
     tokens, known_tokens = (
         F.normalize(torch.cat([teacher(vision.normalized(part))[0] for part in pixels.split(100)]), dim=-1)
         for pixels in (pictures, known_pictures)
@@ -184,7 +185,7 @@ def attended(teacher: Learner, limit: int = 100) -> float:
     backbone.set_attn_implementation("eager")
     found = []
     for number in range(limit):
-        scene = vision.lone_object(SPLITS["validation"] + number)
+        scene = lone_object(SPLITS["validation"] + number)
         pixels = vision.normalized(torch.from_numpy(scene.image).permute(2, 0, 1)[None])
         row = backbone(pixels, output_attentions=True).attentions[-1][0, :, 0, -256:].mean(0)
         truth = F.avg_pool2d(torch.from_numpy(scene.labels == 0).float()[None], 4).flatten() > 0.5
@@ -207,7 +208,7 @@ def main() -> None:
         print(check(teacher))
         vision.export(teacher.backbone, args.export, step)
         return
-    pictures = vision.portraits(*vision.load_pictures("train", args.scenes, vision.lone_object))
+    pictures = vision.portraits(*vision.load_pictures("train", args.scenes, lone_object))
     task = Task(student, teacher, pictures, args)
     vision.train(student, args, task, decay=lambda done: 1 - 0.005 * (1 + math.cos(math.pi * done)), average=teacher)
 

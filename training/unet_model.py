@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
@@ -18,9 +19,9 @@ from diffusers import (
 from torch import Tensor, nn
 from transformers import CLIPTextModelWithProjection
 
+from picture_model import ASSETS
 from text import LENGTH, build_clip, clip_tokenizer
 
-ASSETS = Path(__file__).parents[1] / "src" / "conceptlens" / "assets"
 WIDTH = 96
 """Channels of the text encoder that all of these models have."""
 SECOND_WIDTH = 64
@@ -35,16 +36,18 @@ NOISE_SCHEDULE = {
     "prediction_type": "v_prediction",
 }
 """Stable Diffusion's own."""
+LAST_OF_A_BRANCH = re.compile(r"transformer_blocks\.\d+\.(attn[12]\.to_out\.0|ff\.net\.2)\.|^add_embedding\.linear_2\.")
+"""Weights without which a transformer layer, or what is known of the size, adds nothing."""
 
 
 class DemoUNet(nn.Module):
     """What is trained together: one text encoder and the U-Net that reads its last states."""
 
-    def __init__(self, channels: tuple[int, ...]) -> None:
+    def __init__(self, channels: tuple[int, ...], layers: int = 2, **unet: object) -> None:
         super().__init__()
         self.tokenizer = clip_tokenizer(ASSETS / "demo-unet" / "tokenizer")
-        self.text_encoder = build_clip(self.tokenizer, WIDTH)
-        self.unet = build_unet(channels)
+        self.text_encoder = build_clip(self.tokenizer, WIDTH, layers)
+        self.unet = build_unet(channels, **unet)
 
     def tokens(self, texts: list[str]) -> Tensor:
         return self.tokenizer(
@@ -72,19 +75,18 @@ class DemoUNetXL(DemoUNet):
     """Two text encoders, read one block before the last and side by side, the second one's summary, and the size."""
 
     def __init__(self, channels: tuple[int, ...]) -> None:
-        super().__init__(channels)
-        self.text_encoder = build_clip(self.tokenizer, WIDTH, layers=3)
-        for unread in (self.text_encoder.encoder.layers[-1], self.text_encoder.final_layer_norm):
-            unread.requires_grad_(False)
-        self.text_encoder_2 = build_clip(self.tokenizer, SECOND_WIDTH, layers=3, kind=CLIPTextModelWithProjection)
-        self.unet = build_unet(
+        super().__init__(
             channels,
+            layers=3,
             cross_attention_dim=WIDTH + SECOND_WIDTH,
             transformer_layers_per_block=(1,) * (len(channels) - 1) + (2,),
             addition_embed_type="text_time",
             addition_time_embed_dim=SIZE_CHANNELS,
             projection_class_embeddings_input_dim=SECOND_WIDTH + 6 * SIZE_CHANNELS,
         )
+        for unread in (self.text_encoder.encoder.layers[-1], self.text_encoder.final_layer_norm):
+            unread.requires_grad_(False)
+        self.text_encoder_2 = build_clip(self.tokenizer, SECOND_WIDTH, layers=3, kind=CLIPTextModelWithProjection)
 
     def forward(self, noisy: Tensor, moment: Tensor, tokens: Tensor) -> Tensor:
         first = self.text_encoder(tokens, output_hidden_states=True).hidden_states[-2]
@@ -155,23 +157,19 @@ def grow(model: DemoUNet, folder: Path) -> None:
     """
     old = UNet2DConditionModel.from_pretrained(folder / "unet").float()
     shift = len(model.unet.config.block_out_channels) - len(old.config.block_out_channels)
-    new, taken = model.unet.state_dict(), 0
+    new, taken = model.unet.state_dict(), {}
     for name, weight in old.state_dict().items():
         place = re.sub(r"^down_blocks\.(\d)", lambda found: f"down_blocks.{int(found[1]) + shift}", name)
         if place not in new or (shift and name.startswith("conv_")):
             continue
         if new[place].shape == weight.shape:
-            new[place] = weight
+            taken[place] = weight
         elif name.endswith((".attn2.to_k.weight", ".attn2.to_v.weight")):
-            new[place] = torch.cat([weight, weight.new_zeros(len(weight), new[place].shape[1] - weight.shape[1])], 1)
-        else:
-            continue
-        taken += weight.numel()
-    silent = (".transformer_blocks.1.attn1.to_out.0.", ".transformer_blocks.1.attn2.to_out.0.", ".1.ff.net.2.")
-    for name, weight in new.items():
-        if any(part in name for part in silent) or name.startswith("add_embedding.linear_2."):
-            weight.zero_()
-    model.unet.load_state_dict(new)
+            taken[place] = F.pad(weight, (0, new[place].shape[1] - weight.shape[1]))
+    for name in new.keys() - taken.keys():
+        if LAST_OF_A_BRANCH.search(name):
+            new[name].zero_()
+    model.unet.load_state_dict(new | taken)
     saved = type(model.text_encoder).from_pretrained(folder / "text_encoder").float()
     model.text_encoder.load_state_dict(saved.state_dict(), strict=not isinstance(model, DemoUNetXL))
-    print(f"grown from {folder}: {taken / 1e6:.2f}M weights of it", flush=True)
+    print(f"grown from {folder}: {sum(w.numel() for w in taken.values()) / 1e6:.2f}M weights", flush=True)

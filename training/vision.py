@@ -22,7 +22,7 @@ from transformers import PreTrainedModel, ViTImageProcessor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 import steps
-from conceptlens.bench.datasets.scenes import NOUNS, SPLITS, Scene, make_scene
+from conceptlens.bench.datasets.scenes import SPLITS, Scene, make_scene
 from conceptlens.ops.precision import cpu_dtype
 from steps import Figures, Pupil, optimizers, resume
 
@@ -39,11 +39,6 @@ TOWER = {
 
 TO_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 """From red, green and blue to brightness and two axes of colour."""
-
-
-def lone_object(seed: int) -> Scene:
-    """A scene of one object; the nouns take turns."""
-    return make_scene(seed, nouns=(NOUNS[seed % len(NOUNS)],))
 
 
 def portraits(scenes: list[Scene], pictures: Tensor) -> Tensor:

@@ -6,8 +6,9 @@ import numpy as np
 import torch
 
 from conceptlens.bench.datasets.scenes import NOUNS
+from conceptlens.bench.datasets.single_scenes import lone_object
 from train_selfdistilled import sinkhorn
-from vision import lone_object, portraits, tinted
+from vision import portraits, tinted
 
 
 def test_portraits_show_the_object_whole() -> None:

@@ -8,7 +8,12 @@ from PIL import Image
 from conceptlens.bench.datasets import register
 from conceptlens.bench.datasets.base import Sample
 from conceptlens.bench.datasets.generated import GeneratedScenes
-from conceptlens.bench.datasets.scenes import GROUNDS, NOUNS, make_scene
+from conceptlens.bench.datasets.scenes import GROUNDS, NOUNS, Scene, make_scene
+
+
+def lone_object(seed: int) -> Scene:
+    """The scene of a seed with one object in it; the nouns take turns."""
+    return make_scene(seed, nouns=(NOUNS[seed % len(NOUNS)],))
 
 
 @register
@@ -25,6 +30,6 @@ class SingleScenes(GeneratedScenes):
         return NOUNS
 
     def sample(self, id_: str) -> Sample:
-        number = int(id_) % len(NOUNS)
-        scene = make_scene(int(id_), nouns=(NOUNS[number],))
-        return Sample(id_, Image.fromarray(scene.image), (scene.labels == 0).astype(np.int32), (number,))
+        scene = lone_object(int(id_))
+        target = NOUNS.index(scene.objects[0].noun)
+        return Sample(id_, Image.fromarray(scene.image), (scene.labels == 0).astype(np.int32), (target,))
